@@ -1,0 +1,242 @@
+//! What replicas say to each other, as values. The bytes on the wire are `grpc`'s business.
+
+use crate::types::entry::Entry;
+use crate::types::{
+    ClusterId, Hash, Incarnation, Index, Level, Members, ReplicaId, RunNonce, Stamp, Term, WallTime,
+};
+use std::collections::BTreeMap;
+
+/// One message between replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The sender.
+    pub from: ReplicaId,
+    /// The receiver.
+    pub to: ReplicaId,
+    /// The sender's cluster; `None` before formation. Mismatch: refused.
+    pub cluster: Option<ClusterId>,
+    /// The sender's incarnation.
+    pub from_incarnation: Incarnation,
+    /// The receiver's incarnation as the sender knows it; `None` before its `Hello`.
+    pub to_incarnation: Option<Incarnation>,
+    /// The sender's process run.
+    pub run: RunNonce,
+    /// The sender's term.
+    pub term: Term,
+    /// The rest.
+    pub body: Body,
+}
+
+/// The kinds of message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// First on every connection, and again whenever what it says has changed.
+    Hello(Hello),
+    /// Every `refresh_interval`, to everyone: the sender's status.
+    Refresh(Refresh),
+    /// "I miss the primary; do you?" Persists nothing.
+    Ask {
+        /// Names the question; the answer repeats it.
+        nonce: u64,
+        /// The asker's last durable stamp.
+        last: Stamp,
+    },
+    /// "I miss it too, and your copy is at least as new as mine."
+    Agree {
+        /// The nonce of the question.
+        nonce: u64,
+    },
+    /// A candidacy in the message's term.
+    Ballot(Ballot),
+    /// "I have no ballot in this term": lets the others end their window early.
+    Abstain,
+    /// The sender's one grant in the message's term.
+    Grant {
+        /// The nonce of the ballot that it is for.
+        nonce: u64,
+        /// The granter's wall clock, for the term's base time.
+        clock: WallTime,
+    },
+    /// Entries from the primary of the message's term; without entries a probe or commit advance.
+    Append(Append),
+    /// What a secondary holds durably of the primary's log, or where it differs.
+    AppendReply(AppendReply),
+    /// A read round: "am I still your primary?"
+    Round {
+        /// Never reused by this primary.
+        nonce: u64,
+    },
+    /// "Yes, in this term."
+    RoundReply {
+        /// The nonce of the round.
+        nonce: u64,
+    },
+    /// A secondary wants to serve a linearizable read.
+    ReadIndex {
+        /// The secondary's own nonce.
+        nonce: u64,
+    },
+    /// Serve it once this index is applied.
+    ReadIndexReply {
+        /// The nonce of the question.
+        nonce: u64,
+        /// The index to wait for.
+        index: Index,
+    },
+    /// The primary hands over: start an election without asking.
+    CampaignNow,
+    /// Boot: asks for durable entries after a stamp that the asker has committed.
+    CopyRequest {
+        /// Names the transfer.
+        nonce: u64,
+        /// The last entry that the receiver of the copy keeps (its commit point).
+        after: Stamp,
+        /// That entry's hash.
+        after_hash: Hash,
+    },
+    /// A piece of the copy: consecutive entries.
+    CopyPiece {
+        /// The nonce of the request.
+        nonce: u64,
+        /// Consecutive durable entries; the first follows what came before.
+        entries: Vec<Entry>,
+        /// Nothing follows.
+        done: bool,
+    },
+}
+
+/// Who the sender is and what it holds. Its wire form is fixed: see `docs/protocol.md`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Ids that the sender is configured with, sorted, its own included.
+    pub ids: Vec<ReplicaId>,
+    /// How far the sender's formation is.
+    pub formation: FormationStatus,
+    /// The last durable stamp.
+    pub last: Stamp,
+    /// Hash of the entry there.
+    pub head_hash: Hash,
+    /// The sender's commit index.
+    pub commit: Index,
+    /// The primary that the sender follows, if any.
+    pub primary: Option<ReplicaId>,
+    /// Lowest and highest inter-server protocol version spoken.
+    pub protocol: (u32, u32),
+    /// Highest level known.
+    pub level: Level,
+    /// Version and build, for people.
+    pub build: String,
+    /// The log or chain is damaged: the sender takes no part.
+    pub damaged: bool,
+    /// The sender's own incarnation is in force in its own committed log.
+    pub admitted: bool,
+    /// The receiver's run nonce as the sender knows it: if it is not the receiver's, the receiver
+    /// says hello again.
+    pub knows_run: Option<RunNonce>,
+}
+
+/// How far formation is. Order matters to nobody; the cases are exclusive.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum FormationStatus {
+    /// Nothing yet.
+    Unformed,
+    /// Durably ready to form this cluster; another may still be prepared.
+    Prepared(ClusterId),
+    /// Formed by these members: entry 1.
+    Formed(Members),
+}
+
+/// A replica's status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refresh {
+    /// Advanced by the replica's own thread, and only while its disk answers.
+    pub progress: u64,
+    /// The sender is primary of the message's term.
+    pub is_primary: bool,
+    /// The primary that the sender follows in the message's term.
+    pub primary: Option<ReplicaId>,
+    /// Last durable stamp.
+    pub last: Stamp,
+    /// Commit index.
+    pub commit: Index,
+    /// Applied index.
+    pub applied: Index,
+    /// State digests at the last multiples of 1,024.
+    pub digests: Vec<(Index, Hash)>,
+    /// From a primary: what each member has acknowledged.
+    pub acknowledged: BTreeMap<ReplicaId, Stamp>,
+    /// The sender's wall clock.
+    pub clock: WallTime,
+    /// The sender's disk is nearly full.
+    pub disk_low: bool,
+    /// The receiver's run nonce as the sender knows it: if it is not the receiver's, the receiver
+    /// says hello again.
+    pub knows_run: Option<RunNonce>,
+}
+
+/// A ballot. Better ones compare greater: see [`Ballot::rank`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ballot {
+    /// Names this ballot; a grant repeats it.
+    pub nonce: u64,
+    /// The candidate's last durable stamp.
+    pub last: Stamp,
+    /// Hash of the entry there.
+    pub head_hash: Hash,
+    /// Drawn afresh for each term.
+    pub random: u64,
+    /// The candidate's wall clock.
+    pub timestamp: WallTime,
+}
+
+impl Ballot {
+    /// Newest copy, then highest random value, then lowest timestamp, then lowest id.
+    pub fn rank(
+        &self,
+        id: ReplicaId,
+    ) -> (
+        Stamp,
+        u64,
+        std::cmp::Reverse<WallTime>,
+        std::cmp::Reverse<ReplicaId>,
+    ) {
+        (
+            self.last,
+            self.random,
+            std::cmp::Reverse(self.timestamp),
+            std::cmp::Reverse(id),
+        )
+    }
+}
+
+/// Entries from a primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// Stamp of the entry before the first one here.
+    pub previous: Stamp,
+    /// Its hash.
+    pub previous_hash: Hash,
+    /// Consecutive entries; may be empty.
+    pub entries: Vec<Entry>,
+    /// The primary's commit index.
+    pub commit: Index,
+}
+
+/// A secondary's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AppendReply {
+    /// Everything up to here is as the primary has it, and durable.
+    Match {
+        /// The index.
+        index: Index,
+        /// False from a replica that is not admitted: catches up, but is no acknowledgement.
+        counting: bool,
+    },
+    /// The entry before the batch is missing or another.
+    Conflict {
+        /// `Append::previous` of the refused batch.
+        previous: Stamp,
+        /// An index at or below which the two logs may agree; never below the commit index.
+        hint: Index,
+    },
+}

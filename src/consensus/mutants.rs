@@ -1,0 +1,105 @@
+//! Deliberately wrong variants of the protocol, for the mutation gate.
+//!
+//! Without the `mutants` feature [`Mutant::on`] is the constant `false`: no shipped binary can
+//! switch one on.
+
+/// A wrong variant. The simulator must find each of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mutant {
+    /// Become primary at the end of the window if one's own ballot is best, without grants.
+    DecideLocally,
+    /// Term and grant are not written.
+    ForgetGrant,
+    /// Grant to the best ballot even if it is older than one's own log.
+    GrantToOlder,
+    /// "Newest" is the longest log, whatever its term.
+    LongestIsNewest,
+    /// At restart only committed entries are kept.
+    KeepOnlyCommitted,
+    /// Commit with one match fewer than a majority.
+    CommitBeforeMajority,
+    /// Commit entries of earlier terms by counting.
+    CommitEarlierTerm,
+    /// A primary ignores a higher term.
+    StayPrimary,
+    /// Acknowledge when the entries arrive, not when they are durable.
+    AckBeforeFsync,
+    /// Ballot again in the persisted term after a restart.
+    ReballotAfterRestart,
+    /// Adopt a copy that is older than one's own at the request.
+    AdoptOlder,
+    /// Adopt without raising the term to the copy's.
+    AdoptWithoutTerm,
+    /// Check "newer" only when the copy is requested, not when it is installed.
+    AdoptUnchecked,
+    /// Adopt a copy that lacks one's own committed prefix.
+    AdoptWithoutPrefix,
+    /// A crash in the middle of an adoption leaves half of it.
+    AdoptTorn,
+    /// An adopted entry counts as acknowledged to the primary.
+    AdoptAcknowledges,
+    /// An fsync that ends after a grant still acknowledges.
+    AckAfterGrant,
+    /// A new incarnation counts before its entry is committed.
+    CountReadmittedEarly,
+    /// A lazy hard-state write goes over the last fsynced generation.
+    LazyOverwrites,
+    /// A primary that stepped down comes back in the same term.
+    PrimaryAgain,
+    /// A token is judged when the request arrives.
+    TokenOnArrival,
+    /// A replica forms a second cluster though it has formed.
+    FormTwice,
+}
+
+impl Mutant {
+    /// Every variant.
+    pub const ALL: [Self; 22] = [
+        Self::DecideLocally,
+        Self::ForgetGrant,
+        Self::GrantToOlder,
+        Self::LongestIsNewest,
+        Self::KeepOnlyCommitted,
+        Self::CommitBeforeMajority,
+        Self::CommitEarlierTerm,
+        Self::StayPrimary,
+        Self::AckBeforeFsync,
+        Self::ReballotAfterRestart,
+        Self::AdoptOlder,
+        Self::AdoptWithoutTerm,
+        Self::AdoptUnchecked,
+        Self::AdoptWithoutPrefix,
+        Self::AdoptTorn,
+        Self::AdoptAcknowledges,
+        Self::AckAfterGrant,
+        Self::CountReadmittedEarly,
+        Self::LazyOverwrites,
+        Self::PrimaryAgain,
+        Self::TokenOnArrival,
+        Self::FormTwice,
+    ];
+
+    /// Is this variant switched on in this thread?
+    #[cfg(not(feature = "mutants"))]
+    #[inline]
+    pub const fn on(self) -> bool {
+        false
+    }
+
+    /// Is this variant switched on in this thread?
+    #[cfg(feature = "mutants")]
+    pub fn on(self) -> bool {
+        ACTIVE.with(|active| active.get() == Some(self))
+    }
+
+    /// Switches one variant (or none) on for this thread.
+    #[cfg(feature = "mutants")]
+    pub fn activate(mutant: Option<Self>) {
+        ACTIVE.with(|active| active.set(mutant));
+    }
+}
+
+#[cfg(feature = "mutants")]
+thread_local! {
+    static ACTIVE: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}

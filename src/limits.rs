@@ -1,0 +1,103 @@
+//! Every maximum, and why. Relations between them are checked when the crate is compiled.
+
+/// Largest payload of one entry, in bytes. A message body (16 KiB) with names and ids fits; four
+/// such entries stay within a block.
+pub const ENTRY_PAYLOAD_BYTES_MAX: usize = 24 * 1024;
+
+/// Largest block, the value of one record in the `log` tree, in bytes. sled rewrites a leaf of up
+/// to 32 records as one, and a leaf over a quarter of a segment becomes a file that is never
+/// fsynced: see `docs/storage.md`.
+pub const BLOCK_BYTES_MAX: usize = 32 * 1024;
+
+/// sled's segment size in bytes. Fixed when a store is created, and compared at each open.
+pub const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+
+const _: () = assert!(
+    BLOCK_BYTES_MAX * 32 < SEGMENT_BYTES / 4,
+    "a leaf of full blocks must stay below sled's blob threshold"
+);
+const _: () = assert!(ENTRY_PAYLOAD_BYTES_MAX + 1024 < BLOCK_BYTES_MAX);
+
+/// Most entries proposed, appended or acknowledged as one batch.
+pub const BATCH_ENTRIES_MAX: usize = 1024;
+/// Most bytes of entries in one append message. gRPC's default message limit is 4 MiB.
+pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
+/// Append messages on the way to one secondary before its answer is awaited.
+pub const APPENDS_IN_FLIGHT_MAX: usize = 64;
+/// Bytes of committed entries kept in memory for secondaries that are a little behind.
+pub const LOG_CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of uncommitted entries on a primary before it refuses proposals.
+pub const UNCOMMITTED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most bytes adopted at boot in one installation; what is left comes by replication.
+pub const ADOPTION_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Most reads that wait for one read-index round.
+pub const READS_WAITING_MAX: usize = 65_536;
+/// Replicas in a cluster.
+pub const REPLICAS_MAX: usize = 7;
+
+/// Inputs that wait for the replica's thread before callers are held back.
+pub const REPLICA_QUEUE_MAX: usize = 16_384;
+/// Writes that wait for their outcome on one replica.
+pub const PENDING_WRITES_MAX: usize = 65_536;
+/// Messages that wait for one peer's connection before the oldest are dropped.
+pub const PEER_QUEUE_MAX: usize = 4_096;
+/// Largest inter-server message in bytes.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+const _: () = assert!(APPEND_BYTES_MAX + BLOCK_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);
+
+/// Records in one checkpoint slice: the longest time that a batch waits behind it (about 20 µs a
+/// record).
+pub const SLICE_RECORDS_MAX: usize = 512;
+/// Largest record of a state tree, in bytes. Bounded as blocks are.
+pub const STATE_RECORD_BYTES_MAX: usize = BLOCK_BYTES_MAX;
+/// Older inbox messages are packed in records of at most this many bytes.
+pub const INBOX_BLOCK_BYTES_MAX: usize = 4 * 1024;
+
+/// Message body in bytes.
+pub const BODY_BYTES_MAX: usize = 16 * 1024;
+/// Content type in bytes.
+pub const CONTENT_TYPE_BYTES_MAX: usize = 128;
+/// User name in characters (which are bytes: the alphabet is ASCII).
+pub const USER_NAME_MAX: usize = 32;
+/// Full name in bytes.
+pub const FULL_NAME_BYTES_MAX: usize = 256;
+/// Password in bytes: argon2 hashes any length, but a caller could make it hash megabytes.
+pub const PASSWORD_BYTES_MAX: usize = 1024;
+/// Password in bytes, at least.
+pub const PASSWORD_BYTES_MIN: usize = 1;
+/// Device id in bytes.
+pub const DEVICE_ID_BYTES_MAX: usize = 64;
+/// Devices of an account.
+pub const DEVICES_MAX: usize = 8;
+/// Live tokens of an account; a login beyond drops the least recent.
+pub const TOKENS_MAX: usize = 32;
+/// Registered clients of an account, for idempotency; the least recent by log index is dropped.
+pub const CLIENTS_MAX: usize = 16;
+/// Replies kept for one client, for idempotency.
+pub const REPLIES_MAX: u64 = 2_048;
+/// Messages kept in one inbox. Older ones go, sent or not.
+pub const INBOX_MESSAGES_MAX: u64 = 1_000_000;
+const _: () = assert!(BODY_BYTES_MAX + 4 * 1024 < ENTRY_PAYLOAD_BYTES_MAX);
+
+/// Pattern of an account listing in bytes.
+pub const PATTERN_BYTES_MAX: usize = 256;
+/// Compiled size of that pattern in bytes.
+pub const PATTERN_COMPILED_BYTES_MAX: usize = 256 * 1024;
+/// Accounts on a page when the client names no number.
+pub const PAGE_DEFAULT: u32 = 25;
+/// Accounts on a page at most.
+pub const PAGE_MAX: u32 = 1_000;
+/// Messages read for one stream at once.
+pub const DELIVER_BATCH_MAX: usize = 256;
+/// Open streams on one replica.
+pub const STREAMS_MAX: usize = 20_000;
+/// Password hashes computed at once: argon2id takes 19 MiB each.
+pub const HASHES_AT_ONCE_MAX: usize = 2;
+/// Password hashes that wait for a place.
+pub const HASHES_WAITING_MAX: usize = 1_024;
+/// Largest client request in bytes.
+pub const CLIENT_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// A token without use expires after this many seconds.
+pub const TOKEN_IDLE_SECONDS: u64 = 3_600;
+/// A token's use is extended by an entry at most this often, in seconds.
+pub const TOKEN_EXTEND_SECONDS: u64 = 300;

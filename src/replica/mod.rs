@@ -1,0 +1,264 @@
+//! One replica: consensus, state machine and store put together.
+//!
+//! [`Replica`] is synchronous and knows no thread, socket or clock: the simulator runs the very
+//! same one. `runtime` gives it a thread, a queue, a storage thread and links to the others.
+//! (Skeleton: signatures are fixed, bodies come.)
+
+mod handle;
+pub use handle::{Handle, Wake, Watch};
+
+use crate::consensus::{Event, Message, Now, Role, Status as NodeStatus};
+use crate::state_machine::{Answer, Command, Notice, Query, Reply};
+use crate::storage::{CommitRecord, Recovered, Slice, StateReader, StorageError, Store};
+use crate::types::entry::Entry;
+use crate::types::{Hash, Index, Monotonic, ReplicaId, RunNonce, TokenHash};
+use std::time::Duration;
+
+/// What the replica is started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// For the core.
+    pub node: crate::consensus::Config,
+    /// A write or forward that has no outcome after this many microseconds is `OutcomeUnknown`.
+    pub write_timeout_us: u64,
+    /// A read without an answer for this many microseconds is `Unavailable`.
+    pub read_timeout_us: u64,
+    /// Tokens expire after this many microseconds without use.
+    pub token_idle_us: u64,
+    /// Lag of the checkpoint in entries at which a slice is forced out even if not full.
+    pub checkpoint_entries_max: u64,
+}
+
+/// Names a request to the replica; given back with its outcome.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Ticket(pub u64);
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Consistency {
+    /// Sees everything acknowledged before it began.
+    #[default]
+    Linearizable,
+    /// What this replica has applied, however old. Only where asked for by name.
+    Stale,
+}
+
+/// Everything that can happen to a replica.
+#[derive(Debug)]
+pub enum Input {
+    /// Time passed. At least every 5 ms.
+    Tick,
+    /// From another replica.
+    Peer(PeerMessage),
+    /// A connection to this peer opened.
+    LinkUp(ReplicaId),
+    /// It closed; `refused`: and a new one is refused.
+    LinkDown {
+        /// Which.
+        peer: ReplicaId,
+        /// Nobody listens there.
+        refused: bool,
+    },
+    /// A disk job is done.
+    DiskDone(DiskDone),
+    /// A client's write.
+    Write(Ticket, Command),
+    /// A client's read.
+    Read(Ticket, Query, Consistency),
+    /// These tokens were used on this replica.
+    TokensUsed(Vec<TokenHash>),
+    /// SIGTERM: refuse new writes, hand the role over, write the last slice.
+    ShutDown,
+}
+
+/// From one replica to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerMessage {
+    /// The core's.
+    Consensus(Message),
+    /// A write that a secondary received. `nonce` is its own.
+    Forward {
+        /// The sender.
+        from: ReplicaId,
+        /// The receiver.
+        to: ReplicaId,
+        /// The sender's run: an answer goes to no other.
+        run: RunNonce,
+        /// Names the forward.
+        nonce: u64,
+        /// The command.
+        command: Command,
+    },
+    /// Its outcome.
+    ForwardReply {
+        /// The sender.
+        from: ReplicaId,
+        /// The receiver.
+        to: ReplicaId,
+        /// The run of the one who forwarded.
+        run: RunNonce,
+        /// Which forward.
+        nonce: u64,
+        /// What it came to.
+        outcome: Result<Written, WriteError>,
+    },
+}
+
+impl PeerMessage {
+    /// For whom.
+    pub fn to(&self) -> ReplicaId {
+        match self {
+            Self::Consensus(m) => m.to,
+            Self::Forward { to, .. } | Self::ForwardReply { to, .. } => *to,
+        }
+    }
+    /// From whom.
+    pub fn from(&self) -> ReplicaId {
+        match self {
+            Self::Consensus(m) => m.from,
+            Self::Forward { from, .. } | Self::ForwardReply { from, .. } => *from,
+        }
+    }
+}
+
+/// A write's outcome.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Written {
+    /// What the state machine said.
+    pub reply: Reply,
+    /// The entry.
+    pub index: Index,
+}
+
+/// Why a write has no reply.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error,
+)]
+pub enum WriteError {
+    /// Certainly not applied: retry at will.
+    #[error("not applied: no primary is serving")]
+    NotApplied,
+    /// Perhaps applied: retry with the same request id only.
+    #[error("the outcome is unknown: retry with the same request id")]
+    OutcomeUnknown,
+    /// Too many requests wait on this replica; certainly not applied.
+    #[error("overloaded")]
+    Overloaded,
+    /// This replica takes no part.
+    #[error("this replica is shutting down")]
+    ShuttingDown,
+}
+
+/// Why a read has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// No majority confirmed the read in time.
+    #[error("unavailable: no majority answered in time")]
+    Unavailable,
+    /// Too many requests wait on this replica.
+    #[error("overloaded")]
+    Overloaded,
+}
+
+/// Work for the disk: at most one out at a time, except that fetches are answered in order too.
+#[derive(Debug)]
+pub struct DiskJob {
+    /// Rises by one.
+    pub number: u64,
+    /// The core's part, if any; its order is on [`crate::consensus::Job`].
+    pub core: Option<crate::consensus::Job>,
+    /// Rides in the same atomic write as the core's entries.
+    pub commit: Option<CommitRecord>,
+    /// A checkpoint slice, in a write of its own AFTER the core's part.
+    pub slice: Option<Slice>,
+    /// Reads for peers that are behind.
+    pub fetches: Vec<crate::consensus::Fetch>,
+}
+
+/// A finished [`DiskJob`].
+#[derive(Debug)]
+pub struct DiskDone {
+    /// Which.
+    pub number: u64,
+    /// For each fetch: peer and entries.
+    pub fetched: Vec<(ReplicaId, Vec<Entry>)>,
+}
+
+/// Does a job, step by step in its order. The storage thread and the simulator both call this.
+#[allow(clippy::needless_pass_by_value)]
+pub fn execute<S: Store>(store: &mut S, job: DiskJob) -> Result<DiskDone, StorageError> {
+    let _ = (store, job);
+    todo!()
+}
+
+/// What a turn brought.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// For the storage thread.
+    pub job: Option<DiskJob>,
+    /// Send; may be lost.
+    pub messages: Vec<PeerMessage>,
+    /// Outcomes of writes.
+    pub written: Vec<(Ticket, Result<Written, WriteError>)>,
+    /// Outcomes of reads.
+    pub answered: Vec<(Ticket, Result<Answer, ReadError>)>,
+    /// For watchers, in order of the log.
+    pub notices: Vec<Notice>,
+    /// What happened, to be logged and shown.
+    pub events: Vec<Event>,
+    /// Shut down completely: the role is handed over and everything is on the disk.
+    pub shut_down: bool,
+}
+
+/// A replica's status for people and checkers.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The core's.
+    pub node: NodeStatus,
+    /// Applied index.
+    pub applied: Index,
+    /// State digest there.
+    pub digest: Hash,
+    /// Digests at the last multiples of 1,024.
+    pub digests: Vec<(Index, Hash)>,
+    /// What the state trees on the disk hold.
+    pub checkpoint: Index,
+}
+
+/// The replica.
+pub struct Replica<R: StateReader> {
+    _reader: R,
+}
+
+#[allow(unused_variables, clippy::unused_self)]
+impl<R: StateReader> Replica<R> {
+    /// Starts from what recovery found. `recovered.hard_state` is `Some` here: the caller has
+    /// created it for a new replica (a fresh incarnation, fsynced) before anything is sent.
+    pub fn start(
+        config: Config,
+        recovered: Recovered,
+        reader: R,
+        run: RunNonce,
+        seed: u64,
+        now: Now,
+    ) -> Result<Self, StorageError> {
+        todo!()
+    }
+    /// One thing happened. Errors are the disk's or an entry's that this build does not know: the
+    /// replica stops.
+    pub fn handle(&mut self, input: Input, now: Now) -> Result<(), StorageError> {
+        todo!()
+    }
+    /// What came of it. Take it after every input, or after a batch of inputs: what was proposed
+    /// in between goes out as one batch.
+    pub fn take_output(&mut self) -> Result<Output, StorageError> {
+        todo!()
+    }
+    /// A look inside.
+    pub fn status(&self) -> Status {
+        todo!()
+    }
+}
+
+#[allow(dead_code)]
+type Keep = (Role, Monotonic, Duration);

@@ -1,0 +1,213 @@
+//! The numbers and names that every layer speaks: one newtype for each kind.
+//!
+//! Two bare `u64` side by side are how an index is passed where a term belongs; nothing here
+//! converts silently. This module and [`crate::limits`] are the only ones that the pure modules
+//! (`consensus`, `state_machine`) may import. It does no I/O and knows no clock.
+
+pub mod entry;
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    };
+}
+
+number!(
+    /// A replica's configured id, from 1. Addresses are configuration; this is part of identity.
+    ReplicaId(u16)
+);
+number!(
+    /// An election term. 0 is before the first election: only the formation entry has it.
+    Term(u64)
+);
+number!(
+    /// The position of an entry in the log, from 1. 0 is "nothing".
+    Index(u64)
+);
+number!(
+    /// A user: the index of the entry that created the account. Never reused.
+    UserId(u64)
+);
+number!(
+    /// The position of a message in its recipient's inbox: gapless from 1 for each user.
+    InboxSeq(u64)
+);
+number!(
+    /// Microseconds since the Unix epoch, UTC. Orders nothing in consensus.
+    WallTime(u64)
+);
+number!(
+    /// Microseconds of a monotonic clock that starts anywhere. Comparable within one process run.
+    Monotonic(u64)
+);
+number!(
+    /// Drawn afresh for each run of a process, so that promises of an earlier run are not taken
+    /// for this one's.
+    RunNonce(u64)
+);
+number!(
+    /// What apply computes, which kinds and payload versions exist, and the digest: one number.
+    Level(u32)
+);
+
+impl Index {
+    /// The index after this one.
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+    /// The index before this one; 0 stays 0.
+    pub const fn previous(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+}
+
+impl Monotonic {
+    /// This instant plus `us` microseconds.
+    pub const fn plus(self, us: u64) -> Self {
+        Self(self.0.saturating_add(us))
+    }
+    /// Microseconds since `earlier`; 0 if that lies ahead.
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// The timestamp of a copy: (term, index), compared in that order. "Newer" always means this,
+/// never the index alone and never a clock.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Term of the entry. First, so that the derived order is the right one.
+    pub term: Term,
+    /// Index of the entry.
+    pub index: Index,
+}
+
+impl Stamp {
+    /// The stamp of an empty log.
+    pub const ZERO: Self = Self {
+        term: Term(0),
+        index: Index(0),
+    };
+    /// The stamp of the formation entry, which every replica writes by itself.
+    pub const FORMATION: Self = Self {
+        term: Term(0),
+        index: Index(1),
+    };
+    /// A stamp from its two numbers.
+    pub const fn new(term: Term, index: Index) -> Self {
+        Self { term, index }
+    }
+}
+
+impl fmt::Debug for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({},{})", self.term, self.index)
+    }
+}
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({},{})", self.term, self.index)
+    }
+}
+
+macro_rules! byte_string {
+    ($(#[$doc:meta])* $name:ident, $len:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub [u8; $len]);
+
+        impl $name {
+            /// Parses exactly this many bytes; `None` for any other length.
+            pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+                bytes.try_into().ok().map(Self)
+            }
+            /// The whole value in lower-case hex.
+            pub fn to_hex(&self) -> String {
+                self.0.iter().map(|b| format!("{b:02x}")).collect()
+            }
+            /// The first 12 hex digits, for people.
+            pub fn short(&self) -> String {
+                let mut hex = self.to_hex();
+                hex.truncate(12);
+                hex
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.short())
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.to_hex())
+            }
+        }
+    };
+}
+
+byte_string!(
+    /// A blake3 hash.
+    Hash, 32
+);
+byte_string!(
+    /// blake3 over the formation's sorted (id, incarnation) pairs.
+    ClusterId, 32
+);
+byte_string!(
+    /// 128 random bits that name one life of a replica's promises. A replica that lost its hard
+    /// state makes a new one and must be readmitted.
+    Incarnation, 16
+);
+byte_string!(
+    /// blake3 of a token. The token itself is never stored, logged or forwarded.
+    TokenHash, 32
+);
+byte_string!(
+    /// 16 bytes that a client chose for itself; half of a request id.
+    ClientId, 16
+);
+
+impl ClusterId {
+    /// The id of a cluster formed by these members: blake3(tag, sorted (id, incarnation)).
+    pub fn of_members(members: &Members) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("chat-server 2026 cluster id v1");
+        for (id, incarnation) in members {
+            hasher.update(&id.0.to_be_bytes());
+            hasher.update(&incarnation.0);
+        }
+        Self(*hasher.finalize().as_bytes())
+    }
+}
+
+/// Names a request for ever: the same id is applied at most once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct RequestId {
+    /// Who asks. Registered by a login or an account creation.
+    pub client: ClientId,
+    /// Rises by one for each request of this client; starts at 1.
+    pub sequence: u64,
+}
+
+/// Which incarnation of each replica is in force.
+pub type Members = std::collections::BTreeMap<ReplicaId, Incarnation>;
+
+/// The highest level that this build knows.
+pub const LEVEL: Level = Level(1);
