@@ -131,7 +131,7 @@ impl Node {
             self.event(Event::Refused { peer: from, reason });
             return;
         }
-        if !self.is_formed() && !self.is_founding(&append, cluster) {
+        if !self.is_formed() && !is_founding(&append, cluster) {
             let reason = "its first entry does not found its cluster".to_owned();
             self.event(Event::Refused { peer: from, reason });
             return;
@@ -155,19 +155,6 @@ impl Node {
         self.ack_due = true;
         self.advance_followed_commit();
         self.maybe_acknowledge();
-    }
-
-    /// A replica without a cluster learns it from entry 1, whose members must hash to the id that
-    /// the sender says it belongs to.
-    fn is_founding(&self, append: &Append, cluster: Option<ClusterId>) -> bool {
-        let first = append
-            .entries
-            .first()
-            .filter(|_| append.previous.index == Index(0));
-        first.is_none_or(|entry| {
-            let members = entry.as_formation().map(|formation| formation.members);
-            members.is_some_and(|members| Some(ClusterId::of_members(&members)) == cluster)
-        })
     }
 
     /// Does the entry before the batch stand in our log, with the same hash? Otherwise the primary
@@ -275,6 +262,19 @@ impl Node {
             self.send(primary, Body::AppendReply(reply));
         }
     }
+}
+
+/// A replica without a cluster learns it from entry 1, whose members must hash to the id that
+/// the sender says it belongs to.
+fn is_founding(append: &Append, cluster: Option<ClusterId>) -> bool {
+    let first = append
+        .entries
+        .first()
+        .filter(|_| append.previous.index == Index(0));
+    first.is_none_or(|entry| {
+        let members = entry.as_formation().map(|formation| formation.members);
+        members.is_some_and(|members| Some(ClusterId::of_members(&members)) == cluster)
+    })
 }
 
 /// Consecutive entries, chained by hash to the one before, in terms that do not exceed the
