@@ -5,6 +5,9 @@
 //! (Skeleton: signatures are fixed, bodies come.)
 
 mod handle;
+mod queue;
+pub mod transport;
+
 pub use handle::{Handle, Wake, Watch};
 
 use crate::consensus::{Event, Message, Now, Role, Status as NodeStatus};
