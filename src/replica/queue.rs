@@ -142,16 +142,18 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes everything that waits, after at most `timeout`.
-    pub(super) fn take(&self, timeout: Duration) -> VecDeque<Item> {
+    /// Takes everything that waits, after at most `timeout`; `None` once it is closed.
+    pub(super) fn take(&self, timeout: Duration) -> Option<VecDeque<Item>> {
         let inner = self.lock();
         let (mut inner, _) = self
             .wake
-            .wait_timeout_while(inner, timeout, |inner| inner.items.is_empty())
+            .wait_timeout_while(inner, timeout, |inner| {
+                inner.items.is_empty() && !inner.closed
+            })
             .unwrap_or_else(PoisonError::into_inner);
         inner.clients = 0;
         inner.peers = 0;
-        std::mem::take(&mut inner.items)
+        (!inner.closed).then(|| std::mem::take(&mut inner.items))
     }
 
     /// From now on everything is refused; what waits is dropped, which tells those who wait.
@@ -160,6 +162,7 @@ impl Queue {
         inner.closed = true;
         let items = std::mem::take(&mut inner.items);
         drop(inner);
+        self.wake.notify_one();
         drop(items);
     }
 }
@@ -184,6 +187,7 @@ mod tests {
     fn links(queue: &Queue) -> Vec<bool> {
         queue
             .take(Duration::ZERO)
+            .unwrap()
             .iter()
             .filter_map(|item| match item {
                 Item::Input(Input::LinkUp(_)) => Some(true),
@@ -202,7 +206,10 @@ mod tests {
         assert_eq!(queue.push_client(Item::HandOver), Err(Refused::Full));
         queue.push_peer(Item::Thaw);
         queue.push_link(P, Input::LinkUp(P));
-        assert_eq!(queue.take(Duration::ZERO).len(), REPLICA_QUEUE_MAX + 2);
+        assert_eq!(
+            queue.take(Duration::ZERO).unwrap().len(),
+            REPLICA_QUEUE_MAX + 2
+        );
         assert_eq!(queue.push_client(Item::HandOver), Ok(()));
     }
 
@@ -229,5 +236,6 @@ mod tests {
         queue.close();
         assert!(receiver.try_recv().is_err());
         assert_eq!(queue.push_client(Item::HandOver), Err(Refused::Closed));
+        assert!(queue.take(Duration::from_secs(60)).is_none());
     }
 }
