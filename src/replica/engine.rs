@@ -478,16 +478,6 @@ impl<R: StateReader> Replica<R> {
         if events.is_empty() {
             return;
         }
-        // An adoption truncates too, and then truncation proves nothing about proposals.
-        let adopted = |event: &Event| matches!(event, Event::Adopted { .. });
-        if events.iter().any(adopted) {
-            self.writes.on_adopted();
-        }
-        for event in &events {
-            if let Event::Truncated { after } = event {
-                self.writes.on_truncated(*after);
-            }
-        }
         self.output.events.extend(events);
         self.observe();
         if !self.may_serve() {
