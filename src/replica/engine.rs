@@ -359,7 +359,7 @@ impl<R: StateReader> Replica<R> {
 
     /// By the log's own clock, by which apply judges too: by a wall clock that is ahead, the same
     /// tokens would be proposed in vain again and again.
-    fn idle_tokens(&self) -> Result<Vec<TokenHash>, StorageError> {
+    fn idle_tokens(&mut self) -> Result<Vec<TokenHash>, StorageError> {
         let elapsed = self.now.mono.since(self.applied_at);
         let log_time = WallTime(self.applied_time.0.saturating_add(elapsed));
         self.machine.idle_tokens(
