@@ -94,7 +94,10 @@ where
 {
     if recovered.hard_state.is_none() {
         let state = first_hard_state(&config, &store, recovered.last)?;
-        store.write_hard_state(&state, true)?;
+        // Over a file that is there and cannot be read, nothing is written: it is evidence.
+        if recovered.damage.is_empty() {
+            store.write_hard_state(&state, true)?;
+        }
         recovered.hard_state = Some(state);
     }
     let id = config.node.id;
