@@ -293,13 +293,13 @@ impl Writes {
     /// An entry was applied here.
     pub(super) fn on_applied(&mut self, stamp: Stamp, reply: Option<Reply>) {
         if let Some(proposed) = self.proposed.remove(&stamp.index) {
-            let outcome = match reply {
-                Some(reply) if proposed.term == stamp.term => Ok(Written {
-                    reply,
-                    index: stamp.index,
-                }),
+            let index = stamp.index;
+            let outcome = if proposed.term == stamp.term {
+                let reply = reply.expect("what was proposed here is a command, and has a reply");
+                Ok(Written { reply, index })
+            } else {
                 // Another entry has this index for ever.
-                _ => Err(WriteError::NotApplied),
+                Err(WriteError::NotApplied)
             };
             self.settle(proposed.origin, outcome);
         }
