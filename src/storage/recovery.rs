@@ -135,6 +135,11 @@ fn read_tail(
                 break;
             }
         }
+        damage.extend(
+            block
+                .windows(2)
+                .filter_map(|pair| breaks_chain(pair[0].stamp(), pair[0].hash(), &pair[1])),
+        );
         bytes += block.iter().map(|entry| entry.bytes().len()).sum::<usize>();
         at = first.previous();
         let begins_log = first == Index(1);
