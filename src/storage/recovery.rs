@@ -393,7 +393,7 @@ mod tests {
             }),
             ("run of another term", 11, |f| f.runs[1].1 = Term(3)),
             ("run above the end", 21, |f| {
-                f.runs.push((Index(21), Term(9)))
+                f.runs.push((Index(21), Term(9)));
             }),
             ("no runs", 1, |f| f.runs.clear()),
             ("commit of another hash", 16, |f| {
