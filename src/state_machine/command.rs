@@ -14,6 +14,10 @@ pub struct Command {
     pub request: Option<RequestId>,
     /// What to do.
     pub operation: Operation,
+    /// The request id was made by a front, for a client that brought none: such ids live in a set
+    /// of their own, which never pushes out a registered client.
+    #[serde(default)]
+    pub front: bool,
 }
 
 /// The token that a request came with. (The user is what the token says.)
