@@ -118,7 +118,9 @@ where
             return progress.refused(&error);
         }
         progress.ambiguous |= verdict.ambiguous;
-        let wait = backoff.wait(verdict.wait);
+        // What a replica asks for is to be left alone; another one may be tried at once.
+        let moves = verdict.elsewhere && cluster.choose().number != chosen.number;
+        let wait = backoff.wait(verdict.wait.filter(|_| !moves));
         if Instant::now() + wait >= progress.deadline {
             return Err(progress.gave_up(&error));
         }
@@ -148,8 +150,8 @@ pub(super) fn note_failure(cluster: &Cluster, number: usize, status: &Status, ve
         cluster.on_unreachable(number, false);
         return;
     }
-    if verdict.retry {
-        // It answers but cannot serve: perhaps it is cut off from the others.
+    if verdict.elsewhere {
+        // Perhaps it is cut off from the others.
         cluster.prefer_another(number);
     }
     cluster.on_answer(number, status.metadata());
@@ -160,8 +162,8 @@ impl Progress {
     /// that an earlier attempt has ended it.
     fn refused<R: Default>(&self, status: &Status) -> Result<Answer<R>, ClientError> {
         let error = ClientError::from_status(status);
-        let ended = self.kind == Kind::LastWrite && self.ambiguous;
-        if ended && error.class() == Class::NotLoggedIn {
+        let gone = error.class() == Class::NotLoggedIn || error.reason == "USER_UNKNOWN";
+        if gone && self.kind == Kind::LastWrite && self.ambiguous {
             return Ok(Answer {
                 body: R::default(),
                 attempts: self.attempts,

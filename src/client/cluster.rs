@@ -203,11 +203,12 @@ impl Cluster {
             if !nodes.list[known].avoided(now) {
                 nodes.preferred = known;
             }
-        } else if nodes.list.len() < NODES_MAX && is_reachable_from_elsewhere(primary) {
-            if let Ok(node) = Node::new(primary, &self.shared.options, true) {
-                nodes.list.push(node);
-                nodes.preferred = nodes.list.len() - 1;
-            }
+        } else if nodes.list.len() < NODES_MAX
+            && is_reachable_from_elsewhere(primary)
+            && let Ok(node) = Node::new(primary, &self.shared.options, true)
+        {
+            nodes.list.push(node);
+            nodes.preferred = nodes.list.len() - 1;
         }
     }
 

@@ -29,7 +29,7 @@ pub struct ClientError {
 pub enum Class {
     /// The server understood and refused: the same request will be refused again.
     Refused,
-    /// The token is missing, expired or revoked: log in again.
+    /// The login is missing, expired, revoked or forgotten: log in again.
     NotLoggedIn,
     /// No replica gave an answer in time.
     Unreachable,
@@ -60,10 +60,9 @@ impl ClientError {
 
     /// What a caller can do about it.
     pub fn class(&self) -> Class {
-        if self.reason.starts_with("TOKEN_") {
-            return Class::NotLoggedIn;
-        }
         match self.reason.as_str() {
+            // The server forgets the least recent clients of an account: only a login helps.
+            "TOKEN_INVALID" | "TOKEN_MISSING" | "CLIENT_UNKNOWN" => Class::NotLoggedIn,
             "NOT_APPLIED" | "OUTCOME_UNKNOWN" | "UNAVAILABLE" | "OVERLOADED" => Class::Unreachable,
             _ if self.code == Code::Unavailable => Class::Unreachable,
             _ => Class::Refused,
@@ -92,7 +91,9 @@ pub(super) struct Verdict {
     pub ambiguous: bool,
     /// The replica did not answer at all: avoid it for a while.
     pub unreachable: bool,
-    /// The server asked to wait this long.
+    /// It answered that it cannot serve, which another replica perhaps can.
+    pub elsewhere: bool,
+    /// The server asked not to come back to it sooner.
     pub wait: Option<Duration>,
 }
 
@@ -105,14 +106,12 @@ pub(super) fn judge(status: &Status) -> Verdict {
         .get_details_error_info()
         .filter(|info| info.domain == DOMAIN);
     if let Some(info) = info {
-        let known = matches!(
-            info.reason.as_str(),
-            "NOT_APPLIED" | "OUTCOME_UNKNOWN" | "UNAVAILABLE" | "OVERLOADED"
-        );
+        let unserved = info.reason == "OUTCOME_UNKNOWN" || status.code() == Code::Unavailable;
         return Verdict {
-            retry: known || wait.is_some() || status.code() == Code::Unavailable,
+            retry: unserved || wait.is_some(),
             ambiguous: info.reason == "OUTCOME_UNKNOWN",
             unreachable: false,
+            elsewhere: unserved,
             wait,
         };
     }
@@ -131,6 +130,7 @@ pub(super) fn judge(status: &Status) -> Verdict {
         retry,
         ambiguous: retry && !refused,
         unreachable: retry,
+        elsewhere: retry,
         wait,
     }
 }
@@ -172,6 +172,8 @@ mod tests {
     fn only_an_unknown_outcome_or_a_broken_connection_is_ambiguous() {
         assert!(!judge(&ours(Code::Unavailable, "NOT_APPLIED")).ambiguous);
         assert!(judge(&ours(Code::Unavailable, "OUTCOME_UNKNOWN")).ambiguous);
+        let unknown = judge(&ours(Code::DeadlineExceeded, "OUTCOME_UNKNOWN"));
+        assert!(unknown.retry && unknown.ambiguous && unknown.elsewhere);
         let broken = judge(&Status::unknown("h2 protocol error"));
         assert!(broken.retry && broken.ambiguous && broken.unreachable);
     }
