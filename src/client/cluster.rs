@@ -25,7 +25,7 @@ const AVOID_LEARNED: Duration = Duration::from_secs(30);
 /// Addresses in all. A cluster has at most 7 replicas; old addresses of moved ones stay.
 const NODES_MAX: usize = 32;
 
-/// Time limits.
+/// Time limits, and whom to ask.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// For opening a connection.
@@ -35,6 +35,9 @@ pub struct Options {
     pub attempt_timeout: Duration,
     /// For a request with all its retries.
     pub deadline: Duration,
+    /// Go to the primary that replies name. Without it only the given addresses are asked, in
+    /// their order: for looking at one replica.
+    pub follow_primary: bool,
 }
 
 impl Default for Options {
@@ -43,6 +46,7 @@ impl Default for Options {
             connect_timeout: Duration::from_millis(500),
             attempt_timeout: Duration::from_secs(2),
             deadline: Duration::from_secs(30),
+            follow_primary: true,
         }
     }
 }
@@ -103,7 +107,7 @@ impl Cluster {
         Self::connect_with(addresses, Options::default())
     }
 
-    /// The same with other time limits.
+    /// The same with other options.
     pub fn connect_with<I>(addresses: I, options: Options) -> Result<Self, ClientError>
     where
         I: IntoIterator,
@@ -147,7 +151,7 @@ impl Cluster {
         }
     }
 
-    /// The time limits.
+    /// As given to [`Cluster::connect_with`].
     pub fn options(&self) -> Options {
         self.shared.options
     }
@@ -194,7 +198,7 @@ impl Cluster {
         if nodes.primary.as_deref() != Some(primary) {
             nodes.primary = Some(primary.to_owned());
         }
-        if nodes.list[nodes.preferred].address == primary {
+        if !self.shared.options.follow_primary || nodes.list[nodes.preferred].address == primary {
             return;
         }
         let now = Instant::now();

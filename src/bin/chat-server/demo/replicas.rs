@@ -125,7 +125,15 @@ impl Replicas {
         let replica = self.members.get_mut(&id).context("no such replica")?;
         let log = open_log(&replica.log)?;
         let errors = log.try_clone().context("cannot share a log file")?;
-        let child = Command::new(std::env::current_exe().context("cannot find this executable")?)
+        let mut command =
+            Command::new(std::env::current_exe().context("cannot find this executable")?);
+        // Settings of another server in the environment are not for these.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("CHAT_") {
+                command.env_remove(name);
+            }
+        }
+        let child = command
             .args(arguments)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())

@@ -1,7 +1,7 @@
 //! Two accounts that talk at full speed, and a record of everything that was promised to them.
 
 use anyhow::{Context, Result, bail};
-use chat::client::{Client, Cluster, Event, Listen, Receipt};
+use chat::client::{Client, Cluster, Event, Listen, Options, Receipt};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -168,7 +168,11 @@ impl Talk {
         let mut all = Vec::new();
         for (number, client) in clients.iter().enumerate() {
             // The same login on a cluster of its own: only this replica is asked.
-            let cluster = Cluster::connect_with([address], client.cluster().options())?;
+            let options = Options {
+                follow_primary: false,
+                ..client.cluster().options()
+            };
+            let cluster = Cluster::connect_with([address], options)?;
             let reader = Client::resume(&cluster, client.session().data())?;
             let mut inbox = reader.listen(Listen {
                 after: Some(0),
