@@ -178,7 +178,6 @@ async fn demo(args: &Args, replicas: &mut Replicas) -> Result<(Report, Accounts)
     progress.finish();
     Ok((
         Report {
-            replicas: args.replicas,
             primary,
             victims,
             spoken,

@@ -76,8 +76,6 @@ impl<'a> Places<'a> {
 
 /// The whole result.
 pub struct Report {
-    /// How many replicas there are.
-    pub replicas: u16,
     /// At the end.
     pub primary: u16,
     /// Those that were killed; the first was the primary.
@@ -101,7 +99,6 @@ impl Report {
             && counted.disordered == 0
             && counted.delivered == counted.acknowledged
             && self.verified.identical
-            && self.verified.compared == usize::from(self.replicas)
             && self.spoken.resumed.is_some()
     }
 
@@ -151,17 +148,7 @@ impl Report {
         if disordered > 0 {
             lines.push(format!("out of order or out of place: {disordered}"));
         }
-        lines.push(format!(
-            "verify: {} of {} replicas compared at index {}: {}",
-            self.verified.compared,
-            self.replicas,
-            self.verified.index,
-            if self.verified.identical {
-                "identical"
-            } else {
-                "DIFFERENT"
-            }
-        ));
+        lines.push(self.verified.line.clone());
         lines.extend(
             self.verified
                 .findings
