@@ -134,17 +134,7 @@ async fn demo(args: &Args, replicas: &mut Replicas) -> Result<(Report, Accounts)
     let accounts = Accounts {
         logins: ["alice", "bob"].map(|name| (name, password())),
     };
-    let mut clients = Vec::new();
-    for (name, password) in &accounts.logins {
-        let account = NewAccount::named(name, password);
-        let client = tokio::select! {
-            client = Client::create_account(&cluster, account) => {
-                client.with_context(|| format!("cannot create the account {name}"))?
-            }
-            died = replicas.first_to_die() => return Err(died),
-        };
-        clients.push(client);
-    }
+    let clients = create(&accounts, &cluster, replicas).await?;
     progress.step(&format!(
         "{} replicas serve after {:.1} s; alice and bob talk",
         args.replicas,
@@ -187,6 +177,26 @@ async fn demo(args: &Args, replicas: &mut Replicas) -> Result<(Report, Accounts)
         },
         accounts,
     ))
+}
+
+/// Creates the accounts: the first requests, so they also wait until the cluster serves.
+async fn create(
+    accounts: &Accounts,
+    cluster: &Cluster,
+    replicas: &mut Replicas,
+) -> Result<Vec<Client>> {
+    let mut clients = Vec::new();
+    for (name, password) in &accounts.logins {
+        let account = NewAccount::named(name, password);
+        let client = tokio::select! {
+            client = Client::create_account(cluster, account) => {
+                client.with_context(|| format!("cannot create the account {name}"))?
+            }
+            died = replicas.first_to_die() => return Err(died),
+        };
+        clients.push(client);
+    }
+    Ok(clients)
 }
 
 /// The primary first, then as many others as the cluster survives.
