@@ -1,5 +1,6 @@
 //! A replicated, durable chat server. (The map comes with the parts.)
 
+pub mod client;
 pub mod consensus;
 pub mod grpc;
 pub mod limits;
