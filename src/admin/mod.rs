@@ -6,7 +6,7 @@
 //! | `cluster` | the reports of several replicas, compared at one index |
 //! | `client` | the admin socket of a running replica |
 //! | `running` | the log of the replica that runs in this process |
-| `stopped` | the store of a stopped one, on a private copy |
+//! | `stopped` | the store of a stopped one, on a private copy |
 //! | `socket` | where the socket is |
 //! | `format` | text and JSON, shared by `chat-admin`, the demo and the tests |
 //!

@@ -26,6 +26,12 @@ impl MemoryTrees {
         }
     }
 
+    /// One record.
+    #[cfg(test)]
+    pub(super) fn insert(&mut self, tree: Tree, key: Bytes, value: Bytes) {
+        self.records.entry(tree).or_default().insert(key, value);
+    }
+
     /// The first key, in hex, whose record differs from the other reader's.
     pub(super) fn first_difference(
         &self,

@@ -5,14 +5,15 @@
 //! runs, served after. At the end: no new clients, THEN the primary role handed over and
 //! everything written, THEN the links closed.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use chat::admin::socket;
 use chat::config::{Address, Config, Flags};
-use chat::grpc::{admin, peer};
+use chat::grpc::{admin, chat, peer};
 use chat::limits;
 use chat::net::Links;
 use chat::replica::Handle;
 use chat::replica::runtime::{Runtime, spawn};
+use chat::service::{Service, Settings};
 use chat::storage::{OpenOptions, Opened, Recovered, SledStore, open_directory};
 use chat::types::Incarnation;
 use std::future::Future;
@@ -25,7 +26,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tonic::transport::server::TcpIncoming;
 use tracing_subscriber::EnvFilter;
 
 /// Runs one replica until it is told to stop or fails.
@@ -106,7 +106,7 @@ async fn run(config: Config, store: SledStore, recovered: Recovered) -> anyhow::
         servers.start("peer", peer::serve(listener, links.clone(), Some(operators)));
     }
     let (stop_clients, stopping) = watch::channel(false);
-    let front = serve_clients(clients, handle, &links, stopping)?;
+    let mut front = serve_clients(clients, handle, &links, stopping)?;
 
     let internal = match peer_addr.as_str() {
         "" => "a cluster of one".to_owned(),
@@ -120,6 +120,11 @@ async fn run(config: Config, store: SledStore, recovered: Recovered) -> anyhow::
         }
         failure = replica.failed() => Some(anyhow::Error::new(failure)),
         error = servers.failed() => Some(error),
+        ended = &mut front => Some(match ended {
+            Ok(Ok(())) => anyhow!("the client listener ended"),
+            Ok(Err(error)) => error.into(),
+            Err(error) => error.into(),
+        }),
     };
     if let Some(error) = ended {
         return Err(error);
@@ -140,58 +145,31 @@ async fn listen(address: &Address, setting: &str) -> anyhow::Result<TcpListener>
         .with_context(|| format!("{setting}: cannot listen on {address}"))
 }
 
-/// The client listener: the chat API, health and reflection. Ends after `stopping` turns true and
-/// the open requests have ended.
+/// Starts the client listener: the chat API, health and reflection. It ends after `stopping` turns
+/// true and the open requests have ended.
 fn serve_clients(
     listener: TcpListener,
     handle: Handle,
     links: &Links,
     mut stopping: watch::Receiver<bool>,
-) -> anyhow::Result<JoinHandle<()>> {
-    // FOR THE COORDINATOR: the chat service's constructor.
-    let addresses = links.clone();
-    let settings = chat::service::Settings {
-        addresses: Arc::new(move |id| addresses.client_addr(id)),
-        ..chat::service::Settings::default()
+) -> anyhow::Result<JoinHandle<Result<(), chat::ServeError>>> {
+    let links = links.clone();
+    let settings = Settings {
+        addresses: Arc::new(move |id| links.client_addr(id)),
+        ..Settings::default()
     };
-    let service = chat::service::Service::new(handle, settings)?;
-    let chat = chat::grpc::chat::server(service.clone());
-    let (health_reporter, health) = tonic_health::server::health_reporter();
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(chat::proto::chat::DESCRIPTOR)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .context("the API's own description does not decode")?;
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let router = tonic::transport::Server::builder()
-        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
-        .http2_max_header_list_size(limits::CLIENT_HEADER_BYTES_MAX)
-        .add_service(health)
-        .add_service(reflection)
-        .add_service(chat);
-    Ok(tokio::spawn(async move {
-        health_reporter
-            .set_service_status("", tonic_health::ServingStatus::Serving)
-            .await;
-        let stop = async move {
-            // Fails only if the sender is gone, which is a stop too.
-            let _ = stopping.wait_for(|stop| *stop).await;
-            health_reporter
-                .set_service_status("", tonic_health::ServingStatus::NotServing)
-                .await;
-            service.close_streams();
-        };
-        if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop).await {
-            tracing::error!("the client listener failed: {error}");
-        }
-    }))
+    let service = Service::new(handle, settings)?;
+    Ok(tokio::spawn(chat::serve(listener, service, async move {
+        // Fails only if the sender is gone, which is a stop too.
+        let _ = stopping.wait_for(|stop| *stop).await;
+    })))
 }
 
 /// No new clients; then the role, the log and the state; then what clients are still open.
 async fn stop(
     replica: Runtime,
     stop_clients: &watch::Sender<bool>,
-    front: JoinHandle<()>,
+    front: JoinHandle<Result<(), chat::ServeError>>,
 ) -> anyhow::Result<()> {
     let (replica_wait, clients_wait) = limits::SHUT_DOWN_MS;
     stop_clients.send_replace(true);
@@ -200,9 +178,8 @@ async fn stop(
         Ok(Err(failure)) => return Err(failure.into()),
         Err(_) => bail!("the replica did not stop within {replica_wait} ms"),
     }
-    if timeout(Duration::from_millis(clients_wait), front).await.is_err() {
-        tracing::info!("some client connections were still open");
-    }
+    // What is still open then is a client that does not take its answer.
+    let _ = timeout(Duration::from_millis(clients_wait), front).await;
     Ok(())
 }
 
@@ -219,7 +196,7 @@ impl Servers {
     {
         self.tasks.spawn(async move {
             match server.await {
-                Ok(()) => anyhow::anyhow!("the {name} listener ended"),
+                Ok(()) => anyhow!("the {name} listener ended"),
                 Err(error) => {
                     anyhow::Error::new(error).context(format!("the {name} listener failed"))
                 }

@@ -172,6 +172,24 @@ fn bodies() -> impl Strategy<Value = Body> {
     ]
 }
 
+/// As it stands in the log: fields that were added later take their defaults.
+fn send(client: [u8; 16], sequence: u64, body: Vec<u8>) -> Command {
+    let auth = Auth {
+        token: TokenHash([3; 32]),
+    };
+    let request = RequestId {
+        client: ClientId(client),
+        sequence,
+    };
+    let operation = Operation::SendMessage {
+        recipient: "bob".into(),
+        body,
+        content_type: "text/plain".into(),
+    };
+    let bytes = rmp_serde::to_vec(&(Some(auth), Some(request), operation)).unwrap();
+    rmp_serde::from_slice(&bytes).unwrap()
+}
+
 fn messages() -> impl Strategy<Value = PeerMessage> {
     let consensus = (
         any::<Option<[u8; 32]>>(),
@@ -198,20 +216,7 @@ fn messages() -> impl Strategy<Value = PeerMessage> {
             to: EXPECTED.to,
             run: RunNonce(run),
             nonce,
-            command: Command {
-                auth: Some(Auth {
-                    token: TokenHash([3; 32]),
-                }),
-                request: Some(RequestId {
-                    client: ClientId(client),
-                    sequence,
-                }),
-                operation: Operation::SendMessage {
-                    recipient: "bob".into(),
-                    body,
-                    content_type: "text/plain".into(),
-                },
-            },
+            command: send(client, sequence, body),
         },
     );
     let outcome = prop_oneof![
