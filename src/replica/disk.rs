@@ -118,7 +118,11 @@ impl Disk {
 
     /// The core's next job.
     pub(super) fn set_core(&mut self, job: Job) {
-        assert!(self.core.is_none(), "the core has one job out at a time");
+        let out = self.out.as_ref().and_then(|out| out.core);
+        assert!(
+            self.core.is_none() && out.is_none(),
+            "the core has one job out at a time"
+        );
         self.core = Some(job);
     }
 
@@ -232,15 +236,20 @@ impl Disk {
         self.freeze = Freeze::No;
     }
 
-    /// Where the trees stand still, once they do.
-    pub(super) fn frozen(&mut self) -> Option<Option<Slice>> {
+    /// The last slice written, without its changes.
+    pub(super) fn checkpoint_slice(&self) -> Option<&Slice> {
+        self.checkpoint.as_ref()
+    }
+
+    /// Do the trees stand still?
+    pub(super) fn is_frozen(&mut self) -> bool {
         if let Freeze::Until(target) = self.freeze
             && self.out.as_ref().is_none_or(|out| out.slice.is_none())
             && (self.checkpoint() >= target || self.exhausted && self.records.is_empty())
         {
             self.freeze = Freeze::Frozen;
         }
-        (self.freeze == Freeze::Frozen).then(|| self.checkpoint.clone())
+        self.freeze == Freeze::Frozen
     }
 
     fn slice(
@@ -417,12 +426,13 @@ mod tests {
     fn the_trees_stand_still_once_everything_is_in_them() {
         let mut disk = Disk::new(Index(5), Some(record(1, 5)), Some(slice(2)));
         disk.freeze(Index(5));
-        assert_eq!(disk.frozen(), None);
+        assert!(!disk.is_frozen());
         let mut some = |_: Index, force: bool| force.then(|| slice(5));
         let job = disk.next_job(POLICY, ms(0), &mut some).unwrap();
-        assert_eq!(disk.frozen(), None, "the slice is on its way");
+        assert!(!disk.is_frozen(), "the slice is on its way");
         done(&mut disk, &job);
-        assert_eq!(disk.frozen(), Some(Some(slice(5))));
+        assert!(disk.is_frozen());
+        assert_eq!(disk.checkpoint_slice(), Some(&slice(5)));
         assert!(disk.next_job(FORCE, ms(0), &mut some).is_none());
         disk.thaw();
         assert!(disk.next_job(FORCE, ms(0), &mut some).is_some());

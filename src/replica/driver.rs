@@ -199,14 +199,14 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
     }
 
     fn tell_frozen(&mut self) {
-        if self.freezing.is_none() {
+        if self.freezing.is_none() || !self.replica.is_frozen() {
             return;
         }
-        if let Some(slice) = self.replica.frozen()
-            && let Some(sender) = self.freezing.take()
-        {
-            let status = self.replica.status();
-            let _ = sender.send(Frozen { status, slice });
+        if let Some(sender) = self.freezing.take() {
+            let _ = sender.send(Frozen {
+                status: self.replica.status(),
+                slice: self.replica.checkpoint(),
+            });
         }
     }
 }

@@ -4,20 +4,22 @@
 //! order: propose or forward what is held; take the core's `Ready`; apply what is committed; tell
 //! those who wait; put the next disk job together. It never blocks, and never looks at a clock.
 
+mod looks;
+
 use super::disk::{Disk, Policy};
 use super::reads::{Read, Reads};
 use super::stopping::{Stage, Stopping};
 use super::tokens::TokenUse;
 use super::writes::{Origin, Writes};
 use super::{
-    Config, Consistency, DiskDone, Input, Output, PeerMessage, ReadError, Status, Ticket,
-    WriteError,
+    Config, Consistency, DiskDone, Input, Output, PeerMessage, ReadError, Ticket, WriteError,
 };
 use crate::consensus::{Event, Mutant, Node, Now, Ready, Role, Start, Status as NodeStatus};
 use crate::state_machine::{Command, Operation, Query, StateMachine};
-use crate::storage::{CommitRecord, Recovered, Slice, StateReader, StorageError};
+use crate::storage::{CommitRecord, Recovered, StateReader, StorageError};
 use crate::types::entry::Entry;
-use crate::types::{Index, Monotonic, ReplicaId, RunNonce, TokenHash, UserId, WallTime};
+use crate::types::{Index, Monotonic, ReplicaId, RunNonce, TokenHash, WallTime};
+use std::collections::BTreeSet;
 
 /// The trees are brought up to date after this long without anything to apply, in microseconds.
 const IDLE_US: u64 = 1_000_000;
@@ -41,6 +43,9 @@ pub struct Replica<R: StateReader> {
     primary: Option<ReplicaId>,
     role: Role,
     serving: bool,
+    /// Peers with an open connection: a write is not given to one without, and stays certainly
+    /// not applied.
+    linked: BTreeSet<ReplicaId>,
     writes: Writes,
     reads: Reads,
     tokens: TokenUse,
@@ -114,6 +119,7 @@ impl<R: StateReader> Replica<R> {
             primary: None,
             role: Role::Booting,
             serving: false,
+            linked: BTreeSet::new(),
             applied_at: now.mono,
             applied_time: WallTime(0),
             expire_at: now.mono,
@@ -133,8 +139,12 @@ impl<R: StateReader> Replica<R> {
         match input {
             Input::Tick => self.on_tick(),
             Input::Peer(message) => self.on_peer(message),
-            Input::LinkUp(peer) => self.node.on_link_up(now, peer),
+            Input::LinkUp(peer) => {
+                self.linked.insert(peer);
+                self.node.on_link_up(now, peer);
+            }
             Input::LinkDown { peer, refused } => {
+                self.linked.remove(&peer);
                 self.node.on_link_down(now, peer, refused);
                 self.writes.give_up_forwards(|to| to != peer);
             }
@@ -185,65 +195,6 @@ impl<R: StateReader> Replica<R> {
         Ok(std::mem::take(&mut self.output))
     }
 
-    /// A look inside.
-    pub fn status(&self) -> Status {
-        Status {
-            node: self.node.status(),
-            applied: self.machine.applied(),
-            digest: self.machine.digest(),
-            digests: self.machine.digests(),
-            checkpoint: self.disk.checkpoint(),
-        }
-    }
-
-    /// This replica.
-    pub fn id(&self) -> ReplicaId {
-        self.config.node.id
-    }
-
-    /// The primary as known at the last turn.
-    pub fn primary(&self) -> Option<ReplicaId> {
-        self.primary
-    }
-
-    /// False on a replica whose copy must not be shown to anybody: it is damaged, or its place in
-    /// the cluster is another's.
-    pub fn may_serve(&self) -> bool {
-        !matches!(self.role, Role::Damaged | Role::NotAdmitted)
-    }
-
-    /// Writes wait that the next turn would propose: do not wait for an input.
-    pub fn wants_turn(&self) -> bool {
-        self.serving && !self.refused && self.writes.held() > 0
-    }
-
-    /// All account names as applied now: for the name index at start. It reads in pages.
-    pub fn names(&self) -> Result<Vec<(String, UserId)>, StorageError> {
-        self.machine.names(&self.reader)
-    }
-
-    /// Gives the primary role to another replica, if this one has it.
-    pub fn hand_over(&mut self, now: Now) {
-        self.now = now;
-        self.node.hand_over(now);
-    }
-
-    /// Asks that the trees stand still, at what is applied now or later: for a scan.
-    pub fn freeze(&mut self) {
-        self.disk.freeze(self.machine.applied());
-    }
-
-    /// Where the trees stand still, once they do; it takes some turns. `Some(None)`: nothing was
-    /// written to them yet.
-    pub fn frozen(&mut self) -> Option<Option<Slice>> {
-        self.disk.frozen()
-    }
-
-    /// The trees may move again.
-    pub fn thaw(&mut self) {
-        self.disk.thaw();
-    }
-
     fn on_tick(&mut self) {
         let now = self.now;
         self.node.set_disk_age(self.disk.age_us(now.mono));
@@ -267,7 +218,6 @@ impl<R: StateReader> Replica<R> {
                 command,
                 ..
             } => {
-                self.observe();
                 let open = if self.stopping.is_some() {
                     Err(WriteError::ShuttingDown)
                 } else if self.primary == Some(me) {
@@ -341,12 +291,11 @@ impl<R: StateReader> Replica<R> {
             None
         };
         let now = self.now;
-        match self.reads.accept(ticket, query, on_arrival, now.mono) {
-            Some(id) => self.node.read_index(now, id),
-            None => {
-                let refused = (ticket, Err(ReadError::Overloaded));
-                self.output.answered.push(refused);
-            }
+        if let Some(id) = self.reads.accept(ticket, query, on_arrival, now.mono) {
+            self.node.read_index(now, id);
+        } else {
+            let refused = (ticket, Err(ReadError::Overloaded));
+            self.output.answered.push(refused);
         }
         Ok(())
     }
@@ -356,6 +305,7 @@ impl<R: StateReader> Replica<R> {
             return;
         }
         self.stopping = Some(Stopping::new(self.now.mono));
+        self.disk.thaw();
         // Alone, there is nobody to hand over to, and what is proposed must still be committed.
         if self.config.node.ids.len() > 1 {
             self.node.hand_over(self.now);
@@ -409,7 +359,7 @@ impl<R: StateReader> Replica<R> {
 
     /// By the log's own clock, by which apply judges too: by a wall clock that is ahead, the same
     /// tokens would be proposed in vain again and again.
-    fn idle_tokens(&self) -> Result<Vec<TokenHash>, StorageError> {
+    fn idle_tokens(&mut self) -> Result<Vec<TokenHash>, StorageError> {
         let elapsed = self.now.mono.since(self.applied_at);
         let log_time = WallTime(self.applied_time.0.saturating_add(elapsed));
         self.machine.idle_tokens(
@@ -437,6 +387,7 @@ impl<R: StateReader> Replica<R> {
             }
         } else if let Some(primary) = self.primary
             && primary != me
+            && self.linked.contains(&primary)
         {
             self.writes.forward(primary, self.now.mono);
         }
@@ -477,16 +428,6 @@ impl<R: StateReader> Replica<R> {
     fn on_events(&mut self, events: Vec<Event>) {
         if events.is_empty() {
             return;
-        }
-        // An adoption truncates too, and then truncation proves nothing about proposals.
-        let adopted = |event: &Event| matches!(event, Event::Adopted { .. });
-        if events.iter().any(adopted) {
-            self.writes.on_adopted();
-        }
-        for event in &events {
-            if let Event::Truncated { after } = event {
-                self.writes.on_truncated(*after);
-            }
         }
         self.output.events.extend(events);
         self.observe();
@@ -577,5 +518,6 @@ fn internal(operation: Operation) -> Command {
         auth: None,
         request: None,
         operation,
+        front: false,
     }
 }

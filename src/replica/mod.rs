@@ -1,8 +1,17 @@
 //! One replica: consensus, state machine and store put together.
 //!
 //! [`Replica`] is synchronous and knows no thread, socket or clock: the simulator runs the very
-//! same one. `runtime` gives it a thread, a queue, a storage thread and links to the others.
-//! (Skeleton: signatures are fixed, bodies come.)
+//! same one. [`runtime`] gives it a thread, a queue, a storage thread and links to the others.
+//!
+//! ```text
+//!  service ── Handle ──┐                    ┌── notices ── Shared ── Watch ── streams
+//!  network ─ PeerInbox ┼─ Queue ─ Driver ───┼── messages ─ Transport ─ network
+//!  storage thread ─────┘    (one thread)    └── DiskJob ── storage thread
+//! ```
+//!
+//! Architecture invariants: only the replica's thread touches [`Replica`], and it never waits for
+//! a disk or a peer; only the storage thread writes; whoever waits for an outcome gets exactly
+//! one, and `NotApplied` is said only of what certainly was not and never will be.
 
 mod disk;
 mod driver;

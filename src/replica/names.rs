@@ -126,7 +126,7 @@ mod tests {
         for _ in 0..20_000 {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
             let name = format!("u{:04}", (state >> 33) % 3_000);
-            if (state >> 20) % 3 == 0 {
+            if (state >> 20).is_multiple_of(3) {
                 assert_eq!(names.remove(&name), model.remove(&name));
             } else {
                 assert_eq!(names.insert(&name), model.insert(name));

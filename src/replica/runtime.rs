@@ -19,6 +19,7 @@ use crate::state_machine::StateMachine;
 use crate::storage::{Recovered, StorageError, Store};
 use crate::types::{ClusterId, Incarnation, Index, RunNonce, Stamp};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -93,7 +94,10 @@ where
 {
     if recovered.hard_state.is_none() {
         let state = first_hard_state(&config, &store, recovered.last)?;
-        store.write_hard_state(&state, true)?;
+        // Over a file that is there and cannot be read, nothing is written: it is evidence.
+        if recovered.damage.is_empty() {
+            store.write_hard_state(&state, true)?;
+        }
         recovered.hard_state = Some(state);
     }
     let id = config.node.id;
@@ -166,8 +170,13 @@ impl Reporter {
             Ok(Err(error)) => Failure::Storage(error),
             Err(_) => Failure::Panicked(name),
         };
-        let cause = std::error::Error::source(&failure).map(ToString::to_string);
-        tracing::error!(cause, "the replica stops: {failure}");
+        let mut text = failure.to_string();
+        let mut cause = std::error::Error::source(&failure);
+        while let Some(error) = cause {
+            let _ = write!(text, ": {error}");
+            cause = error.source();
+        }
+        tracing::error!("the replica stops: {text}");
         self.end(State::Failed(Arc::new(failure)));
         self.queue.close();
     }

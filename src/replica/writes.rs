@@ -7,9 +7,11 @@
 //!
 //! - `Ok` when the entry of the very stamp it was proposed at has been applied (or the primary
 //!   says so);
-//! - `NotApplied` only when it was never given to anybody, when a legal truncation took its entry
-//!   away, or when another entry was committed at its index: then nobody can commit it any more;
-//! - `OutcomeUnknown` in every other case.
+//! - `NotApplied` only when it was never given to anybody, or when another entry was committed at
+//!   its index: then nobody can commit it any more;
+//! - `OutcomeUnknown` in every other case. That its entry was truncated here proves nothing: until
+//!   the entry that took its place is committed, a third replica that still holds the old one may
+//!   win an election and commit it.
 
 use super::forwards::Taken;
 use super::{PeerMessage, Ticket, WriteError, Written, payload};
@@ -291,13 +293,13 @@ impl Writes {
     /// An entry was applied here.
     pub(super) fn on_applied(&mut self, stamp: Stamp, reply: Option<Reply>) {
         if let Some(proposed) = self.proposed.remove(&stamp.index) {
-            let outcome = match reply {
-                Some(reply) if proposed.term == stamp.term => Ok(Written {
-                    reply,
-                    index: stamp.index,
-                }),
+            let index = stamp.index;
+            let outcome = if proposed.term == stamp.term {
+                let reply = reply.expect("what was proposed here is a command, and has a reply");
+                Ok(Written { reply, index })
+            } else {
                 // Another entry has this index for ever.
-                _ => Err(WriteError::NotApplied),
+                Err(WriteError::NotApplied)
             };
             self.settle(proposed.origin, outcome);
         }
@@ -307,20 +309,6 @@ impl Writes {
             }
             let answered = first.remove();
             self.settle(answered.origin, Ok(answered.written));
-        }
-    }
-
-    /// The log above `after` is gone, legally.
-    pub(super) fn on_truncated(&mut self, after: Index) {
-        for (_, gone) in self.proposed.split_off(&after.next()) {
-            self.settle(gone.origin, Err(WriteError::NotApplied));
-        }
-    }
-
-    /// Another copy took the place of the log: what became of proposals is not known here.
-    pub(super) fn on_adopted(&mut self) {
-        for (_, gone) in std::mem::take(&mut self.proposed) {
-            self.settle(gone.origin, Err(WriteError::OutcomeUnknown));
         }
     }
 
@@ -363,7 +351,9 @@ impl Writes {
         for (_, held) in std::mem::take(&mut self.held) {
             self.settle(held.origin, Err(WriteError::NotApplied));
         }
-        self.on_adopted();
+        for (_, proposed) in std::mem::take(&mut self.proposed) {
+            self.settle(proposed.origin, Err(WriteError::OutcomeUnknown));
+        }
         self.give_up_forwards(|_| false);
         for (_, answered) in std::mem::take(&mut self.answered) {
             self.settle(answered.origin, Ok(answered.written));

@@ -17,6 +17,7 @@ fn command() -> Command {
         auth: None,
         request: None,
         operation: Operation::RevokeOwnToken,
+        front: false,
     }
 }
 
@@ -72,23 +73,6 @@ fn a_proposal_is_answered_when_the_entry_of_its_stamp_is_applied() {
         outcomes(&mut writes),
         [(2, Err(WriteError::NotApplied))],
         "another term's entry at the index is another write"
-    );
-}
-
-#[test]
-fn truncation_proves_that_a_proposal_is_gone_and_adoption_proves_nothing() {
-    let mut writes = writes();
-    accept(&mut writes, 1..=3, ms(0));
-    propose(&mut writes, 3, 10);
-    writes.on_truncated(Index(11));
-    assert_eq!(outcomes(&mut writes), [(3, Err(WriteError::NotApplied))]);
-    writes.on_adopted();
-    assert_eq!(
-        outcomes(&mut writes),
-        [
-            (1, Err(WriteError::OutcomeUnknown)),
-            (2, Err(WriteError::OutcomeUnknown))
-        ]
     );
 }
 

@@ -1,0 +1,92 @@
+//! Blocks: several consecutive messages of one inbox in one [`Packed`] record.
+//!
+//! A message's sequence is the block's first, which is in the key, plus its position.
+
+use super::blob;
+use super::digest::{Canonical, Lanes, RecordKind};
+use super::packed::{self, Packed};
+use super::records::{damaged, keys};
+use crate::limits::{ENTRY_PAYLOAD_BYTES_MAX, INBOX_BLOCK_BYTES_MAX, STATE_RECORD_BYTES_MAX};
+use crate::storage::{StorageError, Tree};
+use crate::types::{InboxSeq, Index, UserId, WallTime};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+const _: () = assert!(
+    ENTRY_PAYLOAD_BYTES_MAX + 1024 < STATE_RECORD_BYTES_MAX,
+    "a message that fills a block alone must fit into a record"
+);
+
+/// A message in a block. Without `Debug`: a body never appears in a trace.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Message {
+    pub id: Index,
+    pub sender: UserId,
+    pub sender_name: String,
+    pub time: WallTime,
+    pub content_type: String,
+    #[serde(with = "blob")]
+    pub body: Vec<u8>,
+}
+
+impl Message {
+    pub fn lanes(&self, user: UserId, seq: InboxSeq) -> Lanes {
+        Canonical::new(RecordKind::Message)
+            .number(user.0)
+            .number(seq.0)
+            .number(self.id.0)
+            .number(self.sender.0)
+            .bytes(&self.sender_name)
+            .number(self.time.0)
+            .bytes(&self.content_type)
+            .bytes(&self.body)
+            .lanes()
+    }
+}
+
+/// A block with its place.
+pub(super) struct Block {
+    pub first: InboxSeq,
+    packed: Packed,
+}
+
+impl Block {
+    pub fn open(key: Bytes, bytes: Bytes) -> Result<Self, StorageError> {
+        let first = keys::number_at(&key, 8)
+            .ok_or_else(|| damaged(Tree::Inboxes, &key, "has a wrong key"))?;
+        Ok(Self {
+            first: InboxSeq(first),
+            packed: Packed::open(Tree::Inboxes, key, bytes)?,
+        })
+    }
+
+    /// The last sequence in it.
+    pub fn last(&self) -> InboxSeq {
+        InboxSeq((self.first.0 + u64::from(self.packed.count())).saturating_sub(1))
+    }
+
+    pub fn sum(&self) -> Lanes {
+        self.packed.sum()
+    }
+
+    /// All messages, in order.
+    pub fn messages(&self) -> Result<Vec<(InboxSeq, Message)>, StorageError> {
+        let mut messages = Vec::with_capacity(usize::from(self.packed.count()));
+        for (seq, item) in (self.first.0..).zip(self.packed.items()?) {
+            let message = rmp_serde::from_slice(item).map_err(|error| {
+                let what = format!("has a message that does not parse: {error}");
+                self.packed.damaged(&what)
+            })?;
+            messages.push((InboxSeq(seq), message));
+        }
+        Ok(messages)
+    }
+}
+
+/// `block` (`None`: a new one) with one more message; `None` if that would make it too large.
+pub(super) fn append(block: Option<&Block>, message: &Message, lanes: &Lanes) -> Option<Bytes> {
+    let item =
+        rmp_serde::to_vec(message).expect("plain structs of strings and numbers always encode");
+    let packed = block.map(|block| &block.packed);
+    packed::append(packed, &item, lanes, INBOX_BLOCK_BYTES_MAX)
+}
