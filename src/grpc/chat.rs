@@ -83,13 +83,11 @@ pub async fn serve<B: Backend>(
     service.close_streams();
     drop(stop);
     let grace = Duration::from_secs(limits::STOP_GRACE_SECONDS);
-    match tokio::time::timeout(grace, server).await {
-        Ok(ended) => Ok(ended?),
-        Err(_) => {
-            tracing::info!("client connections were still open at the end of the grace period");
-            Ok(())
-        }
+    if let Ok(ended) = tokio::time::timeout(grace, server).await {
+        return Ok(ended?);
     }
+    tracing::info!("client connections were still open at the end of the grace period");
+    Ok(())
 }
 
 async fn watch_health<B: Backend>(health: &HealthReporter, service: &Service<B>) {

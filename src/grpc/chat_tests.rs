@@ -30,11 +30,11 @@ impl Server {
         let fake = Fake::new();
         let settings = Settings {
             addresses: Arc::new(|id| Some(format!("replica-{id}:7000"))),
-            call_retry: Duration::from_millis(100),
             hash_cost: HashCost {
                 memory_kib: 64,
                 passes: 1,
             },
+            ..Settings::default()
         };
         let service = Service::new(fake.clone(), settings).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
