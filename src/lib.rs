@@ -1,4 +1,62 @@
-//! A replicated, durable chat server. (The map comes with the parts.)
+//! A replicated, durable chat server. This page is the map.
+//!
+//! # The layers
+//!
+//! ```text
+//!  chat-server (run, demo)      chat            chat-admin      simulate   powercut
+//!         │                      │                  │
+//!       config                 client             admin               (binaries import everything)
+//!         │
+//!   grpc::{chat, peer, admin}    net                                  fronts: conversion only
+//!         │                      │
+//!      service                   │                                    what both fronts call
+//!         │                      │
+//!      replica::Handle ──────────┘
+//!         │
+//!      replica  =  consensus  +  state_machine  +  storage::Store     one thread, no tokio inside
+//!                    (pure)          (pure)        (sled | memory)
+//!         │
+//!       types, limits
+//! ```
+//!
+//! # Who may import whom
+//!
+//! - [`consensus`] imports [`types`] and [`limits`] only. [`state_machine`] also the records and
+//!   the reading trait of [`storage`]. Neither knows tokio, sled, tonic, a clock or a random
+//!   number that was not passed in.
+//! - [`storage`] imports the two for what it stores; only `storage/sled_store.rs` and
+//!   `migrations/` name sled.
+//! - [`replica`] puts the three together. [`service`] speaks to `replica::Handle`, the fronts in
+//!   [`grpc`] to [`service`] (`peer` and `admin` to the replica), [`net`] carries messages between
+//!   replicas.
+//! - [`client`] never imports the server: it knows the generated protobuf types and nothing else.
+//!
+//! `tests/tidy.rs` checks this.
+//!
+//! # Three journeys
+//!
+//! **A message is sent.** `grpc::chat` parses it; `service::messages` checks token form, names,
+//! limits and request id; `replica::handle` queues it; `replica::writes` holds it until the turn
+//! ends, forwards it if this is a secondary, or proposes it with all that arrived in the same
+//! turn. The reply leaves when the entry is applied.
+//!
+//! **A batch is replicated.** `consensus::primary` seals the entries, hands them to the storage
+//! thread and to the secondaries at once; `replica::execute` writes one block and fsyncs;
+//! `consensus::replication` on a secondary accepts, fsyncs, acknowledges; `maybe_commit` counts;
+//! `replica::engine` applies through `state_machine::machine` and wakes watchers through
+//! `replica::shared`. Later `state_machine::overlay` hands out a checkpoint slice for the trees.
+//!
+//! **A replica boots.** `storage::directory` locks and opens the directory, `storage::recovery`
+//! says what is there and what is damaged; `consensus::formation` says hello and founds the
+//! cluster, the first time; `consensus::adoption` waits for the others and adopts the newest copy;
+//! `consensus::election` asks, ballots and grants; the state machine replays what lies above its
+//! trees.
+//!
+//! # Absent on purpose
+//!
+//! No leases by clock (reads ask a majority). No transport security between replicas yet. No
+//! snapshots or compaction yet: a replica that was away catches up by log, and a damaged one takes
+//! no part and says so. No configuration change but readmission.
 
 pub mod admin;
 pub mod client;

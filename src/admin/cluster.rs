@@ -28,7 +28,11 @@ pub struct Verdict {
 
 impl Verdict {
     /// Compares the reports.
-    pub fn of(replicas: usize, mut reports: Vec<Report>, skipped: Vec<(ReplicaId, String)>) -> Self {
+    pub fn of(
+        replicas: usize,
+        mut reports: Vec<Report>,
+        skipped: Vec<(ReplicaId, String)>,
+    ) -> Self {
         reports.sort_by_key(|report| report.id);
         let index = reports.first().map_or(Index(0), |report| report.index);
         let mut differences = Vec::new();
@@ -67,7 +71,10 @@ impl Verdict {
     pub fn findings(&self) -> Vec<(Option<ReplicaId>, &Finding)> {
         let own = self.reports.iter().flat_map(|report| {
             let id = report.id;
-            report.findings.iter().map(move |finding| (Some(id), finding))
+            report
+                .findings
+                .iter()
+                .map(move |finding| (Some(id), finding))
         });
         let between = self.differences.iter().map(|finding| (None, finding));
         own.chain(between).collect()
@@ -239,8 +246,10 @@ mod tests {
             .collect();
         assert_eq!(
             sentences,
-            ["log at index 9: the state digest is 010101010101 on replica 1 and 3, \
-              020202020202 on replica 2"]
+            [
+                "log at index 9: the state digest is 010101010101 on replica 1 and 3, \
+              020202020202 on replica 2"
+            ]
         );
     }
 }

@@ -7,8 +7,18 @@ use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde_json::{Value, json};
 
 const COLUMNS: [&str; 12] = [
-    "ID", "ROLE", "TERM", "PRIMARY", "LAST", "COMMITTED", "APPLIED", "LAG", "DIGEST", "STORE",
-    "VERSION", "ERRORS",
+    "ID",
+    "ROLE",
+    "TERM",
+    "PRIMARY",
+    "LAST",
+    "COMMITTED",
+    "APPLIED",
+    "LAG",
+    "DIGEST",
+    "STORE",
+    "VERSION",
+    "ERRORS",
 ];
 /// Columns with numbers.
 const RIGHT: [usize; 6] = [2, 3, 4, 5, 6, 7];

@@ -51,7 +51,11 @@ fn report_line(report: &Report) -> String {
         0 => "state trees not compared".to_owned(),
         index => format!("state trees compared at index {index}"),
     };
-    let notes: String = report.notes.iter().map(|note| format!("; {note}")).collect();
+    let notes: String = report
+        .notes
+        .iter()
+        .map(|note| format!("; {note}"))
+        .collect();
     format!(
         "replica {}: {} entries, {} commit records and {} digests checked, {state}; \
          at index {} hash {}, state digest {}{notes}",

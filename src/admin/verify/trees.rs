@@ -64,7 +64,11 @@ impl MemoryTrees {
         let Some(records) = self.records.get(&tree) else {
             return Vec::new();
         };
-        let end = if inclusive { Included(to) } else { Excluded(to) };
+        let end = if inclusive {
+            Included(to)
+        } else {
+            Excluded(to)
+        };
         if from > to {
             return Vec::new();
         }
