@@ -13,10 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let client = protox::compile(CLIENT, ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(
-        Path::new(&out).join("descriptor.bin"),
-        prost_bytes(&client),
-    )?;
+    std::fs::write(Path::new(&out).join("descriptor.bin"), prost_bytes(&client))?;
     tonic_prost_build::configure()
         .bytes(".")
         .compile_fds(client)?;

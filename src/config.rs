@@ -12,8 +12,8 @@ pub use parse::Address;
 
 use crate::limits;
 use crate::types::ReplicaId;
-use figment::{Figment, Provider};
 use figment::providers::{Env, Format, Serialized, Toml};
+use figment::{Figment, Provider};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;

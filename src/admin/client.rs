@@ -79,10 +79,7 @@ impl AdminClient {
     }
 
     /// This replica and, unless `local_only`, the others.
-    pub async fn status(
-        &mut self,
-        local_only: bool,
-    ) -> Result<proto::StatusResponse, AdminError> {
+    pub async fn status(&mut self, local_only: bool) -> Result<proto::StatusResponse, AdminError> {
         let request = proto::StatusRequest { local_only };
         Ok(self.inner.status(request).await?.into_inner())
     }

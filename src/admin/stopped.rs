@@ -47,8 +47,13 @@ impl Stopped {
     /// The commit point: the last commit record, or what the state trees hold if that is more.
     pub fn commit(&self) -> Index {
         let recovered = self.inspection.recovered();
-        let recorded = recovered.commit.map_or(Index(0), |record| record.stamp.index);
-        let applied = recovered.applied.as_ref().map_or(Index(0), |slice| slice.applied);
+        let recorded = recovered
+            .commit
+            .map_or(Index(0), |record| record.stamp.index);
+        let applied = recovered
+            .applied
+            .as_ref()
+            .map_or(Index(0), |slice| slice.applied);
         recorded.max(applied)
     }
 

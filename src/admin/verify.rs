@@ -205,7 +205,11 @@ impl Check<'_> {
         for (known, origin) in self.known.remove(&index).unwrap_or_default() {
             self.report.digests += 1;
             if known != digest {
-                let tree = if origin == IN_COMMIT { "commits" } else { "state" };
+                let tree = if origin == IN_COMMIT {
+                    "commits"
+                } else {
+                    "state"
+                };
                 let what = format!(
                     "the state digest {origin} is {}, a replay of the log gives {}",
                     known.short(),

@@ -73,7 +73,9 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     const MOST: Duration = Duration::from_secs(30 * 24 * 3600);
     let text = text.trim();
     let expected = || format!("`{text}` is no time: expected a number and us, ms, s, m or h");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let us_each: u64 = match unit {
         "us" => 1,

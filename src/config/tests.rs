@@ -11,7 +11,10 @@ fn flags(peers: &str, id: Option<u16>) -> Flags {
 
 /// Without the environment of the test's own process.
 fn load(flags: &Flags) -> Result<Config, ConfigError> {
-    Config::load_with(flags, Serialized::defaults(BTreeMap::<String, String>::new()))
+    Config::load_with(
+        flags,
+        Serialized::defaults(BTreeMap::<String, String>::new()),
+    )
 }
 
 fn problem(flags: &Flags) -> String {
@@ -47,7 +50,10 @@ fn flags_win_over_environment_over_file_over_defaults() {
 #[test]
 fn without_peers_it_is_a_cluster_of_one_with_id_1() {
     let config = load(&flags("", None)).unwrap();
-    assert_eq!((config.id, config.ids()), (ReplicaId(1), vec![ReplicaId(1)]));
+    assert_eq!(
+        (config.id, config.ids()),
+        (ReplicaId(1), vec![ReplicaId(1)])
+    );
     assert_eq!(config.peer_addr(), None);
     assert_eq!(config.token_idle, Duration::from_secs(3600));
 }
@@ -65,17 +71,50 @@ fn an_even_number_of_replicas_is_a_warning() {
 
 #[test]
 fn every_mistake_has_its_sentence() {
-    let many: String = (1..=9).map(|n| format!("{n}=h:{n},")).collect();
+    let many = (1..=9).map(|n| format!("{n}=h:{n}"));
+    let many = many.collect::<Vec<_>>().join(",");
     for (peers, id, expected) in [
-        ("1=h:1,2=h:2,3=h:3", Some(4), "--peers: must name all replicas, and this one (4) is missing"),
-        ("1=h:1,2=h:2,3=h:3", None, "--id: is needed with --peers: which of them this replica is"),
+        (
+            "1=h:1,2=h:2,3=h:3",
+            Some(4),
+            "--peers: must name all replicas, and this one (4) is missing",
+        ),
+        (
+            "1=h:1,2=h:2,3=h:3",
+            None,
+            "--id: is needed with --peers: which of them this replica is",
+        ),
         ("1=h:1,1=h:2", Some(1), "--peers: names replica 1 twice"),
-        ("1=h:1,2=h:1", Some(1), "--peers: replicas 1 and 2 have the same address"),
-        ("1=h", Some(1), "--peers: `h` is no address: expected HOST:PORT"),
-        ("1=h:70000", Some(1), "--peers: `h:70000` is no address: expected HOST:PORT"),
-        ("h:1", Some(1), "--peers: `h:1` has no id: expected ID=HOST:PORT"),
-        ("0=h:1", Some(1), "--peers: `0` is no replica id: ids are numbers from 1"),
-        (&many, Some(1), "--peers: names 9 replicas: at most 7 are supported"),
+        (
+            "1=h:1,2=h:1",
+            Some(1),
+            "--peers: replicas 1 and 2 have the same address",
+        ),
+        (
+            "1=h",
+            Some(1),
+            "--peers: `h` is no address: expected HOST:PORT",
+        ),
+        (
+            "1=h:70000",
+            Some(1),
+            "--peers: `h:70000` is no address: expected HOST:PORT",
+        ),
+        (
+            "h:1",
+            Some(1),
+            "--peers: `h:1` has no id: expected ID=HOST:PORT",
+        ),
+        (
+            "0=h:1",
+            Some(1),
+            "--peers: `0` is no replica id: ids are numbers from 1",
+        ),
+        (
+            &many,
+            Some(1),
+            "--peers: names 9 replicas: at most 7 are supported",
+        ),
         ("", Some(0), "--id: ids begin at 1"),
     ] {
         assert_eq!(problem(&flags(peers, id)), expected);

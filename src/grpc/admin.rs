@@ -74,9 +74,9 @@ impl Admin {
             head_hash: copy(node.head_hash),
             store_bytes: self.handle.store_size().await.unwrap_or(0),
             version: self.version.clone(),
-            cluster: node.cluster.map_or_else(Bytes::new, |cluster| {
-                Bytes::copy_from_slice(&cluster.0)
-            }),
+            cluster: node
+                .cluster
+                .map_or_else(Bytes::new, |cluster| Bytes::copy_from_slice(&cluster.0)),
             incarnation: Bytes::copy_from_slice(&node.incarnation.0),
             connected: numbers(&node.connected),
             client_addr: self.links.client_addr(node.id).unwrap_or_default(),
@@ -239,7 +239,11 @@ impl AdminService for AdminApi {
         let (pages, stream) = mpsc::channel(2);
         tokio::task::spawn_blocking(move || {
             let mut from = Index(request.from.max(1));
-            let to = if request.to == 0 { u64::MAX } else { request.to };
+            let to = if request.to == 0 {
+                u64::MAX
+            } else {
+                request.to
+            };
             loop {
                 let page = log.entries(from, limits::ADMIN_PAGE_BYTES);
                 let page = page.map(|mut page| {
@@ -253,7 +257,9 @@ impl AdminService for AdminApi {
                 if matches!(&page, Ok(page) if page.is_empty()) {
                     return;
                 }
-                let page = page.map(entries_out).map_err(|error| storage_status(&error));
+                let page = page
+                    .map(entries_out)
+                    .map_err(|error| storage_status(&error));
                 // The client has gone away, or that was the last page.
                 let (Ok(()), Some(last)) = (pages.blocking_send(page), next) else {
                     return;
@@ -273,7 +279,11 @@ impl AdminService for AdminApi {
         let status = status.ok_or_else(|| Status::unavailable("the replica has stopped"))?;
         let log = RunningLog::new(self.admin.handle.clone());
         let commit = status.node.commit.0;
-        let last = if request.to == 0 { commit } else { request.to.min(commit) };
+        let last = if request.to == 0 {
+            commit
+        } else {
+            request.to.min(commit)
+        };
         let (pages, stream) = mpsc::channel(2);
         tokio::task::spawn_blocking(move || {
             let mut from = request.from.max(1);
@@ -281,7 +291,9 @@ impl AdminService for AdminApi {
                 let to = last.min(from.saturating_add(limits::ADMIN_PAGE_RECORDS - 1));
                 let page = log.commit_records(Index(from), Index(to));
                 let failed = page.is_err();
-                let page = page.map(records_out).map_err(|error| storage_status(&error));
+                let page = page
+                    .map(records_out)
+                    .map_err(|error| storage_status(&error));
                 if pages.blocking_send(page).is_err() || failed {
                     return;
                 }

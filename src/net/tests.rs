@@ -41,11 +41,7 @@ struct Node {
 }
 
 impl Node {
-    fn start(
-        id: u16,
-        addresses: &BTreeMap<ReplicaId, Address>,
-        listener: TcpListener,
-    ) -> Self {
+    fn start(id: u16, addresses: &BTreeMap<ReplicaId, Address>, listener: TcpListener) -> Self {
         let links = Links::new(ReplicaId(id), addresses, format!("client-{id}:1"));
         let (sender, heard) = mpsc::unbounded_channel();
         links.start(Arc::new(TestInbox(sender)));

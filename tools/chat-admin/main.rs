@@ -59,7 +59,12 @@ struct DumpArgs {
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
     /// First index [default: the first]
-    #[arg(long, default_value_t = 1, hide_default_value = true, value_name = "INDEX")]
+    #[arg(
+        long,
+        default_value_t = 1,
+        hide_default_value = true,
+        value_name = "INDEX"
+    )]
     from: u64,
     /// Last index [default: the last]
     #[arg(long, default_value_t = u64::MAX, hide_default_value = true, value_name = "INDEX")]

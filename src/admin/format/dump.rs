@@ -21,7 +21,7 @@ pub fn entry_text(entry: &Entry, show_bodies: bool) -> String {
             Value::String(text) if plain(&text) => text,
             other => other.to_string(),
         };
-        line.push_str(&format!(" {name}={value}"));
+        line.extend([" ", &name, "=", &value]);
     }
     line
 }
@@ -34,7 +34,10 @@ pub fn entry_json(entry: &Entry, show_bodies: bool) -> Value {
     object.insert("time".into(), time_text(entry.time()).into());
     object.insert("kind".into(), kind_name(entry.kind()).into());
     object.insert("hash".into(), entry.hash().to_hex().into());
-    object.insert("previous_hash".into(), entry.previous_hash().to_hex().into());
+    object.insert(
+        "previous_hash".into(),
+        entry.previous_hash().to_hex().into(),
+    );
     object.insert("payload_bytes".into(), entry.payload().len().into());
     object.insert("payload".into(), details(entry, show_bodies).into());
     Value::Object(object)
@@ -117,8 +120,7 @@ fn members(members: &Members) -> Value {
 fn command_details(command: &Command, show_bodies: bool) -> Value {
     let mut details = json!({ "operation": command.operation.name() });
     if let Some(request) = &command.request {
-        details["request"] =
-            format!("{}/{}", request.client.short(), request.sequence).into();
+        details["request"] = format!("{}/{}", request.client.short(), request.sequence).into();
     }
     match &command.operation {
         Operation::CreateAccount {
@@ -157,9 +159,8 @@ fn command_details(command: &Command, show_bodies: bool) -> Value {
             details["tokens"] = tokens.len().into();
             details["idle_us"] = (*idle_us).into();
         }
-        Operation::RevokeOwnToken
-        | Operation::ChangePassword { .. }
-        | Operation::DeleteAccount => {}
+        Operation::RevokeOwnToken | Operation::ChangePassword { .. } | Operation::DeleteAccount => {
+        }
     }
     details
 }

@@ -7,8 +7,18 @@ use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde_json::{Value, json};
 
 const COLUMNS: [&str; 12] = [
-    "ID", "ROLE", "TERM", "PRIMARY", "LAST", "COMMITTED", "APPLIED", "LAG", "DIGEST", "STORE",
-    "VERSION", "ERRORS",
+    "ID",
+    "ROLE",
+    "TERM",
+    "PRIMARY",
+    "LAST",
+    "COMMITTED",
+    "APPLIED",
+    "LAG",
+    "DIGEST",
+    "STORE",
+    "VERSION",
+    "ERRORS",
 ];
 /// Columns with numbers.
 const RIGHT: [usize; 6] = [2, 3, 4, 5, 6, 7];
@@ -98,9 +108,10 @@ fn row(replica: &ReplicaStatus, newest: u64) -> Vec<String> {
         0 => "-".to_owned(),
         id => id.to_string(),
     };
-    let errors = match replica.errors.is_empty() {
-        true => "-".to_owned(),
-        false => replica.errors.join("; "),
+    let errors = if replica.errors.is_empty() {
+        "-".to_owned()
+    } else {
+        replica.errors.join("; ")
     };
     vec![
         replica.id.to_string(),

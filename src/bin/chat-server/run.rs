@@ -8,7 +8,7 @@
 use anyhow::{Context, anyhow, bail};
 use chat::admin::socket;
 use chat::config::{Address, Config, Flags};
-use chat::grpc::{admin, chat, peer};
+use chat::grpc::{admin, chat as client_api, peer};
 use chat::limits;
 use chat::net::Links;
 use chat::replica::Handle;
@@ -17,7 +17,7 @@ use chat::service::{Service, Settings};
 use chat::storage::{OpenOptions, Opened, Recovered, SledStore, open_directory};
 use chat::types::Incarnation;
 use std::future::Future;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,8 +45,9 @@ pub fn main(flags: &Flags) -> anyhow::Result<ExitCode> {
 }
 
 fn start_log(filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)
-        .with_context(|| format!("--log: `{filter}` is no filter: expected a level or module=level,…"))?;
+    let filter = EnvFilter::try_new(filter).with_context(|| {
+        format!("--log: `{filter}` is no filter: expected a level or module=level,…")
+    })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -67,7 +68,8 @@ fn open_store(config: &Config) -> anyhow::Result<(SledStore, Recovered)> {
     match open_directory(&config.data_dir, &options)? {
         Opened::Damaged { sentence, .. } => bail!(sentence),
         Opened::Good { store, recovered } => {
-            if let (Some((_, sentence)), true) = (recovered.damage.first(), config.peers.len() < 2) {
+            if let (Some((_, sentence)), true) = (recovered.damage.first(), config.peers.len() < 2)
+            {
                 bail!(
                     "the store in {} is damaged and there is no other replica to repair it from \
                      ({sentence}). Nothing was changed. Next: `chat-admin verify --data-dir` shows \
@@ -88,7 +90,9 @@ async fn run(config: Config, store: SledStore, recovered: Recovered) -> anyhow::
         Some(address) => Some(listen(address, "--peers").await?),
         None => None,
     };
-    let peer_addr = config.peer_addr().map_or_else(String::new, Address::to_string);
+    let peer_addr = config
+        .peer_addr()
+        .map_or_else(String::new, Address::to_string);
     let advertised = config.advertise_addr.as_ref();
     let advertised = advertised.map_or_else(|| client_addr.clone(), Address::to_string);
     let links = Links::new(config.id, &config.peers, advertised);
@@ -103,7 +107,10 @@ async fn run(config: Config, store: SledStore, recovered: Recovered) -> anyhow::
     let mut servers = Servers::default();
     servers.start("admin", admin::serve(socket, Arc::clone(&operators)));
     if let Some(listener) = peers {
-        servers.start("peer", peer::serve(listener, links.clone(), Some(operators)));
+        servers.start(
+            "peer",
+            peer::serve(listener, links.clone(), Some(operators)),
+        );
     }
     let (stop_clients, stopping) = watch::channel(false);
     let mut front = serve_clients(clients, handle, &links, stopping)?;
@@ -112,7 +119,12 @@ async fn run(config: Config, store: SledStore, recovered: Recovered) -> anyhow::
         "" => "a cluster of one".to_owned(),
         address => format!("replicas on {address}"),
     };
-    println!("replica {} ready: clients on {client_addr}, {internal}", config.id);
+    let ready = format!(
+        "replica {} ready: clients on {client_addr}, {internal}",
+        config.id
+    );
+    // Nobody may be reading: that is no reason to stop.
+    let _ = writeln!(std::io::stdout(), "{ready}");
     let ended = tokio::select! {
         name = signals.next() => {
             tracing::info!("{name}: stopping");
@@ -152,24 +164,28 @@ fn serve_clients(
     handle: Handle,
     links: &Links,
     mut stopping: watch::Receiver<bool>,
-) -> anyhow::Result<JoinHandle<Result<(), chat::ServeError>>> {
+) -> anyhow::Result<JoinHandle<Result<(), client_api::ServeError>>> {
     let links = links.clone();
     let settings = Settings {
         addresses: Arc::new(move |id| links.client_addr(id)),
         ..Settings::default()
     };
     let service = Service::new(handle, settings)?;
-    Ok(tokio::spawn(chat::serve(listener, service, async move {
-        // Fails only if the sender is gone, which is a stop too.
-        let _ = stopping.wait_for(|stop| *stop).await;
-    })))
+    Ok(tokio::spawn(client_api::serve(
+        listener,
+        service,
+        async move {
+            // Fails only if the sender is gone, which is a stop too.
+            let _ = stopping.wait_for(|stop| *stop).await;
+        },
+    )))
 }
 
 /// No new clients; then the role, the log and the state; then what clients are still open.
 async fn stop(
     replica: Runtime,
     stop_clients: &watch::Sender<bool>,
-    front: JoinHandle<Result<(), chat::ServeError>>,
+    front: JoinHandle<Result<(), client_api::ServeError>>,
 ) -> anyhow::Result<()> {
     let (replica_wait, clients_wait) = limits::SHUT_DOWN_MS;
     stop_clients.send_replace(true);

@@ -193,7 +193,10 @@ fn members(list: &[proto::Member]) -> Result<Members, BadMessage> {
         let id = replica("members", member.id)?;
         let incarnation = fixed("incarnation", &member.incarnation, Incarnation::from_slice)?;
         // Ascending, so that there is one form only and no id twice.
-        if members.last_key_value().is_some_and(|(last, _)| *last >= id) {
+        if members
+            .last_key_value()
+            .is_some_and(|(last, _)| *last >= id)
+        {
             return Err(BadMessage::Range("members"));
         }
         members.insert(id, incarnation);

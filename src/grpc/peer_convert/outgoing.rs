@@ -26,7 +26,11 @@ pub fn to_envelope(message: &PeerMessage, identity: &Identity) -> proto::Envelop
                 .expect("a command of numbers, strings and bytes always encodes")
                 .into();
             let nonce = *nonce;
-            (from, to, ProtoBody::Forward(proto::Forward { nonce, command }))
+            (
+                from,
+                to,
+                ProtoBody::Forward(proto::Forward { nonce, command }),
+            )
         }
         PeerMessage::ForwardReply {
             from,

@@ -7,7 +7,7 @@ use crate::replica::{PeerMessage, WriteError, Written};
 use crate::state_machine::{Auth, Command, Operation, Reply};
 use crate::types::entry::{Entry, Kind};
 use crate::types::{
-    ClientId, Hash, Index, InboxSeq, Level, Members, RequestId, Stamp, Term, TokenHash, WallTime,
+    ClientId, Hash, InboxSeq, Index, Level, Members, RequestId, Stamp, Term, TokenHash, WallTime,
 };
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -210,15 +210,20 @@ fn messages() -> impl Strategy<Value = PeerMessage> {
                 body,
             })
         });
-    let forward = (any::<(u64, u64)>(), any::<([u8; 16], u64)>(), any::<Vec<u8>>()).prop_map(
-        |((run, nonce), (client, sequence), body)| PeerMessage::Forward {
-            from: EXPECTED.from,
-            to: EXPECTED.to,
-            run: RunNonce(run),
-            nonce,
-            command: send(client, sequence, body),
-        },
-    );
+    let forward = (
+        any::<(u64, u64)>(),
+        any::<([u8; 16], u64)>(),
+        any::<Vec<u8>>(),
+    )
+        .prop_map(
+            |((run, nonce), (client, sequence), body)| PeerMessage::Forward {
+                from: EXPECTED.from,
+                to: EXPECTED.to,
+                run: RunNonce(run),
+                nonce,
+                command: send(client, sequence, body),
+            },
+        );
     let outcome = prop_oneof![
         any::<(u64, u64)>().prop_map(|(index, seq)| Ok(Written {
             reply: Reply::Sent {
