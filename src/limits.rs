@@ -54,9 +54,9 @@ const _: () = assert!(
 pub const PEER_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Milliseconds until a peer that does not answer a connection attempt is given up for now.
 pub const PEER_CONNECT_MS: u64 = 1_000;
-/// Milliseconds between attempts to reach a peer: at first, and at most (plus up to half of it,
-/// at random, so that replicas do not knock in step).
-pub const PEER_BACKOFF_MS: (u64, u64) = (50, 500);
+/// Milliseconds between attempts to reach a peer: at first, doubled each time, and at most (plus
+/// up to half of it, at random, so that replicas do not knock in step).
+pub const PEER_BACKOFF_MS: (u64, u64) = (1, 500);
 /// Milliseconds between HTTP/2 pings, and for the answer: finds a peer whose host went silent.
 pub const PEER_KEEPALIVE_MS: (u64, u64) = (2_000, 3_000);
 /// State digests in one refresh.

@@ -104,7 +104,7 @@ pub async fn verify_running(client: &mut AdminClient) -> Result<Verdict, AdminEr
     let statuses = client.status(false).await?.replicas;
     let replicas = statuses.len();
     let (usable, mut skipped) = split(statuses);
-    let at = usable.iter().map(|status| status.commit_index).min();
+    let at = usable.iter().map(committed).min();
     let mut reports = Vec::new();
     for status in usable {
         match client.verify_replica(status.id, at.unwrap_or(0)).await {
@@ -120,6 +120,11 @@ pub async fn verify_running(client: &mut AdminClient) -> Result<Verdict, AdminEr
     Ok(Verdict::of(replicas, reports, skipped))
 }
 
+/// What a running replica can be checked up to.
+fn committed(status: &proto::ReplicaStatus) -> u64 {
+    status.commit_index.min(status.applied_index)
+}
+
 /// Those that can be compared, and those that cannot.
 fn split(
     statuses: Vec<proto::ReplicaStatus>,
@@ -130,7 +135,7 @@ fn split(
         let id = replica_id(status.id);
         if !status.unreachable.is_empty() {
             skipped.push((id, status.unreachable));
-        } else if status.commit_index == 0 {
+        } else if committed(&status) == 0 {
             skipped.push((id, "nothing is committed there".to_owned()));
         } else {
             usable.push(status);
@@ -150,7 +155,7 @@ pub async fn verify_members(members: Vec<Member>) -> Result<Verdict, AdminError>
             Member::Running(client) => {
                 let status = client.clone().local_status().await?;
                 let id = replica_id(status.id);
-                (id, Index(status.commit_index), status.ids.len())
+                (id, Index(committed(&status)), status.ids.len())
             }
         };
         replicas = replicas.max(of);

@@ -71,7 +71,8 @@ fn an_even_number_of_replicas_is_a_warning() {
 
 #[test]
 fn every_mistake_has_its_sentence() {
-    let many: String = (1..=9).map(|n| format!("{n}=h:{n},")).collect();
+    let many = (1..=9).map(|n| format!("{n}=h:{n}"));
+    let many = many.collect::<Vec<_>>().join(",");
     for (peers, id, expected) in [
         (
             "1=h:1,2=h:2,3=h:3",

@@ -64,12 +64,14 @@ impl Link {
                     backoff = Duration::ZERO;
                 }
                 if backoff.is_zero() {
-                    // One attempt at once: it tells whether the process is gone.
+                    // An attempt at once tells whether the process is gone.
                     backoff = next_backoff(backoff);
                     continue;
                 }
                 self.report(&mut state, State::Down);
             }
+            // The first pauses are short: a dying process may accept one more connection before
+            // its listener goes, and only the attempt after that one is refused.
             backoff = next_backoff(backoff);
             // The peer's own connection to us says that it is up: then do not wait.
             let _ = timeout(with_jitter(backoff), self.peer.knock.notified()).await;

@@ -21,7 +21,7 @@ pub fn entry_text(entry: &Entry, show_bodies: bool) -> String {
             Value::String(text) if plain(&text) => text,
             other => other.to_string(),
         };
-        line.push_str(&format!(" {name}={value}"));
+        line.extend([" ", &name, "=", &value]);
     }
     line
 }

@@ -108,9 +108,10 @@ fn row(replica: &ReplicaStatus, newest: u64) -> Vec<String> {
         0 => "-".to_owned(),
         id => id.to_string(),
     };
-    let errors = match replica.errors.is_empty() {
-        true => "-".to_owned(),
-        false => replica.errors.join("; "),
+    let errors = if replica.errors.is_empty() {
+        "-".to_owned()
+    } else {
+        replica.errors.join("; ")
     };
     vec![
         replica.id.to_string(),

@@ -20,9 +20,10 @@ pub fn verdict_line(verdict: &Verdict) -> String {
         .iter()
         .map(|(id, why)| format!("{id}: {why}"))
         .collect();
-    let skipped = match skipped.is_empty() {
-        true => String::new(),
-        false => format!("; {} skipped ({})", skipped.len(), skipped.join(", ")),
+    let skipped = if skipped.is_empty() {
+        String::new()
+    } else {
+        format!("; {} skipped ({})", skipped.len(), skipped.join(", "))
     };
     format!(
         "verify: {compared} of {} replicas compared at index {}: {outcome}{skipped}",
@@ -39,7 +40,7 @@ pub fn verdict_text(verdict: &Verdict) -> String {
     }
     for (id, finding) in verdict.findings() {
         let whose = id.map_or_else(String::new, |id| format!("replica {id}: "));
-        text.push_str(&format!("FINDING {whose}{}\n", finding.sentence));
+        text.extend(["FINDING ", &whose, &finding.sentence, "\n"]);
     }
     text.push_str(&verdict_line(verdict));
     text.push('\n');
@@ -51,11 +52,8 @@ fn report_line(report: &Report) -> String {
         0 => "state trees not compared".to_owned(),
         index => format!("state trees compared at index {index}"),
     };
-    let notes: String = report
-        .notes
-        .iter()
-        .map(|note| format!("; {note}"))
-        .collect();
+    let notes = report.notes.iter().flat_map(|note| ["; ", note]);
+    let notes: String = notes.collect();
     format!(
         "replica {}: {} entries, {} commit records and {} digests checked, {state}; \
          at index {} hash {}, state digest {}{notes}",

@@ -46,12 +46,11 @@ fn good() -> (Source, Scope) {
     let members = Members::from([(ReplicaId(1), Incarnation([1; 16]))]);
     let mut entries = vec![Entry::formation(&members, Level(1))];
     for index in 2..=11 {
-        let (kind, payload) = match index {
-            2 => (Kind::TermStart, Vec::new()),
-            _ => {
-                let payload = create_account(&format!("user{index}"), index as u8);
-                (Kind::Command, payload)
-            }
+        let (kind, payload) = if index == 2 {
+            (Kind::TermStart, Vec::new())
+        } else {
+            let name = format!("user{index}");
+            (Kind::Command, create_account(&name, index as u8))
         };
         let stamp = Stamp::new(Term(1), Index(index));
         let previous = entries.last().unwrap().hash();
@@ -82,10 +81,6 @@ fn good() -> (Source, Scope) {
         source.trees.put(slice);
         machine.slice_written();
     }
-    let scanned = StateMachine::open(None).and_then(|machine| machine.scan_digest(&source.trees));
-    // The scan of an empty machine lacks membership and level: the digest that was summed up
-    // stands for it here.
-    assert!(scanned.is_ok());
     source.entries = entries;
     let scope = Scope {
         id: ReplicaId(1),

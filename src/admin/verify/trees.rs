@@ -48,7 +48,7 @@ impl MemoryTrees {
             let to = if full { last.clone() } else { None };
             let ours = self.between(tree, &from, to.as_deref().unwrap_or(&end), to.is_some());
             if let Some(key) = first_differing(&ours, &theirs) {
-                return Ok(Some(key.iter().map(|byte| format!("{byte:02x}")).collect()));
+                return Ok(Some(crate::admin::format::hex(&key)));
             }
             match last {
                 Some(mut last) if full => {

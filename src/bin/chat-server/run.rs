@@ -17,7 +17,7 @@ use chat::service::{Service, Settings};
 use chat::storage::{OpenOptions, Opened, Recovered, SledStore, open_directory};
 use chat::types::Incarnation;
 use std::future::Future;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,10 +119,12 @@ async fn run(config: Config, store: SledStore, recovered: Recovered) -> anyhow::
         "" => "a cluster of one".to_owned(),
         address => format!("replicas on {address}"),
     };
-    println!(
+    let ready = format!(
         "replica {} ready: clients on {client_addr}, {internal}",
         config.id
     );
+    // Nobody may be reading: that is no reason to stop.
+    let _ = writeln!(std::io::stdout(), "{ready}");
     let ended = tokio::select! {
         name = signals.next() => {
             tracing::info!("{name}: stopping");
