@@ -1,8 +1,22 @@
-//! The node (skeleton: signatures are fixed, bodies come).
+//! The node: its state, its public methods, and what all parts share.
 
-use super::{Event, HardState, JobId, Message, Now, ReadId, Ready, Role, Start};
+use super::adoption::{Adoption, CopyService};
+use super::election::{Contest, Missing};
+use super::jobs::Jobs;
+use super::log::Log;
+use super::membership::Membership;
+use super::primary::PrimaryState;
+use super::reads::Reads;
+use super::rng::SplitMix;
+use super::{
+    Body, Event, FormationStatus, HardState, Hello, JobId, Message, Mutant, Now, ReadId, Ready,
+    Role, Start,
+};
+use crate::limits::UNCOMMITTED_BYTES_MAX;
 use crate::types::entry::{Entry, Kind};
-use crate::types::{ClusterId, Hash, Incarnation, Index, Members, ReplicaId, Stamp, Term};
+use crate::types::{
+    ClusterId, Hash, Incarnation, Index, Members, Monotonic, ReplicaId, RunNonce, Stamp, Term,
+};
 use std::collections::BTreeMap;
 
 /// Ids and timings.
@@ -22,6 +36,21 @@ pub struct Config {
     pub initialize_wait_us: u64,
     /// Version and build, told to peers.
     pub build: String,
+}
+
+impl Config {
+    /// Microseconds after which an unseen primary is missed, and an unheard majority is lost.
+    pub fn election_timeout_us(&self) -> u64 {
+        self.refresh_interval_us * u64::from(self.election_iters)
+    }
+    /// Microseconds in which ballots are collected.
+    pub fn window_us(&self) -> u64 {
+        self.election_check_interval_us * 8
+    }
+    /// Microseconds after the window in which a primary must appear.
+    pub fn grant_timeout_us(&self) -> u64 {
+        self.window_us()
+    }
 }
 
 /// Refused: this replica is not a serving primary. Nothing was proposed.
@@ -66,73 +95,497 @@ pub struct Status {
     pub damage: Option<(Index, String)>,
 }
 
+/// What is known of another replica.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    /// A connection to it is open.
+    pub(super) link: bool,
+    /// The last connection closed, and a new one was refused: its process is gone.
+    pub(super) refused: bool,
+    /// Its process run, from its `Hello`.
+    pub(super) run: Option<RunNonce>,
+    pub(super) incarnation: Option<Incarnation>,
+    pub(super) hello: Option<Hello>,
+    /// When a message of it last arrived in the present term.
+    pub(super) heard: Option<Monotonic>,
+    /// Its progress counter, and when that last rose.
+    pub(super) progress: u64,
+    pub(super) progressed: Option<Monotonic>,
+    pub(super) hello_sent: Option<Monotonic>,
+    pub(super) skew_told: Option<Monotonic>,
+    pub(super) refused_told: bool,
+}
+
 /// The core of one replica. Every method that takes `now` may fill the next [`Ready`]; take it
 /// after each call (or after several).
-pub struct Node {}
+///
+/// Invariants: `commit <= durable`; `delivered <= commit`; at most one job is out; a message whose
+/// term is not durable waits in `jobs`.
+pub struct Node {
+    pub(super) config: Config,
+    pub(super) run: RunNonce,
+    pub(super) rng: SplitMix,
+    pub(super) now: Now,
+    /// As it will be once every job is done.
+    pub(super) hard: HardState,
+    /// The term was reached in this process run: only then may it be balloted in.
+    pub(super) reached: bool,
+    pub(super) log: Log,
+    pub(super) jobs: Jobs,
+    pub(super) commit: Index,
+    pub(super) delivered: Index,
+    pub(super) membership: Membership,
+    pub(super) peers: BTreeMap<ReplicaId, Peer>,
+    /// Whom this replica follows in `hard.term`; itself if primary.
+    pub(super) primary: Option<ReplicaId>,
+    /// When the primary last showed progress.
+    pub(super) primary_seen: Monotonic,
+    /// Our log is known to agree with the primary of this term up to here.
+    pub(super) verified: Index,
+    /// What that primary has committed.
+    pub(super) commit_known: Index,
+    pub(super) acked: Index,
+    pub(super) ack_due: bool,
+    pub(super) leading: Option<PrimaryState>,
+    /// Hard limit on a stuck disk or proposal; doubles with each step-down for it.
+    pub(super) stuck_limit_us: u64,
+    pub(super) contest: Option<Contest>,
+    pub(super) missing: Option<Missing>,
+    /// Asks that wait for this replica to miss the primary itself.
+    pub(super) asks: BTreeMap<ReplicaId, (u64, Stamp, Monotonic)>,
+    /// After a contest without a winner, or a refused one: no asking before this.
+    pub(super) ask_after: Monotonic,
+    pub(super) retiring_until: Option<Monotonic>,
+    pub(super) boot_until: Option<Monotonic>,
+    pub(super) adopted_once: bool,
+    pub(super) adoption: Option<Adoption>,
+    /// An adopted copy is being installed by this job: no part is taken.
+    pub(super) installing: Option<JobId>,
+    pub(super) copies: BTreeMap<ReplicaId, CopyService>,
+    pub(super) reads: Reads,
+    pub(super) damage: Option<(Index, String)>,
+    pub(super) applied: Index,
+    pub(super) digests: Vec<(Index, Hash)>,
+    pub(super) disk_low: bool,
+    pub(super) disk_age_us: u64,
+    pub(super) progress: u64,
+    pub(super) refresh_at: Monotonic,
+    pub(super) waiting_told: Option<Monotonic>,
+    pub(super) ready: Ready,
+}
 
-#[allow(unused_variables, clippy::unused_self, missing_docs)]
 impl Node {
     /// Starts from what recovery found.
     pub fn new(start: Start) -> Self {
-        todo!()
+        let Start {
+            config,
+            mut hard_state,
+            members,
+            term_runs,
+            last,
+            tail,
+            tail_previous_hash,
+            commit,
+            applied,
+            damage,
+            run,
+            seed,
+            now,
+        } = start;
+        assert_eq!(
+            hard_state.id, config.id,
+            "the caller checked whose directory it is"
+        );
+        assert!(
+            config.ids.contains(&config.id),
+            "the caller checked the ids"
+        );
+        let log = Log::new(term_runs, last, tail, tail_previous_hash);
+        let peers = config.ids.iter().filter(|id| **id != config.id);
+        let peers = peers.map(|id| (*id, Peer::default())).collect();
+        let durable_term = hard_state.term;
+        let raised = last.term > hard_state.term;
+        if raised {
+            hard_state.term = last.term;
+            hard_state.granted_to = None;
+        }
+        let mut node = Self {
+            run,
+            rng: SplitMix::new(seed),
+            now,
+            jobs: Jobs::new(durable_term, hard_state.mark, config.ids.len() == 1),
+            hard: hard_state,
+            reached: raised || Mutant::ReballotAfterRestart.on(),
+            commit: commit.max(applied),
+            delivered: applied,
+            membership: Membership::new(members, &config.ids),
+            peers,
+            primary: None,
+            primary_seen: now.mono,
+            verified: Index(0),
+            commit_known: Index(0),
+            acked: Index(0),
+            ack_due: false,
+            leading: None,
+            stuck_limit_us: config.election_timeout_us() * 4,
+            contest: None,
+            missing: None,
+            asks: BTreeMap::new(),
+            ask_after: now.mono,
+            retiring_until: None,
+            boot_until: Some(now.mono.plus(config.initialize_wait_us)),
+            adopted_once: false,
+            adoption: None,
+            installing: None,
+            copies: BTreeMap::new(),
+            reads: Reads::new(),
+            damage,
+            applied,
+            digests: Vec::new(),
+            disk_low: false,
+            disk_age_us: 0,
+            progress: 0,
+            refresh_at: now.mono,
+            waiting_told: None,
+            ready: Ready::default(),
+            log,
+            config,
+        };
+        node.recover(raised);
+        node
     }
-    /// Time passes. Call at least every quarter of `election_check_interval`... or 5 ms.
+
+    /// The part of the start that may already want something done.
+    fn recover(&mut self, raised: bool) {
+        if self.damage.is_some() {
+            return;
+        }
+        assert!(
+            self.commit <= self.log.last().index,
+            "recovery calls this damage"
+        );
+        if Mutant::KeepOnlyCommitted.on() && self.commit > Index(0) {
+            self.truncate(self.commit);
+        }
+        let mut index = self.delivered.next();
+        while index <= self.log.last().index {
+            let entry = self
+                .log
+                .entry_at(index)
+                .expect("the tail reaches below")
+                .clone();
+            self.membership.on_append(&entry);
+            self.note_formation(&entry);
+            index = index.next();
+        }
+        if self.hard.cluster.is_some() && self.log.last() >= Stamp::FORMATION {
+            self.commit = self.commit.max(Index(1));
+        }
+        if raised {
+            self.jobs.want_hard_state(true);
+        }
+    }
+
+    /// Time passes. Call at least every 5 ms.
     pub fn tick(&mut self, now: Now) {
-        todo!()
+        self.now = now;
+        if self.disk_age_us < self.config.election_timeout_us() {
+            self.progress += 1;
+        }
+        self.tick_boot();
+        self.tick_formation();
+        self.tick_adoption();
+        self.tick_election();
+        self.tick_primary();
+        self.tick_reads();
+        if now.mono >= self.refresh_at {
+            self.refresh_at = now.mono.plus(self.config.refresh_interval_us);
+            self.send_refreshes();
+        }
+        self.jobs.maybe_sync_mark(now.mono);
     }
-    /// The replica's thread and disk are alive: call once per turn of the loop with the age in
-    /// microseconds of the job that is out (0 if none).
+
+    /// The age in microseconds of the disk job that is out (0 if none). Call before each tick: a
+    /// hanging disk stops the progress that the others see.
     pub fn set_disk_age(&mut self, age_us: u64) {
-        todo!()
+        self.disk_age_us = age_us;
     }
+
     /// State for refreshes: applied index, digests at the last multiples of 1,024, disk low.
     pub fn set_applied(&mut self, applied: Index, digests: Vec<(Index, Hash)>, disk_low: bool) {
-        todo!()
+        self.applied = applied;
+        self.digests = digests;
+        self.disk_low = disk_low;
     }
-    /// A message arrived.
-    pub fn step(&mut self, now: Now, message: Message) {
-        todo!()
-    }
+
     /// A connection to `peer` is open.
     pub fn on_link_up(&mut self, now: Now, peer: ReplicaId) {
-        todo!()
+        self.now = now;
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        known.link = true;
+        known.refused = false;
+        known.hello_sent = None;
+        self.send_hello(peer);
+        if let Some(leading) = &mut self.leading {
+            leading.on_link_up(peer, self.log.last().index);
+        }
     }
+
     /// The connection to `peer` closed; `refused`: and nobody listens there any more.
     pub fn on_link_down(&mut self, now: Now, peer: ReplicaId, refused: bool) {
-        todo!()
+        self.now = now;
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        known.link = false;
+        known.refused = refused;
+        if refused {
+            self.tick_election();
+        }
     }
-    /// Proposes commands as one batch; returns the index of the first.
-    pub fn propose(&mut self, now: Now, payloads: &[(Kind, Vec<u8>)]) -> Result<Index, NotPrimary> {
-        todo!()
-    }
-    /// Wants a linearizable read; answered in `Ready::reads` or `reads_failed`.
-    pub fn read_index(&mut self, now: Now, read: ReadId) {
-        todo!()
-    }
+
     /// Every step of this job is done and durable.
     pub fn on_persisted(&mut self, now: Now, job: JobId) {
-        todo!()
+        self.now = now;
+        let done = self.jobs.on_done(job);
+        self.log.set_durable(
+            done.last
+                .max(self.log.durable().index)
+                .min(self.log.last().index),
+        );
+        if self.installing.is_some_and(|installing| installing <= job) {
+            self.installing = None;
+        }
+        let messages = self.jobs.released();
+        self.ready.messages.extend(messages);
+        if Mutant::AckAfterGrant.on()
+            && let Some((term, primary, index)) = done.ack
+            && term < self.hard.term
+        {
+            let counting = true;
+            let body = Body::AppendReply(super::AppendReply::Match { index, counting });
+            self.send_in_term(primary, term, body);
+        }
+        self.after_persisted_formation();
+        self.after_persisted_election();
+        self.advance_followed_commit();
+        self.maybe_acknowledge();
+        if let Some(leading) = &mut self.leading {
+            leading.own_moved = now.mono;
+        }
     }
-    /// Entries for a [`super::Fetch`]; empty if the log no longer has them.
-    pub fn on_fetched(&mut self, now: Now, peer: ReplicaId, entries: Vec<Entry>) {
-        todo!()
-    }
-    /// Hand the primary role over (SIGTERM). `Event::SteppedDown` follows on a primary.
-    pub fn hand_over(&mut self, now: Now) {
-        todo!()
-    }
+
     /// What to do next. Empty most of the time.
     pub fn take_ready(&mut self) -> Ready {
-        todo!()
+        self.maybe_commit();
+        self.send_appends();
+        self.deliver();
+        self.jobs.ack = match self.primary {
+            Some(primary) if self.leading.is_none() => {
+                Some((self.hard.term, primary, self.verified))
+            }
+            _ => None,
+        };
+        let log_last = self.log.last().index;
+        self.ready.job = self.jobs.take(&self.hard, log_last, self.now.mono);
+        std::mem::take(&mut self.ready)
     }
+
+    fn deliver(&mut self) {
+        while self.delivered < self.commit {
+            let index = self.delivered.next();
+            let entry = self
+                .log
+                .entry_at(index)
+                .expect("what is not delivered is in memory");
+            let entry = entry.clone();
+            let replaced = self.membership.on_commit(&entry);
+            if let Some((id, incarnation)) = replaced {
+                self.event(Event::Readmitted(id, incarnation));
+            }
+            self.note_delivered(entry.payload().len());
+            self.delivered = index;
+            self.ready.committed.push(entry);
+        }
+        self.log.trim(self.delivered);
+    }
+
     /// A look inside.
     pub fn status(&self) -> Status {
-        todo!()
+        Status {
+            id: self.config.id,
+            incarnation: self.hard.incarnation,
+            cluster: self.hard.cluster,
+            role: self.role(),
+            term: self.hard.term,
+            primary: self.primary,
+            serving: self.leading.as_ref().is_some_and(|l| l.serving),
+            last: self.log.last(),
+            durable: self.log.durable(),
+            head_hash: self.log.head_hash(),
+            commit: self.commit,
+            members: self.membership.committed().clone(),
+            matches: self
+                .leading
+                .as_ref()
+                .map_or_else(BTreeMap::new, PrimaryState::matches),
+            connected: self
+                .peers
+                .iter()
+                .filter(|(_, p)| p.link)
+                .map(|(id, _)| *id)
+                .collect(),
+            damage: self.damage.clone(),
+        }
     }
+
     /// The promises as they will be once every job is done.
     pub fn hard_state(&self) -> &HardState {
-        todo!()
+        &self.hard
+    }
+
+    /// What this replica is just now.
+    pub(super) fn role(&self) -> Role {
+        if self.damage.is_some() {
+            Role::Damaged
+        } else if self.leading.is_some() {
+            Role::Primary
+        } else if self.is_formed() && !self.is_admitted() {
+            Role::NotAdmitted
+        } else if self.retiring_until.is_some() {
+            Role::Retiring
+        } else if self.contest.is_some() {
+            Role::Candidate
+        } else if self.boot_until.is_some() && self.primary.is_none() {
+            Role::Booting
+        } else {
+            Role::Secondary
+        }
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        self.ready.events.push(event);
+    }
+
+    /// Sends in the present term; waits for the term to be durable if it is not.
+    pub(super) fn send(&mut self, to: ReplicaId, body: Body) {
+        self.send_in_term(to, self.hard.term, body);
+    }
+
+    fn send_in_term(&mut self, to: ReplicaId, term: Term, body: Body) {
+        let Some(peer) = self.peers.get(&to) else {
+            return;
+        };
+        let hello = matches!(body, Body::Hello(_));
+        if !peer.link || (peer.run.is_none() && !hello) {
+            return;
+        }
+        let message = Message {
+            from: self.config.id,
+            to,
+            cluster: self.hard.cluster,
+            from_incarnation: self.hard.incarnation,
+            to_incarnation: peer.incarnation,
+            run: self.run,
+            term,
+            body,
+        };
+        // A hello says nothing that hangs on the term; holding it back would only delay a boot.
+        if hello || self.jobs.term_is_durable(term) {
+            self.ready.messages.push(message);
+        } else {
+            self.jobs.hold(message);
+        }
+    }
+
+    pub(super) fn broadcast(&mut self, body: &Body) {
+        let peers: Vec<ReplicaId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.send(peer, body.clone());
+        }
+    }
+
+    /// Drops entries above `after`. LEGAL only on a proven conflict with a current-term primary
+    /// or an adoption under all its conditions. The mark is lowered, durably, BEFORE.
+    pub(super) fn truncate(&mut self, after: Index) {
+        assert!(after >= self.commit, "a committed entry never goes");
+        assert!(
+            self.leading.is_none(),
+            "a primary never rewrites its own log"
+        );
+        self.log.truncate(after);
+        if self.hard.mark.index > after {
+            self.hard.mark = self.log.last();
+        }
+        self.membership.on_truncate(after);
+        self.jobs.truncate(self.log.last());
+        self.verified = self.verified.min(after);
+        self.acked = self.acked.min(after);
+        self.event(Event::Truncated { after });
+    }
+
+    /// Adds one entry to the log and to the next job.
+    pub(super) fn append(&mut self, entry: Entry) {
+        self.membership.on_append(&entry);
+        self.note_formation(&entry);
+        self.log.append(entry.clone());
+        self.hard.mark = self.hard.mark.max(entry.stamp());
+        self.jobs.append(entry);
+    }
+
+    fn note_formation(&mut self, entry: &Entry) {
+        if let Some(formation) = entry.as_formation()
+            && !self.is_formed()
+        {
+            self.hard.cluster = Some(ClusterId::of_members(&formation.members));
+            self.hard.formation = FormationStatus::Formed(formation.members);
+            self.jobs.want_formation();
+        }
+    }
+
+    /// A log that contradicts what was committed: takes no part from now on.
+    pub(super) fn become_damaged(&mut self, index: Index, reason: String) {
+        if self.damage.is_none() {
+            self.step_down("its log is damaged");
+            self.contest = None;
+            self.damage = Some((index, reason.clone()));
+            self.event(Event::Damaged { index, reason });
+        }
+    }
+
+    /// Proposes commands as one batch; returns the index of the first.
+    pub fn propose(&mut self, now: Now, payloads: &[(Kind, Vec<u8>)]) -> Result<Index, NotPrimary> {
+        self.now = now;
+        let refused = NotPrimary {
+            primary: self.primary.filter(|id| *id != self.config.id),
+        };
+        let Some(leading) = &self.leading else {
+            return Err(refused);
+        };
+        let full = leading.uncommitted_bytes > UNCOMMITTED_BYTES_MAX;
+        if !leading.serving || leading.handing_over.is_some() || full {
+            return Err(refused);
+        }
+        let first = self.log.last().index.next();
+        for (kind, payload) in payloads {
+            self.propose_entry(*kind, payload);
+        }
+        Ok(first)
+    }
+
+    /// Wants a linearizable read; answered in `Ready::reads` or `reads_failed`.
+    pub fn read_index(&mut self, now: Now, read: ReadId) {
+        self.now = now;
+        self.start_read(super::reads::Reader::Local(read));
     }
 }
-#[allow(dead_code)]
-type Keep = Event;
+
+#[cfg(test)]
+impl Node {
+    /// Anything to take without new input?
+    pub(super) fn has_news(&self) -> bool {
+        !self.ready.messages.is_empty() || self.ready.job.is_some() || self.jobs.has_work()
+    }
+}

@@ -1,0 +1,298 @@
+//! Messages in, and the secondary's side of replication.
+
+use super::{Append, AppendReply, Body, Event, Message, Mutant, Node};
+use crate::types::entry::Entry;
+use crate::types::{ClusterId, Index, ReplicaId, Term};
+
+impl Node {
+    /// A message arrived.
+    pub fn step(&mut self, now: super::Now, message: Message) {
+        self.now = now;
+        if !self.is_for_us(&message) {
+            return;
+        }
+        if let Body::Hello(hello) = &message.body {
+            let hello = hello.clone();
+            self.note_term(&message);
+            self.on_hello(&message, hello);
+            return;
+        }
+        let peer = &self.peers[&message.from];
+        if peer.run != Some(message.run) || peer.incarnation != Some(message.from_incarnation) {
+            // Of another run than the one that said hello: ask for a hello, believe nothing.
+            self.maybe_send_hello(message.from);
+            return;
+        }
+        if message.to_incarnation != Some(self.hard.incarnation) {
+            self.maybe_send_hello(message.from);
+            return;
+        }
+        self.note_term(&message);
+        if message.term == self.hard.term
+            && let Some(peer) = self.peers.get_mut(&message.from)
+        {
+            peer.heard = Some(now.mono);
+        }
+        self.dispatch(message);
+    }
+
+    /// Right cluster, right receiver, known sender.
+    fn is_for_us(&mut self, message: &Message) -> bool {
+        if message.to != self.config.id || !self.peers.contains_key(&message.from) {
+            return false;
+        }
+        let (Some(theirs), Some(ours)) = (message.cluster, self.hard.cluster) else {
+            return true;
+        };
+        if theirs == ours {
+            return true;
+        }
+        let told = self
+            .peers
+            .get_mut(&message.from)
+            .is_some_and(|peer| std::mem::replace(&mut peer.refused_told, true));
+        if !told {
+            let reason = format!("it belongs to cluster {theirs:?}, this replica to {ours:?}");
+            self.event(Event::Refused {
+                peer: message.from,
+                reason,
+            });
+        }
+        false
+    }
+
+    /// A higher term ends roles of a lower one. Only from members in force, as far as this replica
+    /// knows them: a wiped replica cannot depose anybody.
+    fn note_term(&mut self, message: &Message) {
+        let known = self.is_admitted();
+        let believed = !known
+            || self
+                .membership
+                .in_force(message.from, message.from_incarnation);
+        if message.term > self.hard.term && believed && self.damage.is_none() {
+            self.raise_term(message.term);
+        }
+    }
+
+    fn dispatch(&mut self, message: Message) {
+        let from = message.from;
+        let current = message.term == self.hard.term;
+        let behind = message.term < self.hard.term;
+        match message.body.clone() {
+            Body::Hello(_) => {}
+            Body::Refresh(refresh) => self.on_refresh(&message, refresh),
+            Body::Ask { nonce, last } => self.on_ask(&message, nonce, last),
+            Body::Agree { nonce } => self.on_agree(&message, nonce),
+            Body::Ballot(ballot) if current => self.on_ballot(&message, ballot),
+            Body::Abstain if current => self.on_abstain(&message),
+            Body::Grant { nonce, clock } if current => self.on_grant(&message, nonce, clock),
+            Body::Append(append) if current => self.on_append(from, message.cluster, append),
+            Body::AppendReply(reply) if current => self.on_append_reply(&message, reply),
+            Body::Round { nonce } if current => self.on_round(&message, nonce),
+            Body::RoundReply { nonce } if current => self.on_round_reply(&message, nonce),
+            Body::ReadIndex { nonce } => self.on_read_index(from, nonce),
+            Body::ReadIndexReply { nonce, index } => self.on_read_index_reply(nonce, index),
+            Body::CampaignNow if current => self.on_campaign_now(&message),
+            Body::CopyRequest {
+                nonce,
+                after,
+                after_hash,
+            } => {
+                self.on_copy_request(from, nonce, after, after_hash);
+            }
+            Body::CopyPiece {
+                nonce,
+                entries,
+                done,
+            } => {
+                self.on_copy_piece(from, nonce, entries, done);
+            }
+            Body::Ballot(_) | Body::Append(_) | Body::Round { .. } if behind => {
+                // Tells the sender that its term is over. Not an answer: it may be lost.
+                self.tell_term(from);
+            }
+            _ => {}
+        }
+    }
+
+    fn tell_term(&mut self, to: ReplicaId) {
+        let last = self.log.durable();
+        let nonce = 0;
+        self.send(to, Body::Ask { nonce, last });
+    }
+
+    /// Entries from the primary of our term.
+    fn on_append(&mut self, from: ReplicaId, cluster: Option<ClusterId>, append: Append) {
+        if self.damage.is_some() || self.leading.is_some() || self.installing.is_some() {
+            return;
+        }
+        if !is_chained(&append, self.hard.term) {
+            let reason = "it sent entries that do not follow each other".to_owned();
+            self.event(Event::Refused { peer: from, reason });
+            return;
+        }
+        if !self.is_formed() && !is_founding(&append, cluster) {
+            let reason = "its first entry does not found its cluster".to_owned();
+            self.event(Event::Refused { peer: from, reason });
+            return;
+        }
+        self.follow(from);
+        let last = append
+            .entries
+            .last()
+            .map_or(append.previous.index, Entry::index);
+        if !self.agrees(&append) {
+            return;
+        }
+        for entry in append.entries {
+            if !self.accept(entry) {
+                return;
+            }
+        }
+        self.verified = self.verified.max(last);
+        self.commit_known = self.commit_known.max(append.commit.min(self.verified));
+        self.hard.term_accepted = self.hard.term_accepted.max(self.hard.term);
+        self.ack_due = true;
+        self.advance_followed_commit();
+        self.maybe_acknowledge();
+    }
+
+    /// Does the entry before the batch stand in our log, with the same hash? Otherwise the primary
+    /// is told where to look.
+    fn agrees(&mut self, append: &Append) -> bool {
+        let previous = append.previous;
+        let ours = self.log.stamp_at(previous.index);
+        if ours != Some(previous) {
+            if previous.index <= self.commit && ours.is_some() {
+                self.conflict_below_commit(previous.index);
+                return false;
+            }
+            let hint = match ours {
+                None => self.log.last().index,
+                Some(_) => self
+                    .log
+                    .run_start(previous.index)
+                    .previous()
+                    .max(self.commit),
+            };
+            let reply = AppendReply::Conflict { previous, hint };
+            self.reply_to_primary(reply);
+            return false;
+        }
+        let hash = self.log.hash_at(previous.index);
+        if hash.is_some_and(|hash| hash != append.previous_hash) {
+            self.become_damaged(
+                previous.index,
+                format!("entry {previous} has another hash than the primary's"),
+            );
+            return false;
+        }
+        true
+    }
+
+    /// Takes one entry of the primary's; false if the log turned out damaged.
+    fn accept(&mut self, entry: Entry) -> bool {
+        let stamp = entry.stamp();
+        if let Some(ours) = self.log.term_at(stamp.index) {
+            let same_hash = self
+                .log
+                .entry_at(stamp.index)
+                .is_none_or(|e| e.hash() == entry.hash());
+            if ours == stamp.term && same_hash {
+                return true;
+            }
+            if ours == stamp.term || stamp.index <= self.commit {
+                self.conflict_below_commit(stamp.index);
+                return false;
+            }
+            // A proven conflict with a primary of the current term.
+            self.truncate(stamp.index.previous());
+        }
+        if self.log.head_hash() != entry.previous_hash() {
+            self.conflict_below_commit(stamp.index.previous());
+            return false;
+        }
+        self.append(entry);
+        true
+    }
+
+    fn conflict_below_commit(&mut self, index: Index) {
+        let commit = self.commit;
+        self.become_damaged(
+            index,
+            format!("entry {index} differs from the primary's (committed up to {commit})"),
+        );
+    }
+
+    /// Commits what the primary has committed, as far as it is durable here.
+    pub(super) fn advance_followed_commit(&mut self) {
+        if self.leading.is_none() && self.primary.is_some() {
+            let to = self.commit_known.min(self.log.durable().index);
+            self.commit = self.commit.max(to);
+        }
+    }
+
+    /// Acknowledges what is durable and as the primary of the PRESENT term has it: an fsync that
+    /// ends in a later term, or after a grant (which only a later term can see), says nothing.
+    pub(super) fn maybe_acknowledge(&mut self) {
+        if self.leading.is_some() || self.primary.is_none() || self.damage.is_some() {
+            return;
+        }
+        if self.installing.is_some() || (!self.ack_due && self.acked >= self.verified) {
+            return;
+        }
+        let mut index = self.verified.min(self.log.durable().index);
+        if Mutant::AckBeforeFsync.on() {
+            index = self.verified;
+        }
+        let complete = index == self.verified;
+        if index <= self.acked && !(self.ack_due && complete) {
+            return;
+        }
+        self.acked = index;
+        if complete {
+            self.ack_due = false;
+        }
+        let counting = self.is_admitted();
+        self.reply_to_primary(AppendReply::Match { index, counting });
+    }
+
+    fn reply_to_primary(&mut self, reply: AppendReply) {
+        if let Some(primary) = self.primary {
+            self.send(primary, Body::AppendReply(reply));
+        }
+    }
+}
+
+/// A replica without a cluster learns it from entry 1, whose members must hash to the id that
+/// the sender says it belongs to.
+fn is_founding(append: &Append, cluster: Option<ClusterId>) -> bool {
+    let first = append
+        .entries
+        .first()
+        .filter(|_| append.previous.index == Index(0));
+    first.is_none_or(|entry| {
+        let members = entry.as_formation().map(|formation| formation.members);
+        members.is_some_and(|members| Some(ClusterId::of_members(&members)) == cluster)
+    })
+}
+
+/// Consecutive entries, chained by hash to the one before, in terms that do not exceed the
+/// sender's. Bytes that say otherwise are refused before they touch the log.
+fn is_chained(append: &Append, term: Term) -> bool {
+    let mut stamp = append.previous;
+    let mut hash = append.previous_hash;
+    for entry in &append.entries {
+        let next = entry.stamp();
+        let follows = next.index == stamp.index.next()
+            && next.term >= stamp.term
+            && next.term <= term
+            && entry.previous_hash() == hash;
+        if !follows {
+            return false;
+        }
+        stamp = next;
+        hash = entry.hash();
+    }
+    true
+}

@@ -1,0 +1,225 @@
+//! A perfect network and disk of a few nodes: the main path, step by step.
+
+use super::*;
+use crate::types::entry::{Entry, Kind};
+use crate::types::*;
+use std::collections::BTreeMap;
+
+const STEP_US: u64 = 2_000;
+
+struct Cluster {
+    nodes: BTreeMap<ReplicaId, Node>,
+    committed: BTreeMap<ReplicaId, Vec<Entry>>,
+    events: Vec<(ReplicaId, Event)>,
+    reads: Vec<(ReadId, Index)>,
+    now: u64,
+}
+
+impl Cluster {
+    fn new(n: u16) -> Self {
+        let ids: Vec<ReplicaId> = (1..=n).map(ReplicaId).collect();
+        let mut cluster = Self {
+            nodes: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            events: Vec::new(),
+            reads: Vec::new(),
+            now: 0,
+        };
+        for id in &ids {
+            let node = Node::new(start(*id, &ids, 1));
+            cluster.nodes.insert(*id, node);
+        }
+        cluster.connect();
+        cluster
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            mono: Monotonic(self.now),
+            wall: WallTime(1_000_000_000 + self.now),
+        }
+    }
+
+    fn connect(&mut self) {
+        let now = self.now();
+        let ids: Vec<ReplicaId> = self.nodes.keys().copied().collect();
+        for a in &ids {
+            for b in ids.iter().filter(|b| *b != a) {
+                self.nodes.get_mut(a).unwrap().on_link_up(now, *b);
+            }
+        }
+    }
+
+    fn kill(&mut self, id: ReplicaId) {
+        self.nodes.remove(&id);
+        let now = self.now();
+        for node in self.nodes.values_mut() {
+            node.on_link_down(now, id, true);
+        }
+    }
+
+    fn run(&mut self, us: u64) {
+        let until = self.now + us;
+        while self.now < until {
+            self.now += STEP_US;
+            let now = self.now();
+            for node in self.nodes.values_mut() {
+                node.tick(now);
+            }
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        let now = self.now();
+        for _ in 0..100 {
+            let mut messages = Vec::new();
+            for (id, node) in &mut self.nodes {
+                let ready = node.take_ready();
+                messages.extend(ready.messages);
+                self.committed
+                    .entry(*id)
+                    .or_default()
+                    .extend(ready.committed);
+                self.events
+                    .extend(ready.events.into_iter().map(|e| (*id, e)));
+                self.reads.extend(ready.reads);
+                if let Some(job) = ready.job {
+                    node.on_persisted(now, job.id);
+                }
+            }
+            if messages.is_empty() && self.nodes.values_mut().all(|n| !n.has_news()) {
+                return;
+            }
+            for message in messages {
+                if let Some(node) = self.nodes.get_mut(&message.to) {
+                    node.step(now, message);
+                }
+            }
+        }
+        panic!("the network does not come to rest");
+    }
+
+    fn primary(&self) -> Option<ReplicaId> {
+        let serving = |node: &&Node| node.status().serving;
+        let found = self
+            .nodes
+            .values()
+            .filter(serving)
+            .max_by_key(|n| n.status().term);
+        found.map(|n| n.status().id)
+    }
+}
+
+fn start(id: ReplicaId, ids: &[ReplicaId], run: u64) -> Start {
+    Start {
+        config: Config {
+            id,
+            ids: ids.to_vec(),
+            refresh_interval_us: 100_000,
+            election_iters: 5,
+            election_check_interval_us: 10_000,
+            initialize_wait_us: 2_000_000,
+            build: "test".into(),
+        },
+        hard_state: HardState {
+            id,
+            incarnation: Incarnation([id.0 as u8; 16]),
+            formation: FormationStatus::Unformed,
+            cluster: None,
+            term: Term(0),
+            granted_to: None,
+            term_accepted: Term(0),
+            mark: Stamp::ZERO,
+            others_marks: BTreeMap::new(),
+        },
+        members: Members::new(),
+        term_runs: Vec::new(),
+        last: Stamp::ZERO,
+        tail: Vec::new(),
+        tail_previous_hash: Hash::default(),
+        commit: Index(0),
+        applied: Index(0),
+        damage: None,
+        run: RunNonce(run * 100 + u64::from(id.0)),
+        seed: u64::from(id.0),
+        now: Now::default(),
+    }
+}
+
+fn command(text: &str) -> (Kind, Vec<u8>) {
+    (Kind::Command, text.as_bytes().to_vec())
+}
+
+#[test]
+fn nodes_form_elect_and_commit() {
+    for n in [1, 3, 5] {
+        let mut cluster = Cluster::new(n);
+        cluster.run(500_000);
+        let primary = cluster.primary().expect("a primary serves");
+        let now = cluster.now();
+        let node = cluster.nodes.get_mut(&primary).unwrap();
+        let first = node.propose(now, &[command("a"), command("b")]).unwrap();
+        node.read_index(now, ReadId(7));
+        cluster.run(10_000);
+        for entries in cluster.committed.values() {
+            assert_eq!(entries.last().unwrap().index(), first.next());
+            assert_eq!(entries.last().unwrap().payload(), b"b");
+        }
+        assert_eq!(cluster.reads.len(), 1);
+    }
+}
+
+#[test]
+fn a_killed_primary_is_replaced_within_a_few_steps_and_a_secondary_reads() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(500_000);
+    let first = cluster.primary().unwrap();
+    cluster.kill(first);
+    cluster.run(10 * STEP_US);
+    let second = cluster.primary().expect("replaced by the fast path");
+    assert_ne!(first, second);
+    let now = cluster.now();
+    let secondary = *cluster.nodes.keys().find(|id| **id != second).unwrap();
+    cluster
+        .nodes
+        .get_mut(&secondary)
+        .unwrap()
+        .read_index(now, ReadId(1));
+    cluster.run(10_000);
+    assert_eq!(cluster.reads.len(), 1);
+    cluster.kill(secondary);
+    cluster.run(2_000_000);
+    assert_eq!(cluster.primary(), None, "no majority, no primary");
+}
+
+#[test]
+fn a_handover_ends_in_another_primary_without_a_gap() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(500_000);
+    let first = cluster.primary().unwrap();
+    let now = cluster.now();
+    cluster.nodes.get_mut(&first).unwrap().hand_over(now);
+    cluster.run(10 * STEP_US);
+    assert_ne!(cluster.primary().expect("handed over"), first);
+}
+
+#[test]
+fn a_wiped_replica_is_readmitted() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(500_000);
+    let primary = cluster.primary().unwrap();
+    let wiped = *cluster.nodes.keys().find(|id| **id != primary).unwrap();
+    cluster.kill(wiped);
+    let ids: Vec<ReplicaId> = (1..=3).map(ReplicaId).collect();
+    let mut again = start(wiped, &ids, 2);
+    again.hard_state.incarnation = Incarnation([99; 16]);
+    again.now = cluster.now();
+    cluster.nodes.insert(wiped, Node::new(again));
+    cluster.connect();
+    cluster.run(1_000_000);
+    let status = cluster.nodes[&wiped].status();
+    assert_eq!(status.role, Role::Secondary, "{:?}", cluster.events);
+    assert_eq!(status.members[&wiped], Incarnation([99; 16]));
+    assert_eq!(status.commit, cluster.nodes[&primary].status().commit);
+}
