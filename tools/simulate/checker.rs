@@ -81,8 +81,8 @@ pub struct Run {
     pub primary: Option<(Term, Index)>,
     /// Terms in which it stepped down.
     pub stepped_down: Option<Term>,
-    /// Last durable stamp before the job that is out.
-    pub before_job: Stamp,
+    /// Last stamp after the step before this one.
+    pub last: Stamp,
     pub admitted: bool,
 }
 
@@ -247,8 +247,9 @@ impl Checker {
     pub fn on_status(&mut self, at: usize, status: &chat::replica::Status, idle: bool) {
         let node = &status.node;
         let id = id_of(at);
-        self.check(node.commit >= self.runs[at].commit, "the commit index never falls", || {
-            format!("replica {id}: {} after {}", node.commit, self.runs[at].commit)
+        let before = self.runs[at].commit;
+        self.check(node.commit >= before, "the commit index never falls", || {
+            format!("replica {id}: {} after {before}", node.commit)
         });
         self.check(status.applied <= node.commit, "only committed entries are applied", || {
             format!("replica {id}: applied {} of {}", status.applied, node.commit)
@@ -256,8 +257,9 @@ impl Checker {
         self.check(node.term >= node.last.term, "the term is at least the log's", || {
             format!("replica {id} in term {} has {}", node.term, node.last)
         });
-        let advanced = node.commit > self.runs[at].commit;
+        let advanced = node.commit > before;
         self.runs[at].commit = node.commit;
+        self.runs[at].last = node.last;
         self.runs[at].admitted = node.members.get(&id) == Some(&node.incarnation);
         if node.role == Role::Primary {
             self.on_primary(at, node, advanced);

@@ -67,6 +67,7 @@ impl Checker {
     /// The replica has started: it must stand where its log does.
     pub fn on_started(&mut self, at: usize, last: Stamp, commit: Index) {
         let durable = self.views[at].durable_last();
+        self.runs[at].last = last;
         let good = last == durable || self.views[at].damaged;
         self.check(good, "a restart keeps the whole log", || {
             format!("replica {} starts at {last} of {durable}", at + 1)
@@ -324,7 +325,7 @@ impl Checker {
                 });
             }
             Event::Adopted { last, .. } => {
-                let before = self.runs[at].before_job;
+                let before = self.runs[at].last;
                 self.check(*last > before, "an adopted copy is newer", || {
                     format!("replica {id} adopts {last} over {before}")
                 });

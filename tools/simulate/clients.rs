@@ -258,6 +258,7 @@ impl World {
                 sequence: client.sequence,
             }),
             operation,
+            front: false,
         }
     }
 

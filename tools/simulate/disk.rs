@@ -5,7 +5,7 @@
 use super::checker::{Checker, Mark};
 use super::rng::Rng;
 use chat::consensus::HardState;
-use chat::storage::memory::{MemDisk, MemReader, MemStore};
+use chat::storage::{Effect, MemDisk, MemReader, MemStore};
 use chat::storage::{CommitRecord, Recovered, StorageError, Store, Write};
 use chat::types::entry::Entry;
 use chat::types::Index;
@@ -22,21 +22,23 @@ impl Disk {
             inner: MemDisk::new(),
         }
     }
-    /// Opens the store on it.
-    pub fn open(&self) -> Result<(MemStore, Recovered), StorageError> {
-        MemStore::open(self.inner.clone())
+    /// Opens the store on it. A small cache makes the replica read its store as one with a long
+    /// log does.
+    pub fn open(&self, cache_bytes: usize) -> Result<(MemStore, Recovered), StorageError> {
+        MemStore::open_with_cache(&self.inner, cache_bytes)
     }
-    /// The process dies: what was not synced is kept up to a random point.
+    /// The power goes: what was not synced is kept up to a random point.
     pub fn crash(&self, rng: &mut Rng) {
-        self.inner.crash(rng.next());
+        self.inner.crash(&mut |n| rng.below(n as u64) as usize);
     }
-    /// The `n`-th primitive operation from now fails (0: the next one).
-    pub fn fail_after(&self, n: u64) {
-        self.inner.fail_after(Some(n));
+    /// The `n`-th primitive operation from now fails (0: the next one), done or not.
+    pub fn fail_after(&self, n: u64, done: bool) {
+        let effect = if done { Effect::Done } else { Effect::None };
+        self.inner.fail_after(n, effect);
     }
     /// Operations succeed again.
     pub fn heal(&self) {
-        self.inner.fail_after(None);
+        self.inner.fail_after(u64::MAX / 2, Effect::None);
     }
 }
 

@@ -136,6 +136,8 @@ pub struct Plan {
     pub think_us: u64,
     pub token_idle_us: u64,
     pub checkpoint_entries: u64,
+    /// Bytes of log below the applied index that a booting replica keeps in memory.
+    pub cache_bytes: usize,
     /// At the end two of three disks are replaced: nothing may form.
     pub double_wipe: bool,
 }
@@ -175,6 +177,7 @@ impl Plan {
             think_us: *rng.pick(&[500, 3_000, 12_000]),
             token_idle_us: 3_600_000_000,
             checkpoint_entries: *rng.pick(&[4, 32, 256]),
+            cache_bytes: *rng.pick(&[1, 1_000, 16 * 1024 * 1024]),
             double_wipe: options.replicas == 3 && faults.has(Fault::Wipe) && rng.chance(100),
         }
     }

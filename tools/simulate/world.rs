@@ -14,7 +14,7 @@ use super::rng::Rng;
 use chat::consensus::{self, FormationStatus, HardState, Now, Role};
 use chat::replica::{self, Config, DiskDone, DiskJob, Input, Output, PeerMessage, Replica};
 use chat::storage::Store;
-use chat::storage::memory::{MemReader, MemStore};
+use chat::storage::{MemReader, MemStore};
 use chat::types::{Incarnation, Monotonic, ReplicaId, RunNonce, Stamp, Term, WallTime};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -329,7 +329,7 @@ impl World {
             return;
         }
         let run = RunNonce(self.rng.next());
-        let (mut store, mut recovered) = match self.members[at].disk.open() {
+        let (mut store, mut recovered) = match self.members[at].disk.open(self.plan.cache_bytes) {
             Ok(opened) => opened,
             Err(error) => {
                 self.checker
@@ -554,8 +554,6 @@ impl World {
         let slow = self.now < self.members[at].slow_until;
         let time = self.plan.disk_time(&mut self.rng, slow);
         let life = self.members[at].life;
-        let before = self.checker.views[at].durable_last();
-        self.checker.runs[at].before_job = before;
         let Some(process) = self.members[at].process.as_mut() else {
             return;
         };
@@ -576,8 +574,8 @@ impl World {
         }
         let dies = !self.healing && self.rng.chance(self.plan.persist_kill);
         if dies {
-            let after = self.rng.below(6);
-            self.members[at].disk.fail_after(after);
+            let (after, done) = (self.rng.below(9), self.rng.chance(300));
+            self.members[at].disk.fail_after(after, done);
         }
         let Some(process) = self.members[at].process.as_mut() else {
             return;
