@@ -79,8 +79,15 @@ pub struct Run {
     pub covered: (Term, u64),
     /// The term in which it was seen to be primary, and its commit index then.
     pub primary: Option<(Term, Index)>,
-    /// Terms in which it stepped down.
+    /// Highest term in which it stepped down.
     pub stepped_down: Option<Term>,
+    /// The same, if it was in this very step.
+    pub steps_down: Option<Term>,
+    /// Its term and durable index after the last step, as it knows them.
+    pub term: Term,
+    pub durable: Index,
+    /// For each term that it left: the next one, and what it knew to be durable then.
+    pub left: Vec<(Term, Index)>,
     /// Last stamp after the step before this one.
     pub last: Stamp,
     pub admitted: bool,
@@ -178,13 +185,15 @@ impl Checker {
     /// holding what it held: the fault model allows that loss.
     fn holders(&self, index: Index, hash: Hash, without: Option<ReplicaId>) -> usize {
         let at = index.0 as usize - 1;
+        let founders = self.founders.as_ref().unwrap_or(&self.in_force);
+        let members = if self.committed.is_empty() { founders } else { &self.in_force };
         let holds = |log: &Vec<Mark>| log.get(at).is_some_and(|m| m.1 == hash);
         self.views
             .iter()
             .enumerate()
             .filter(|(i, view)| {
                 let id = id_of(*i);
-                let in_force = self.in_force.get(&id);
+                let in_force = members.get(&id);
                 let now = without != Some(id)
                     && view.incarnation().as_ref() == in_force
                     && holds(&view.durable);
@@ -261,8 +270,18 @@ impl Checker {
         self.runs[at].commit = node.commit;
         self.runs[at].last = node.last;
         self.runs[at].admitted = node.members.get(&id) == Some(&node.incarnation);
+        let run = &mut self.runs[at];
+        if node.term > run.term {
+            run.left.push((node.term, run.durable));
+        }
+        (run.term, run.durable) = (node.term, node.durable.index);
+        let ended = run.steps_down.take();
         if node.role == Role::Primary {
             self.on_primary(at, node, advanced);
+        } else if let Some(term) = ended
+            && advanced
+        {
+            self.on_last_commit(at, Stamp::new(term, node.commit));
         }
         self.on_digest(at, status.applied, status.digest);
         let settled = idle && node.last == node.durable;
@@ -298,6 +317,18 @@ impl Checker {
         self.check(holders >= self.majority(), "committed is durable on a majority", || {
             format!("primary {id} commits {stamp}: {holders} disks hold it")
         });
+    }
+
+    /// A primary may commit and step down in one step (a handover does).
+    fn on_last_commit(&mut self, at: usize, stamp: Stamp) {
+        let Some(hash) = self.stamps.get(&stamp).copied() else {
+            return;
+        };
+        if let Some(log) = self.log_with(stamp.index, hash)
+            && self.holders(stamp.index, hash, None) >= self.majority()
+        {
+            self.commit_prefix(at, &log, stamp.term);
+        }
     }
 
     fn on_became_primary(&mut self, at: usize, term: Term) {

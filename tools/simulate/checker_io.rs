@@ -256,7 +256,10 @@ impl Checker {
     fn on_match(&mut self, at: usize, message: &Message, index: Index, counting: bool) {
         let (id, term) = (id_of(at), message.term);
         let i = index.0 as usize;
-        let held = self.views[at].durable.len() >= i;
+        // An answer may have waited for its term to be durable, and that term may have ended
+        // meanwhile: it was true when it was made, as one that is late on its way.
+        let left = self.runs[at].left.iter().find(|(next, _)| *next > term).copied();
+        let held = left.is_some() || self.views[at].durable.len() >= i;
         self.check(held, "nothing is acknowledged before it is durable", || {
             format!("replica {id} acknowledges {index} in term {term}")
         });
@@ -266,11 +269,13 @@ impl Checker {
         self.check(self.runs[at].admitted, "only admitted replicas count", || {
             format!("replica {id} acknowledges {index}")
         });
-        let live = self.views[at].hard_live.as_ref().map(|h| h.term);
-        let current = live.is_none_or(|t| t <= term);
+        let current = left.is_none_or(|(_, durable)| index <= durable);
         self.check(current, "nothing is acknowledged after a grant above it", || {
-            format!("replica {id} acknowledges {index} in term {term}, it is in {live:?}")
+            format!("replica {id} acknowledges {index} in term {term}, which it left: {left:?}")
         });
+        if left.is_some() {
+            return;
+        }
         let covered = self.runs[at].covered;
         let good = index.0 == 0 || (covered.0 == term && covered.1 >= index.0);
         self.check(good, "only what this primary sent is acknowledged", || {
@@ -316,6 +321,7 @@ impl Checker {
             Event::SteppedDown { term, .. } => {
                 let run = &mut self.runs[at];
                 run.stepped_down = run.stepped_down.max(Some(*term));
+                run.steps_down = Some(*term);
                 self.count("primaries that stepped down");
             }
             Event::BecamePrimary(term) => {

@@ -62,6 +62,8 @@ pub struct Client {
     token: Option<TokenHash>,
     revoked: Vec<TokenHash>,
     pending: Option<Pending>,
+    /// What is to be tried again under its id with a new token.
+    parked: Option<Pending>,
     numbers: BTreeMap<usize, u64>,
     /// Last place of the inbox that was read.
     seen: u64,
@@ -70,7 +72,6 @@ pub struct Client {
     pub acknowledged_after_heal: bool,
     /// Replicas from which the whole inbox is still to be read at the end.
     pub finals: Vec<usize>,
-    asleep: bool,
 }
 
 /// A message, as told: sender, the sender's number, message id.
@@ -100,13 +101,13 @@ impl World {
                 token: None,
                 revoked: Vec::new(),
                 pending: None,
+                parked: None,
                 numbers: BTreeMap::new(),
                 seen: 0,
                 acknowledged: 0,
                 home: 0,
                 acknowledged_after_heal: false,
                 finals: Vec::new(),
-                asleep: false,
             };
             self.clients.push(client);
             let after = self.rng.around(50_000);
@@ -116,7 +117,9 @@ impl World {
 
     /// No client has anything on its way or to be done.
     pub fn clients_idle(&self) -> bool {
-        self.clients.iter().all(|c| c.pending.is_none() && c.finals.is_empty())
+        self.clients
+            .iter()
+            .all(|c| c.pending.is_none() && c.parked.is_none() && c.finals.is_empty())
     }
 
     /// Clients read everything once more, from every replica, and end.
@@ -132,9 +135,17 @@ impl World {
         if self.clients[at].pending.as_ref().is_some_and(|p| p.ticket != 0) {
             return;
         }
+        if self.clients[at].token.is_some()
+            && let Some(mut parked) = self.clients[at].parked.take()
+        {
+            if let Request::Write(command) = &mut parked.request {
+                command.auth = self.clients[at].token.map(|token| Auth { token });
+            }
+            parked.ticket = 0;
+            self.clients[at].pending = Some(parked);
+        }
         if self.clients[at].pending.is_none() {
             let Some(what) = self.choose(at) else {
-                self.clients[at].asleep = true;
                 return;
             };
             let request = self.request(at, &what);
@@ -363,13 +374,16 @@ impl World {
 
     fn on_reply(&mut self, at: usize, pending: Pending, reply: Reply) {
         let name = self.clients[at].name.clone();
-        if let Request::Write(Command { request: Some(id), .. }) = &pending.request {
+        if let Request::Write(Command { request: Some(id), .. }) = &pending.request
+            && !matches!(reply, Reply::Refused(_))
+        {
             let known = self.history.replies.entry(*id).or_insert_with(|| reply.clone());
             let same = *known == reply || !matches!(reply, Reply::Sent { .. });
             self.checker.check(same, "a request is applied at most once", || {
                 format!("{name}: {id:?} came to {reply:?} after another reply")
             });
         }
+        let expires = self.tokens_expire();
         let client = &mut self.clients[at];
         match (&pending.what, &reply) {
             (What::Create(token), Reply::LoggedIn { account, .. }) => {
@@ -392,6 +406,13 @@ impl World {
                 client.acknowledged = client.acknowledged.max(up_to.0);
             }
             (What::Profile, Reply::Done) => {}
+            (_, Reply::Refused(Refusal::TokenInvalid)) if expires => {
+                // An earlier attempt may have been applied: with a new token, under the same id.
+                client.token = None;
+                client.parked = Some(pending);
+                self.done(at);
+                return;
+            }
             (what, reply) => self.checker.fail("a request is answered as it must be", || {
                 format!("{name}: {what:?} came to {reply:?}")
             }),
@@ -400,6 +421,10 @@ impl World {
             self.clients[at].acknowledged_after_heal = true;
         }
         self.done(at);
+    }
+
+    fn tokens_expire(&self) -> bool {
+        self.plan.token_idle_us < 1 << 40
     }
 
     fn done(&mut self, at: usize) {
@@ -499,6 +524,11 @@ impl World {
                 self.checker.check(right, "a token names its account", || {
                     format!("{name} is told {account:?}")
                 });
+            }
+            (What::Inbox { .. } | What::WhoAmI, Answer::Refused(Refusal::TokenInvalid))
+                if self.tokens_expire() =>
+            {
+                self.clients[at].token = None;
             }
             (What::Revoked(_), Answer::Refused(Refusal::TokenInvalid)) => {
                 self.checker.count("revoked tokens refused");

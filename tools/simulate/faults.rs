@@ -175,7 +175,7 @@ impl Plan {
             boot_spread_us: 5_000 + late_boot,
             clients: rng.between(2, 4) as usize,
             think_us: *rng.pick(&[500, 3_000, 12_000]),
-            token_idle_us: 3_600_000_000,
+            token_idle_us: if rng.chance(100) { 1_500_000 } else { 1 << 44 },
             checkpoint_entries: *rng.pick(&[4, 32, 256]),
             cache_bytes: *rng.pick(&[1, 1_000, 16 * 1024 * 1024]),
             double_wipe: options.replicas == 3 && faults.has(Fault::Wipe) && rng.chance(100),
