@@ -75,6 +75,16 @@ pub const TOKENS_MAX: usize = 32;
 pub const CLIENTS_MAX: usize = 16;
 /// Replies kept for one client, for idempotency.
 pub const REPLIES_MAX: u64 = 2_048;
+/// Front doors (a replica's process run each) whose own request ids are remembered; the least
+/// recent by log index is dropped.
+pub const FRONTS_MAX: usize = 64;
+/// Replies kept for one front door: it speaks for all clients that bring no ids.
+pub const FRONT_REPLIES_MAX: u64 = 8_192;
+/// Tokens in one `ExtendTokens`: each changes its own record and perhaps its account's head.
+pub const EXTEND_TOKENS_MAX: usize = 512;
+/// Tokens in one `ExpireTokens`: each changes three records.
+pub const EXPIRE_TOKENS_MAX: usize = 256;
+const _: () = assert!(EXTEND_TOKENS_MAX * 32 + 1024 < ENTRY_PAYLOAD_BYTES_MAX);
 /// Messages kept in one inbox. Older ones go, sent or not.
 pub const INBOX_MESSAGES_MAX: u64 = 1_000_000;
 const _: () = assert!(BODY_BYTES_MAX + 4 * 1024 < ENTRY_PAYLOAD_BYTES_MAX);

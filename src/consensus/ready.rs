@@ -126,8 +126,7 @@ pub enum Event {
     BecamePrimary(Term),
     /// An entry of the primary's own term is committed: it serves.
     Serving(Term),
-    /// No longer primary. Proposals that are not committed yet: outcome unknown, except those
-    /// above `last`, which were never in the log.
+    /// No longer primary. The outcome of proposals that are not committed yet is unknown.
     SteppedDown {
         /// The term that ended for this replica.
         term: Term,
@@ -141,7 +140,8 @@ pub enum Event {
         /// Whom.
         primary: Option<ReplicaId>,
     },
-    /// The log above this index is gone, legally. Proposals there were certainly not applied.
+    /// The log above this index is gone here, legally. That proves nothing about proposals there:
+    /// until something else is committed in their place, another replica may still commit them.
     Truncated {
         /// Last index kept.
         after: Index,

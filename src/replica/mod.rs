@@ -1,18 +1,49 @@
 //! One replica: consensus, state machine and store put together.
 //!
 //! [`Replica`] is synchronous and knows no thread, socket or clock: the simulator runs the very
-//! same one. `runtime` gives it a thread, a queue, a storage thread and links to the others.
-//! (Skeleton: signatures are fixed, bodies come.)
+//! same one. [`runtime`] gives it a thread, a queue, a storage thread and links to the others.
+//!
+//! ```text
+//!  service ── Handle ──┐                    ┌── notices ── Shared ── Watch ── streams
+//!  network ─ PeerInbox ┼─ Queue ─ Driver ───┼── messages ─ Transport ─ network
+//!  storage thread ─────┘    (one thread)    └── DiskJob ── storage thread
+//! ```
+//!
+//! Architecture invariants: only the replica's thread touches [`Replica`], and it never waits for
+//! a disk or a peer; only the storage thread writes; whoever waits for an outcome gets exactly
+//! one, and `NotApplied` is said only of what certainly was not and never will be.
 
+mod disk;
+mod driver;
+mod engine;
+mod events;
+mod execute;
+mod forwards;
 mod handle;
-pub use handle::{Handle, Wake, Watch};
+mod names;
+mod payload;
+mod queue;
+mod reads;
+pub mod runtime;
+pub mod shared;
+mod stopping;
+mod storage_thread;
+#[cfg(test)]
+mod testing;
+mod tokens;
+pub mod transport;
+mod writes;
 
-use crate::consensus::{Event, Message, Now, Role, Status as NodeStatus};
+pub use engine::Replica;
+pub use execute::execute;
+pub use handle::{Handle, Verified, Wake, Watch};
+pub use names::Names;
+
+use crate::consensus::{Event, Message, Status as NodeStatus};
 use crate::state_machine::{Answer, Command, Notice, Query, Reply};
-use crate::storage::{CommitRecord, Recovered, Slice, StateReader, StorageError, Store};
+use crate::storage::{CommitRecord, Slice};
 use crate::types::entry::Entry;
-use crate::types::{Hash, Index, Monotonic, ReplicaId, RunNonce, TokenHash};
-use std::time::Duration;
+use crate::types::{Hash, Index, ReplicaId, RunNonce, TokenHash};
 
 /// What the replica is started with.
 #[derive(Clone, Debug)]
@@ -184,13 +215,6 @@ pub struct DiskDone {
     pub fetched: Vec<(ReplicaId, Vec<Entry>)>,
 }
 
-/// Does a job, step by step in its order. The storage thread and the simulator both call this.
-#[allow(clippy::needless_pass_by_value)]
-pub fn execute<S: Store>(store: &mut S, job: DiskJob) -> Result<DiskDone, StorageError> {
-    let _ = (store, job);
-    todo!()
-}
-
 /// What a turn brought.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -224,41 +248,3 @@ pub struct Status {
     /// What the state trees on the disk hold.
     pub checkpoint: Index,
 }
-
-/// The replica.
-pub struct Replica<R: StateReader> {
-    _reader: R,
-}
-
-#[allow(unused_variables, clippy::unused_self)]
-impl<R: StateReader> Replica<R> {
-    /// Starts from what recovery found. `recovered.hard_state` is `Some` here: the caller has
-    /// created it for a new replica (a fresh incarnation, fsynced) before anything is sent.
-    pub fn start(
-        config: Config,
-        recovered: Recovered,
-        reader: R,
-        run: RunNonce,
-        seed: u64,
-        now: Now,
-    ) -> Result<Self, StorageError> {
-        todo!()
-    }
-    /// One thing happened. Errors are the disk's or an entry's that this build does not know: the
-    /// replica stops.
-    pub fn handle(&mut self, input: Input, now: Now) -> Result<(), StorageError> {
-        todo!()
-    }
-    /// What came of it. Take it after every input, or after a batch of inputs: what was proposed
-    /// in between goes out as one batch.
-    pub fn take_output(&mut self) -> Result<Output, StorageError> {
-        todo!()
-    }
-    /// A look inside.
-    pub fn status(&self) -> Status {
-        todo!()
-    }
-}
-
-#[allow(dead_code)]
-type Keep = (Role, Monotonic, Duration);

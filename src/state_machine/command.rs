@@ -2,6 +2,7 @@
 //!
 //! Encoded with rmp-serde into entries: fields only ever grow at the end, with defaults.
 
+use super::blob;
 use crate::types::{ClientId, InboxSeq, Index, RequestId, TokenHash, UserId, WallTime};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,21 @@ pub struct Command {
     pub request: Option<RequestId>,
     /// What to do.
     pub operation: Operation,
+    /// `request` is an id that a replica's front door made, for a client that brought none. Such
+    /// ids are kept apart from the clients' own and need no registration.
+    #[serde(default)]
+    pub front: bool,
+}
+
+impl Command {
+    /// The bytes for an entry's payload.
+    pub fn encode(&self) -> Vec<u8> {
+        rmp_serde::to_vec(self).expect("plain structs of strings and numbers always encode")
+    }
+    /// The command in an entry's payload; `None`: not one that this build knows.
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        rmp_serde::from_slice(payload).ok()
+    }
 }
 
 /// The token that a request came with. (The user is what the token says.)
@@ -71,6 +87,7 @@ pub enum Operation {
         /// Case-folded and checked.
         recipient: String,
         /// At most `BODY_BYTES_MAX`.
+        #[serde(with = "blob")]
         body: Vec<u8>,
         /// At most `CONTENT_TYPE_BYTES_MAX`.
         content_type: String,
@@ -97,12 +114,14 @@ pub enum Operation {
     DeleteAccount,
     /// Internal: these tokens were used. At most once per token in five minutes.
     ExtendTokens {
-        /// At most 1,024.
+        /// At most `EXTEND_TOKENS_MAX`; what is beyond is passed over.
+        #[serde(with = "blob::token_hashes")]
         tokens: Vec<TokenHash>,
     },
     /// Internal, proposed by the primary only: drop those of these tokens that have been idle.
     ExpireTokens {
-        /// At most 256.
+        /// At most `EXPIRE_TOKENS_MAX`; what is beyond is passed over.
+        #[serde(with = "blob::token_hashes")]
         tokens: Vec<TokenHash>,
         /// Idle for this long, in microseconds, by the entry's time.
         idle_us: u64,
@@ -269,6 +288,7 @@ pub struct InboxMessage {
     /// Time.
     pub time: WallTime,
     /// Body.
+    #[serde(with = "blob")]
     pub body: Vec<u8>,
     /// Content type.
     pub content_type: String,
@@ -308,7 +328,8 @@ pub enum Query {
         token: TokenHash,
         /// After this one; `None`: after the device's cursor.
         after: Option<InboxSeq>,
-        /// At most.
+        /// At most. Large messages make it fewer: there are more while the last one's sequence is
+        /// below the cursor's `last`.
         limit: usize,
     },
     /// How far the account named has received what this account sent: for `delivered` events.

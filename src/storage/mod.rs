@@ -4,10 +4,51 @@
 //! works through [`Store`], so that the simulator runs the same replica on a disk in memory whose
 //! live and durable images differ.
 //!
+//! | file | what |
+//! |---|---|
+//! | `block` | entries packed into the values of the `log` tree |
+//! | `records` | every other key and value |
+//! | `hard_state` | the promises: two generations of two copies in a file of their own |
+//! | `recovery` | what a store holds when it is opened, and what is wrong with it |
+//! | `sled_store` | [`SledStore`], the store of a running replica |
+//! | `directory` | the data directory around it: lock, identity, formats, creation |
+//! | `memory` | [`MemStore`], the same on a disk in memory that can be cut off at any operation |
+//! | `inspect`, `verify` | `dump` and `verify`, of a stopped and of a running replica |
+//! | `fdatasync` | the redirect that makes sled's flush reach the disk |
+//!
+//! The layout byte by byte, and why it is so, is in `docs/storage.md`. Storage never looks into
+//! the records of the state trees, never repairs anything, and never returns an empty store where
+//! there was a full one.
+//!
 //! # Duties of order
 //!
 //! A caller writes a [`Write`] and then calls [`Store::sync`] BEFORE anything that depends on it
 //! leaves the replica. A failed write or sync is never retried: the replica stops.
+
+mod block;
+mod directory;
+mod fdatasync;
+mod files;
+mod guard;
+mod hard_state;
+mod inspect;
+mod memory;
+#[path = "../../migrations/mod.rs"]
+mod migrations;
+mod records;
+mod recovery;
+mod sled_store;
+#[cfg(test)]
+mod testing;
+mod verify;
+
+pub use directory::{DirectoryLock, OpenOptions, Opened, open_directory};
+pub use fdatasync::fdatasync_calls;
+pub use inspect::Inspection;
+pub use memory::{Effect, MemDisk, MemReader, MemStore};
+pub use migrations::FORMAT;
+pub use sled_store::{SledReader, SledStore};
+pub use verify::{Finding, LogVerifier, verify_log};
 
 use crate::consensus::HardState;
 use crate::types::entry::Entry;
@@ -97,7 +138,10 @@ pub struct Write {
     pub slice: Option<Slice>,
 }
 
-/// What a store holds when it is opened.
+/// What a store holds when it is opened. All of it is durable: an open BEGINS with a sync, because
+/// what a killed process left in the page cache is readable and may still be lost.
+///
+/// With `damage` the other fields are what could be read, and need not agree with each other.
 #[derive(Clone, Debug)]
 pub struct Recovered {
     /// The promises; `None`: no file, which is a new replica if the log is empty too and lost

@@ -1,0 +1,449 @@
+//! What the disk is to do next, and how far it is: one [`DiskJob`] at a time.
+//!
+//! The core's job goes first and alone: a batch never waits behind more than one checkpoint slice.
+//! Slices go when the core has nothing to write, or, when the trees lag too far behind, in turn
+//! with its jobs. A commit record rides with the next entries, or goes alone when none come within
+//! a refresh interval; it is never for an entry that is not in the store.
+
+use super::{DiskDone, DiskJob};
+use crate::consensus::{Fetch, Job, JobId};
+use crate::storage::{CommitRecord, Slice};
+use crate::types::{Index, Monotonic};
+use std::collections::VecDeque;
+
+/// Commit records that wait for their entries to reach the store; beyond, older ones are thinned.
+const RECORDS_WAITING_MAX: usize = 1_024;
+
+/// How much a job may carry at this moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Policy {
+    /// Write a commit record alone after it waited this long, in microseconds.
+    pub record_after_us: u64,
+    /// The trees lag far: a slice takes its turn before the core's job.
+    pub pressing: bool,
+    /// Write a slice even if it is not full, and the commit record now.
+    pub force: bool,
+}
+
+struct Out {
+    number: u64,
+    since: Monotonic,
+    core: Option<JobId>,
+    log_last: Index,
+    wrote_log: bool,
+    commit: Option<CommitRecord>,
+    slice: Option<Slice>,
+}
+
+/// Whether the trees are to stand still, for a scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Freeze {
+    No,
+    /// Once everything up to here is in them.
+    Until(Index),
+    Frozen,
+}
+
+/// What a finished job was.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Finished {
+    pub core: Option<JobId>,
+    pub slice: bool,
+}
+
+/// The disk's side of a replica.
+pub(super) struct Disk {
+    number: u64,
+    out: Option<Out>,
+    core: Option<Job>,
+    fetches: Vec<Fetch>,
+    /// Last entry in the store.
+    log_last: Index,
+    /// Not written yet, ascending.
+    records: VecDeque<CommitRecord>,
+    records_since: Monotonic,
+    /// Newest one written, and the newest one that a sync has followed.
+    written: Option<CommitRecord>,
+    durable: Index,
+    /// The last slice written, without its changes.
+    checkpoint: Option<Slice>,
+    sliced_last: bool,
+    freeze: Freeze,
+    /// The machine had nothing more when it was last forced.
+    exhausted: bool,
+}
+
+impl Disk {
+    pub(super) fn new(
+        log_last: Index,
+        commit: Option<CommitRecord>,
+        checkpoint: Option<Slice>,
+    ) -> Self {
+        Self {
+            number: 0,
+            out: None,
+            core: None,
+            fetches: Vec::new(),
+            log_last,
+            records: VecDeque::new(),
+            records_since: Monotonic(0),
+            written: commit,
+            durable: commit.map_or(Index(0), |record| record.stamp.index),
+            checkpoint,
+            sliced_last: false,
+            freeze: Freeze::No,
+            exhausted: false,
+        }
+    }
+
+    /// What the trees on the disk hold.
+    pub(super) fn checkpoint(&self) -> Index {
+        self.checkpoint.as_ref().map_or(Index(0), |s| s.applied)
+    }
+
+    /// For how long the job that is out has been out; 0 if none.
+    pub(super) fn age_us(&self, now: Monotonic) -> u64 {
+        self.out.as_ref().map_or(0, |out| now.since(out.since))
+    }
+
+    /// Nothing is out, and nothing of the core's or of the commit records waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.out.is_none() && self.core.is_none() && self.records.is_empty()
+    }
+
+    /// The last forced slice was the last there is.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.exhausted
+    }
+
+    /// The core's next job.
+    pub(super) fn set_core(&mut self, job: Job) {
+        let out = self.out.as_ref().and_then(|out| out.core);
+        assert!(
+            self.core.is_none() && out.is_none(),
+            "the core has one job out at a time"
+        );
+        self.core = Some(job);
+    }
+
+    /// Entries that a peer needs.
+    pub(super) fn fetch(&mut self, fetches: Vec<Fetch>) {
+        self.fetches.extend(fetches);
+    }
+
+    /// Something was applied; this is the record of it.
+    pub(super) fn record(&mut self, record: CommitRecord, now: Monotonic) {
+        if self.records.is_empty() {
+            self.records_since = now;
+        }
+        if self.records.len() == RECORDS_WAITING_MAX {
+            self.records.remove(RECORDS_WAITING_MAX / 2);
+        }
+        self.records.push_back(record);
+        self.exhausted = false;
+    }
+
+    /// The next job, if the disk is free and there is something to do. `next_slice` is the
+    /// machine's: (commit recorded, force).
+    pub(super) fn next_job(
+        &mut self,
+        policy: Policy,
+        now: Monotonic,
+        next_slice: &mut dyn FnMut(Index, bool) -> Option<Slice>,
+    ) -> Option<DiskJob> {
+        if self.out.is_some() {
+            return None;
+        }
+        let force = policy.force || matches!(self.freeze, Freeze::Until(_));
+        let slice_turn = self.core.is_none() || policy.pressing && !self.sliced_last;
+        let slice = slice_turn.then(|| self.slice(force, next_slice)).flatten();
+        let core = if slice.is_some() {
+            None
+        } else {
+            self.core.take()
+        };
+        let (log_last, wrote_log) = match &core {
+            Some(job) => log_after(job, self.log_last),
+            None => (self.log_last, false),
+        };
+        let waited = now.since(self.records_since) >= policy.record_after_us;
+        let commit = if wrote_log || slice.is_some() || force || waited {
+            self.take_record(log_last)
+        } else {
+            None
+        };
+        // A slice stands on a record that is durable or in its own write.
+        let commit = commit.or_else(|| {
+            let slice = slice.as_ref()?;
+            (slice.applied > self.durable)
+                .then_some(self.written)
+                .flatten()
+        });
+        let fetches = std::mem::take(&mut self.fetches);
+        if core.is_none() && commit.is_none() && slice.is_none() && fetches.is_empty() {
+            return None;
+        }
+        self.number += 1;
+        self.sliced_last = slice.is_some();
+        self.out = Some(Out {
+            number: self.number,
+            since: now,
+            core: core.as_ref().map(|job| job.id),
+            log_last,
+            wrote_log,
+            commit,
+            slice: slice.as_ref().map(without_changes),
+        });
+        Some(DiskJob {
+            number: self.number,
+            core,
+            commit,
+            slice,
+            fetches,
+        })
+    }
+
+    /// A job is done.
+    pub(super) fn on_done(&mut self, done: &DiskDone) -> Finished {
+        let Some(out) = self.out.take_if(|out| out.number == done.number) else {
+            return Finished::default();
+        };
+        self.log_last = out.log_last;
+        if out.commit.is_some() {
+            self.written = out.commit;
+        }
+        if out.wrote_log {
+            self.durable = self.written.map_or(Index(0), |record| record.stamp.index);
+        }
+        let slice = out.slice.is_some();
+        if slice {
+            self.checkpoint = out.slice;
+        }
+        Finished {
+            core: out.core,
+            slice,
+        }
+    }
+
+    /// Write everything up to `applied` to the trees, then hold slices back.
+    pub(super) fn freeze(&mut self, applied: Index) {
+        self.freeze = Freeze::Until(applied);
+        self.exhausted = false;
+    }
+
+    /// Slices may go again.
+    pub(super) fn thaw(&mut self) {
+        self.freeze = Freeze::No;
+    }
+
+    /// The last slice written, without its changes.
+    pub(super) fn checkpoint_slice(&self) -> Option<&Slice> {
+        self.checkpoint.as_ref()
+    }
+
+    /// Do the trees stand still?
+    pub(super) fn is_frozen(&mut self) -> bool {
+        if let Freeze::Until(target) = self.freeze
+            && self.out.as_ref().is_none_or(|out| out.slice.is_none())
+            && (self.checkpoint() >= target || self.exhausted && self.records.is_empty())
+        {
+            self.freeze = Freeze::Frozen;
+        }
+        self.freeze == Freeze::Frozen
+    }
+
+    fn slice(
+        &mut self,
+        force: bool,
+        next_slice: &mut dyn FnMut(Index, bool) -> Option<Slice>,
+    ) -> Option<Slice> {
+        if self.freeze == Freeze::Frozen {
+            return None;
+        }
+        let waiting = self.newest_record(self.log_last).map(|at| self.records[at]);
+        let limit = waiting.or(self.written)?.stamp.index;
+        let slice = next_slice(limit, force);
+        let newest = self.records.back().copied().or(self.written)?.stamp.index;
+        self.exhausted = force && slice.is_none() && limit == newest;
+        if let Some(slice) = &slice {
+            assert!(
+                slice.applied <= limit,
+                "a slice goes no further than commit records do"
+            );
+        }
+        slice
+    }
+
+    fn newest_record(&self, log_last: Index) -> Option<usize> {
+        self.records
+            .partition_point(|record| record.stamp.index <= log_last)
+            .checked_sub(1)
+    }
+
+    fn take_record(&mut self, log_last: Index) -> Option<CommitRecord> {
+        let at = self.newest_record(log_last)?;
+        self.records.drain(..=at).next_back()
+    }
+}
+
+/// The store's last entry after a job, and whether the job writes to the log.
+fn log_after(job: &Job, before: Index) -> (Index, bool) {
+    let kept = job.truncate_after.map_or(before, |after| after.min(before));
+    let last = job
+        .append
+        .last()
+        .map_or(kept, crate::types::entry::Entry::index);
+    (last, job.truncate_after.is_some() || !job.append.is_empty())
+}
+
+fn without_changes(slice: &Slice) -> Slice {
+    Slice {
+        applied: slice.applied,
+        hash: slice.hash,
+        digest: slice.digest,
+        members: slice.members.clone(),
+        machine: slice.machine.clone(),
+        changes: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::testing::{entry, ms, record, slice};
+
+    const POLICY: Policy = Policy {
+        record_after_us: 50_000,
+        pressing: false,
+        force: false,
+    };
+    const FORCE: Policy = Policy {
+        force: true,
+        ..POLICY
+    };
+
+    fn append(id: u64, index: u64) -> Job {
+        Job {
+            id: JobId(id),
+            append: vec![entry(1, index)],
+            ..Job::default()
+        }
+    }
+
+    fn none() -> impl FnMut(Index, bool) -> Option<Slice> {
+        |_, _| None
+    }
+
+    fn done(disk: &mut Disk, job: &DiskJob) -> Finished {
+        disk.on_done(&DiskDone {
+            number: job.number,
+            fetched: Vec::new(),
+        })
+    }
+
+    fn commit(job: &DiskJob) -> Option<u64> {
+        job.commit.map(|record| record.stamp.index.0)
+    }
+
+    #[test]
+    fn a_record_rides_with_the_next_entries_or_goes_alone_after_a_refresh() {
+        let mut disk = Disk::new(Index(5), None, None);
+        disk.record(record(1, 5), ms(100));
+        assert!(disk.next_job(POLICY, ms(149), &mut none()).is_none());
+        let job = disk.next_job(POLICY, ms(150), &mut none()).unwrap();
+        assert_eq!((commit(&job), job.core), (Some(5), None));
+        assert!(
+            disk.next_job(FORCE, ms(150), &mut none()).is_none(),
+            "one at a time"
+        );
+    }
+
+    #[test]
+    fn a_record_waits_until_its_entry_is_in_the_store() {
+        let mut disk = Disk::new(Index(5), None, None);
+        disk.record(record(1, 4), ms(0));
+        disk.record(record(1, 6), ms(0));
+        let first = disk.next_job(FORCE, ms(0), &mut none()).unwrap();
+        assert_eq!(commit(&first), Some(4));
+        done(&mut disk, &first);
+        assert!(disk.next_job(FORCE, ms(0), &mut none()).is_none());
+        disk.set_core(append(1, 6));
+        let second = disk.next_job(POLICY, ms(0), &mut none()).unwrap();
+        assert_eq!(commit(&second), Some(6), "with the entry itself");
+    }
+
+    #[test]
+    fn the_cores_job_goes_before_a_slice_unless_that_presses_and_then_in_turn() {
+        let mut disk = Disk::new(Index(5), Some(record(1, 5)), None);
+        let mut full = |limit: Index, _| Some(slice(limit.0));
+        disk.set_core(append(1, 6));
+        let job = disk.next_job(POLICY, ms(0), &mut full).unwrap();
+        assert!(job.core.is_some() && job.slice.is_none());
+        assert_eq!(done(&mut disk, &job).core, Some(JobId(1)));
+        let pressing = Policy {
+            pressing: true,
+            ..POLICY
+        };
+        disk.set_core(append(2, 7));
+        let job = disk.next_job(pressing, ms(0), &mut full).unwrap();
+        assert!(job.core.is_none() && job.slice.is_some());
+        assert!(done(&mut disk, &job).slice);
+        let job = disk.next_job(pressing, ms(0), &mut full).unwrap();
+        assert!(
+            job.core.is_some() && job.slice.is_none(),
+            "not two in a row"
+        );
+    }
+
+    #[test]
+    fn a_slice_stands_on_a_durable_record_or_brings_its_own() {
+        let mut disk = Disk::new(Index(5), None, None);
+        disk.record(record(1, 5), ms(0));
+        let alone = disk.next_job(FORCE, ms(0), &mut none()).unwrap();
+        assert_eq!(commit(&alone), Some(5));
+        assert!(alone.slice.is_none());
+        assert_eq!(done(&mut disk, &alone), Finished::default());
+        let mut some = |limit: Index, _| Some(slice(limit.0));
+        let job = disk.next_job(FORCE, ms(0), &mut some).unwrap();
+        assert_eq!(commit(&job), Some(5), "written, but no sync has followed");
+        done(&mut disk, &job);
+        disk.set_core(append(1, 6));
+        let job = disk.next_job(POLICY, ms(0), &mut none()).unwrap();
+        done(&mut disk, &job);
+        let job = disk.next_job(FORCE, ms(0), &mut some).unwrap();
+        assert_eq!(commit(&job), None, "durable by now");
+        assert_eq!(disk.checkpoint(), Index(5));
+    }
+
+    #[test]
+    fn without_any_record_there_is_no_slice() {
+        let mut disk = Disk::new(Index(5), None, None);
+        let mut never = |_: Index, _: bool| -> Option<Slice> { panic!("nothing is recorded") };
+        assert!(disk.next_job(FORCE, ms(0), &mut never).is_none());
+    }
+
+    #[test]
+    fn the_trees_stand_still_once_everything_is_in_them() {
+        let mut disk = Disk::new(Index(5), Some(record(1, 5)), Some(slice(2)));
+        disk.freeze(Index(5));
+        assert!(!disk.is_frozen());
+        let mut some = |_: Index, force: bool| force.then(|| slice(5));
+        let job = disk.next_job(POLICY, ms(0), &mut some).unwrap();
+        assert!(!disk.is_frozen(), "the slice is on its way");
+        done(&mut disk, &job);
+        assert!(disk.is_frozen());
+        assert_eq!(disk.checkpoint_slice(), Some(&slice(5)));
+        assert!(disk.next_job(FORCE, ms(0), &mut some).is_none());
+        disk.thaw();
+        assert!(disk.next_job(FORCE, ms(0), &mut some).is_some());
+    }
+
+    #[test]
+    fn truncation_moves_the_end_of_the_log_back() {
+        let job = Job {
+            truncate_after: Some(Index(3)),
+            ..Job::default()
+        };
+        assert_eq!(log_after(&job, Index(9)), (Index(3), true));
+    }
+}

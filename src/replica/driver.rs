@@ -1,0 +1,212 @@
+//! The replica's thread: inputs out of the queue, turns, and what came of them to whom it concerns.
+
+use super::queue::{Frozen, Item, Queue, Tickets};
+use super::shared::Shared;
+use super::storage_thread::Work;
+use super::transport::Transport;
+use super::{Input, Output, ReadError, Replica, Ticket, WriteError, Written, events};
+use crate::consensus::Now;
+use crate::limits::BATCH_ENTRIES_MAX;
+use crate::state_machine::Answer;
+use crate::storage::{StateReader, StorageError};
+use crate::types::{Monotonic, ReplicaId, WallTime};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::oneshot;
+
+/// Microseconds between two ticks: what the core asks for.
+const TICK_US: u64 = 5_000;
+
+/// Both clocks.
+#[derive(Clone, Copy)]
+pub(super) struct Clock(Instant);
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(super) fn now(self) -> Now {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Now {
+            mono: Monotonic(self.0.elapsed().as_micros() as u64),
+            // A clock before 1970 is as wrong as one at 1970; the core raises the alarm.
+            wall: WallTime(wall.map_or(0, |since| since.as_micros() as u64)),
+        }
+    }
+}
+
+/// A replica on its thread.
+pub(super) struct Driver<R: StateReader, T: Transport> {
+    replica: Replica<R>,
+    id: ReplicaId,
+    clock: Clock,
+    queue: Arc<Queue>,
+    shared: Arc<Shared>,
+    work: Sender<Work>,
+    transport: T,
+    tickets: Tickets,
+    writes: BTreeMap<Ticket, oneshot::Sender<Result<Written, WriteError>>>,
+    reads: BTreeMap<Ticket, oneshot::Sender<Result<Answer, ReadError>>>,
+    /// Who waits for the trees to stand still.
+    freezing: Option<oneshot::Sender<Frozen>>,
+    tick_at: Monotonic,
+    primary_seen: Monotonic,
+    lost_after_us: u64,
+}
+
+impl<R: StateReader, T: Transport> Driver<R, T> {
+    pub(super) fn new(
+        replica: Replica<R>,
+        clock: Clock,
+        (queue, shared): (Arc<Queue>, Arc<Shared>),
+        (work, transport): (Sender<Work>, T),
+        lost_after_us: u64,
+    ) -> Self {
+        let now = clock.now().mono;
+        Self {
+            id: replica.id(),
+            replica,
+            clock,
+            queue,
+            shared,
+            work,
+            transport,
+            tickets: Tickets::default(),
+            writes: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            freezing: None,
+            tick_at: now,
+            primary_seen: now,
+            lost_after_us,
+        }
+    }
+
+    /// Until the replica has shut down, or the queue is closed because the disk failed.
+    pub(super) fn run(&mut self) -> Result<(), StorageError> {
+        loop {
+            let now = self.clock.now().mono;
+            let wait_us = if self.replica.wants_turn() {
+                0
+            } else {
+                self.tick_at.since(now)
+            };
+            let Some(mut items) = self.queue.take(Duration::from_micros(wait_us)) else {
+                return Ok(());
+            };
+            // At least one turn, for the tick; no turn is larger than a batch.
+            loop {
+                if self.turn(&mut items)? {
+                    return Ok(());
+                }
+                if items.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// True: the replica has shut down.
+    fn turn(&mut self, items: &mut VecDeque<Item>) -> Result<bool, StorageError> {
+        let now = self.clock.now();
+        if now.mono >= self.tick_at {
+            self.tick_at = now.mono.plus(TICK_US);
+            self.replica.handle(Input::Tick, now)?;
+        }
+        let count = items.len().min(BATCH_ENTRIES_MAX);
+        for item in items.drain(..count) {
+            self.on_item(item, now)?;
+        }
+        let output = self.replica.take_output()?;
+        let shut_down = output.shut_down;
+        self.pass_on(output);
+        self.tell_primary(now.mono);
+        self.tell_frozen();
+        Ok(shut_down)
+    }
+
+    fn on_item(&mut self, item: Item, now: Now) -> Result<(), StorageError> {
+        match item {
+            Item::Input(input) => {
+                if matches!(input, Input::ShutDown) {
+                    self.shared.set_shut_down();
+                }
+                return self.replica.handle(input, now);
+            }
+            Item::Write(command, sender) => {
+                let ticket = self.tickets.next();
+                self.writes.insert(ticket, sender);
+                return self.replica.handle(Input::Write(ticket, command), now);
+            }
+            Item::Read(query, consistency, sender) => {
+                let ticket = self.tickets.next();
+                self.reads.insert(ticket, sender);
+                let input = Input::Read(ticket, query, consistency);
+                return self.replica.handle(input, now);
+            }
+            // Whoever asked may have gone away; the answer is theirs to lose.
+            Item::Status(sender) => drop(sender.send(self.replica.status())),
+            Item::HandOver => self.replica.hand_over(now),
+            Item::Freeze(sender) => {
+                self.replica.freeze();
+                self.freezing = Some(sender);
+            }
+            Item::Thaw => {
+                self.freezing = None;
+                self.replica.thaw();
+            }
+        }
+        Ok(())
+    }
+
+    fn pass_on(&mut self, output: Output) {
+        if let Some(job) = output.job {
+            // A storage thread that is gone has told why, and has closed the queue.
+            let _ = self.work.send(Work::Job(job));
+        }
+        for message in output.messages {
+            self.transport.send(message);
+        }
+        for event in &output.events {
+            events::log(self.id, event);
+        }
+        // BEFORE the outcomes, so that whoever created an account finds it in the next listing.
+        for notice in output.notices {
+            self.shared.notice(notice);
+        }
+        for (ticket, outcome) in output.written {
+            if let Some(sender) = self.writes.remove(&ticket) {
+                let _ = sender.send(outcome);
+            }
+        }
+        for (ticket, answer) in output.answered {
+            if let Some(sender) = self.reads.remove(&ticket) {
+                let _ = sender.send(answer);
+            }
+        }
+    }
+
+    fn tell_primary(&mut self, now: Monotonic) {
+        let primary = self.replica.primary();
+        if primary.is_some() {
+            self.primary_seen = now;
+        }
+        let missed = now.since(self.primary_seen) >= self.lost_after_us;
+        let lost = missed || !self.replica.may_serve();
+        self.shared.set_primary(primary, lost);
+    }
+
+    fn tell_frozen(&mut self) {
+        if self.freezing.is_none() || !self.replica.is_frozen() {
+            return;
+        }
+        if let Some(sender) = self.freezing.take() {
+            let _ = sender.send(Frozen {
+                status: self.replica.status(),
+                slice: self.replica.checkpoint(),
+            });
+        }
+    }
+}

@@ -1,0 +1,522 @@
+//! [`Replica`]: one turn after the other.
+//!
+//! A turn is some [`Replica::handle`]s and one [`Replica::take_output`], which does, in this
+//! order: propose or forward what is held; take the core's `Ready`; apply what is committed; tell
+//! those who wait; put the next disk job together. It never blocks, and never looks at a clock.
+
+mod looks;
+
+use super::disk::{Disk, Policy};
+use super::reads::{Read, Reads};
+use super::stopping::{Stage, Stopping};
+use super::tokens::TokenUse;
+use super::writes::{Origin, Writes};
+use super::{
+    Config, Consistency, DiskDone, Input, Output, PeerMessage, ReadError, Ticket, WriteError,
+};
+use crate::consensus::{Event, Mutant, Node, Now, Ready, Role, Start, Status as NodeStatus};
+use crate::state_machine::{Command, Operation, Query, StateMachine};
+use crate::storage::{CommitRecord, Recovered, StateReader, StorageError};
+use crate::types::entry::Entry;
+use crate::types::{Index, Monotonic, ReplicaId, RunNonce, TokenHash, WallTime};
+use std::collections::BTreeSet;
+
+/// The trees are brought up to date after this long without anything to apply, in microseconds.
+const IDLE_US: u64 = 1_000_000;
+/// The primary looks for idle tokens this often, in microseconds.
+const EXPIRE_EVERY_US: u64 = 1_000_000;
+/// Tokens in one `ExpireTokens`.
+const EXPIRE_MAX: usize = 256;
+
+/// One replica, without threads, sockets or clocks.
+///
+/// Invariants: entries are applied in order, each once; a write or read that was handed in gets
+/// exactly one outcome; at most one disk job is out.
+pub struct Replica<R: StateReader> {
+    config: Config,
+    reader: R,
+    run: RunNonce,
+    node: Node,
+    machine: StateMachine,
+    now: Now,
+    /// The core's status as it was last looked at: at least once a turn.
+    primary: Option<ReplicaId>,
+    role: Role,
+    serving: bool,
+    /// Peers with an open connection: a write is not given to one without, and stays certainly
+    /// not applied.
+    linked: BTreeSet<ReplicaId>,
+    writes: Writes,
+    reads: Reads,
+    tokens: TokenUse,
+    disk: Disk,
+    /// When something was last applied, and that entry's time: together the log's own clock.
+    applied_at: Monotonic,
+    applied_time: WallTime,
+    expire_at: Monotonic,
+    /// The core refused the last batch: it has enough under way.
+    refused: bool,
+    stopping: Option<Stopping>,
+    output: Output,
+}
+
+impl<R: StateReader> Replica<R> {
+    /// Starts from what recovery found. `recovered.hard_state` is `Some` here: the caller has
+    /// created it for a new replica (a fresh incarnation, fsynced) before anything is sent.
+    pub fn start(
+        config: Config,
+        recovered: Recovered,
+        reader: R,
+        run: RunNonce,
+        seed: u64,
+        now: Now,
+    ) -> Result<Self, StorageError> {
+        let machine = StateMachine::open(recovered.applied.as_ref())?;
+        let applied = machine.applied();
+        let hard_state = recovered.hard_state.ok_or_else(|| {
+            StorageError::Unusable("the replica was started without its hard state".into())
+        })?;
+        let recorded = recovered
+            .commit
+            .map_or(Index(0), |record| record.stamp.index);
+        let mut damage = recovered.damage.into_iter().next();
+        if recovered.last < hard_state.mark {
+            damage = damage.or_else(|| {
+                let lost = recovered.last.index.next();
+                let what = format!(
+                    "the log ends at {}, but this replica has acknowledged {}",
+                    recovered.last, hard_state.mark
+                );
+                Some((lost, what))
+            });
+        }
+        let node = Node::new(Start {
+            config: config.node.clone(),
+            hard_state,
+            members: machine.members().clone(),
+            term_runs: recovered.term_runs,
+            last: recovered.last,
+            tail: recovered.tail,
+            tail_previous_hash: recovered.tail_previous_hash,
+            commit: recorded.max(applied),
+            applied,
+            damage,
+            run,
+            seed,
+            now,
+        });
+        let mut replica = Self {
+            writes: Writes::new(config.node.id, run, config.write_timeout_us),
+            reads: Reads::new(config.read_timeout_us),
+            tokens: TokenUse::new(config.token_idle_us, now.mono),
+            disk: Disk::new(recovered.last.index, recovered.commit, recovered.applied),
+            config,
+            reader,
+            run,
+            node,
+            machine,
+            now,
+            primary: None,
+            role: Role::Booting,
+            serving: false,
+            linked: BTreeSet::new(),
+            applied_at: now.mono,
+            applied_time: WallTime(0),
+            expire_at: now.mono,
+            refused: false,
+            stopping: None,
+            output: Output::default(),
+        };
+        replica.tell_applied();
+        replica.observe();
+        Ok(replica)
+    }
+
+    /// One thing happened. Errors are the disk's or an entry's that this build does not know: the
+    /// replica stops.
+    pub fn handle(&mut self, input: Input, now: Now) -> Result<(), StorageError> {
+        self.now = now;
+        match input {
+            Input::Tick => self.on_tick(),
+            Input::Peer(message) => self.on_peer(message),
+            Input::LinkUp(peer) => {
+                self.linked.insert(peer);
+                self.node.on_link_up(now, peer);
+            }
+            Input::LinkDown { peer, refused } => {
+                self.linked.remove(&peer);
+                self.node.on_link_down(now, peer, refused);
+                self.writes.give_up_forwards(|to| to != peer);
+            }
+            Input::DiskDone(done) => self.on_disk_done(done),
+            Input::Write(ticket, command) => self.on_write(ticket, command),
+            Input::Read(ticket, query, consistency) => self.on_read(ticket, query, consistency)?,
+            Input::TokensUsed(tokens) => self.tokens.used(tokens, now.mono),
+            Input::ShutDown => self.on_shut_down(),
+        }
+        Ok(())
+    }
+
+    /// What came of it. Take it after every input, or after a batch of inputs: what was proposed
+    /// in between goes out as one batch.
+    pub fn take_output(&mut self) -> Result<Output, StorageError> {
+        self.node.set_disk_age(self.disk.age_us(self.now.mono));
+        self.observe();
+        self.propose_own()?;
+        self.send_writes();
+        let Ready {
+            job,
+            messages,
+            committed,
+            reads,
+            reads_failed,
+            fetches,
+            events,
+        } = self.node.take_ready();
+        if let Some(job) = job {
+            self.disk.set_core(job);
+        }
+        self.disk.fetch(fetches);
+        let messages = messages.into_iter().map(PeerMessage::Consensus);
+        self.output.messages.extend(messages);
+        self.apply(&committed)?;
+        self.on_events(events);
+        for (id, index) in reads {
+            self.reads.on_index(id, index);
+        }
+        for id in reads_failed {
+            let failed = self.reads.on_failed(id);
+            self.answer_unavailable(failed);
+        }
+        self.serve_reads()?;
+        self.take_job();
+        self.stop_further();
+        self.collect_outcomes();
+        Ok(std::mem::take(&mut self.output))
+    }
+
+    fn on_tick(&mut self) {
+        let now = self.now;
+        self.node.set_disk_age(self.disk.age_us(now.mono));
+        self.node.tick(now);
+        self.writes.tick(now.mono);
+        let late = self.reads.late(now.mono);
+        self.answer_unavailable(late);
+    }
+
+    fn on_peer(&mut self, message: PeerMessage) {
+        let me = self.config.node.id;
+        if message.to() != me {
+            return;
+        }
+        match message {
+            PeerMessage::Consensus(message) => self.node.step(self.now, message),
+            PeerMessage::Forward {
+                from,
+                run,
+                nonce,
+                command,
+                ..
+            } => {
+                let open = if self.stopping.is_some() {
+                    Err(WriteError::ShuttingDown)
+                } else if self.primary == Some(me) {
+                    Ok(())
+                } else {
+                    Err(WriteError::NotApplied)
+                };
+                let origin = (from, run, nonce);
+                self.writes
+                    .accept_forward(origin, command, open, self.now.mono);
+            }
+            PeerMessage::ForwardReply {
+                from,
+                run,
+                nonce,
+                outcome,
+                ..
+            } => {
+                // An answer to an earlier run of this replica is nobody's.
+                if run == self.run {
+                    let applied = self.machine.applied();
+                    self.writes
+                        .on_forward_reply(from, nonce, outcome, applied, self.now.mono);
+                }
+            }
+        }
+    }
+
+    fn on_disk_done(&mut self, done: DiskDone) {
+        let finished = self.disk.on_done(&done);
+        if finished.slice {
+            self.machine.slice_written();
+        }
+        self.node.set_disk_age(self.disk.age_us(self.now.mono));
+        if let Some(job) = finished.core {
+            self.node.on_persisted(self.now, job);
+        }
+        for (peer, entries) in done.fetched {
+            self.node.on_fetched(self.now, peer, entries);
+        }
+    }
+
+    fn on_write(&mut self, ticket: Ticket, command: Command) {
+        if self.stopping.is_some() {
+            let refused = (ticket, Err(WriteError::ShuttingDown));
+            self.output.written.push(refused);
+            return;
+        }
+        self.writes
+            .accept(Origin::Client(ticket), command, self.now.mono);
+    }
+
+    fn on_read(
+        &mut self,
+        ticket: Ticket,
+        query: Query,
+        consistency: Consistency,
+    ) -> Result<(), StorageError> {
+        if !self.may_serve() {
+            self.answer_unavailable([ticket]);
+            return Ok(());
+        }
+        if consistency == Consistency::Stale {
+            let answer = self.machine.query(&self.reader, &query)?;
+            self.output.answered.push((ticket, Ok(answer)));
+            return Ok(());
+        }
+        let on_arrival = if Mutant::TokenOnArrival.on() {
+            Some(self.machine.query(&self.reader, &query)?)
+        } else {
+            None
+        };
+        let now = self.now;
+        if let Some(id) = self.reads.accept(ticket, query, on_arrival, now.mono) {
+            self.node.read_index(now, id);
+        } else {
+            let refused = (ticket, Err(ReadError::Overloaded));
+            self.output.answered.push(refused);
+        }
+        Ok(())
+    }
+
+    fn on_shut_down(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.stopping = Some(Stopping::new(self.now.mono));
+        self.disk.thaw();
+        // Alone, there is nobody to hand over to, and what is proposed must still be committed.
+        if self.config.node.ids.len() > 1 {
+            self.node.hand_over(self.now);
+        }
+    }
+
+    /// Looks at the core, and draws what follows from a change of primary.
+    fn observe(&mut self) {
+        let NodeStatus {
+            role,
+            primary,
+            serving,
+            ..
+        } = self.node.status();
+        self.role = role;
+        self.serving = serving && role == Role::Primary;
+        if self.primary != primary {
+            self.primary = primary;
+            self.writes.give_up_forwards(|to| Some(to) == primary);
+        }
+    }
+
+    /// What the replica itself wants written: uses of tokens, and on the primary their expiry.
+    fn propose_own(&mut self) -> Result<(), StorageError> {
+        let now = self.now.mono;
+        if self.stopping.is_some() {
+            return Ok(());
+        }
+        if self.primary.is_some()
+            && let Some(tokens) = self.tokens.flush(now)
+        {
+            let operation = Operation::ExtendTokens {
+                tokens: tokens.clone(),
+            };
+            self.writes
+                .accept(Origin::Extend(tokens), internal(operation), now);
+        }
+        if self.serving && now >= self.expire_at && !self.writes.is_expiring() {
+            self.expire_at = now.plus(EXPIRE_EVERY_US);
+            let tokens = self.idle_tokens()?;
+            if !tokens.is_empty() {
+                let operation = Operation::ExpireTokens {
+                    tokens,
+                    idle_us: self.config.token_idle_us,
+                };
+                self.writes.accept(Origin::Expire, internal(operation), now);
+            }
+        }
+        Ok(())
+    }
+
+    /// By the log's own clock, by which apply judges too: by a wall clock that is ahead, the same
+    /// tokens would be proposed in vain again and again.
+    fn idle_tokens(&mut self) -> Result<Vec<TokenHash>, StorageError> {
+        let elapsed = self.now.mono.since(self.applied_at);
+        let log_time = WallTime(self.applied_time.0.saturating_add(elapsed));
+        self.machine.idle_tokens(
+            &self.reader,
+            log_time,
+            self.config.token_idle_us,
+            EXPIRE_MAX,
+        )
+    }
+
+    /// Proposes what is held, or gives it to the primary; without one it waits.
+    fn send_writes(&mut self) {
+        let me = self.config.node.id;
+        if self.serving {
+            let batch = self.writes.batch();
+            if batch.is_empty() {
+                return;
+            }
+            // Refused: stays held, and goes to whoever is primary next.
+            let proposed = self.node.propose(self.now, &batch);
+            self.refused = proposed.is_err();
+            if let Ok(first) = proposed {
+                let term = self.node.status().term;
+                self.writes.on_proposed(batch.len(), term, first);
+            }
+        } else if let Some(primary) = self.primary
+            && primary != me
+            && self.linked.contains(&primary)
+        {
+            self.writes.forward(primary, self.now.mono);
+        }
+    }
+
+    fn apply(&mut self, committed: &[Entry]) -> Result<(), StorageError> {
+        let Some(last) = committed.last() else {
+            return Ok(());
+        };
+        for entry in committed {
+            let applied = self.machine.apply(&self.reader, entry)?;
+            assert_eq!(
+                self.machine.applied(),
+                entry.index(),
+                "entries are applied in order, each once"
+            );
+            self.output.notices.extend(applied.notices);
+            self.writes.on_applied(entry.stamp(), applied.reply);
+        }
+        self.applied_at = self.now.mono;
+        self.applied_time = last.time();
+        let record = CommitRecord {
+            stamp: last.stamp(),
+            hash: last.hash(),
+            digest: self.machine.digest(),
+            time: last.time(),
+        };
+        self.disk.record(record, self.now.mono);
+        self.tell_applied();
+        Ok(())
+    }
+
+    fn tell_applied(&mut self) {
+        let (applied, digests) = (self.machine.applied(), self.machine.digests());
+        self.node.set_applied(applied, digests, false);
+    }
+
+    fn on_events(&mut self, events: Vec<Event>) {
+        if events.is_empty() {
+            return;
+        }
+        self.output.events.extend(events);
+        self.observe();
+        if !self.may_serve() {
+            let refused = self.reads.give_up();
+            self.answer_unavailable(refused);
+        }
+    }
+
+    fn serve_reads(&mut self) -> Result<(), StorageError> {
+        let applied = self.machine.applied();
+        while let Some(read) = self.reads.next_due(applied) {
+            let Read {
+                ticket,
+                query,
+                on_arrival,
+                ..
+            } = read;
+            let answer = match on_arrival {
+                Some(answer) => answer,
+                None => self.machine.query(&self.reader, &query)?,
+            };
+            self.output.answered.push((ticket, Ok(answer)));
+        }
+        Ok(())
+    }
+
+    fn answer_unavailable(&mut self, tickets: impl IntoIterator<Item = Ticket>) {
+        let answers = tickets
+            .into_iter()
+            .map(|ticket| (ticket, Err(ReadError::Unavailable)));
+        self.output.answered.extend(answers);
+    }
+
+    fn take_job(&mut self) {
+        let (applied, now) = (self.machine.applied(), self.now.mono);
+        let lag = applied.0.saturating_sub(self.disk.checkpoint().0);
+        let lag_max = self.config.checkpoint_entries_max;
+        let idle = lag > 0 && now.since(self.applied_at) >= IDLE_US;
+        let last = self.stopping.as_ref().is_some_and(Stopping::is_last_stage);
+        let policy = Policy {
+            record_after_us: self.config.node.refresh_interval_us,
+            pressing: lag > lag_max / 2,
+            force: lag > lag_max || idle && !self.disk.is_exhausted() || last,
+        };
+        let machine = &mut self.machine;
+        let mut next_slice = |recorded, force| machine.next_slice(recorded, force);
+        self.output.job = self.disk.next_job(policy, now, &mut next_slice);
+    }
+
+    /// A step towards the end, if the replica is stopping.
+    fn stop_further(&mut self) {
+        let Some(stopping) = &mut self.stopping else {
+            return;
+        };
+        let me = self.config.node.id;
+        let alone = self.config.node.ids.len() == 1;
+        let given = alone || self.role != Role::Primary;
+        let taken = alone || self.primary.is_some_and(|primary| primary != me);
+        let stage = Stage {
+            role_given: given,
+            role_taken: taken,
+            writes: self.writes.len(),
+            disk_idle: self.disk.is_idle() && self.output.job.is_none(),
+            checkpointed: self.disk.is_exhausted()
+                || self.disk.checkpoint() >= self.machine.applied(),
+        };
+        let was_last = stopping.is_last_stage();
+        stopping.advance(stage, self.now.mono);
+        self.output.shut_down = stopping.is_done();
+        if stopping.is_last_stage() && !was_last {
+            self.writes.give_up();
+            let refused = self.reads.give_up();
+            self.answer_unavailable(refused);
+        }
+    }
+
+    fn collect_outcomes(&mut self) {
+        let outcomes = self.writes.take_outcomes();
+        self.output.written.extend(outcomes.written);
+        self.output.messages.extend(outcomes.messages);
+        self.tokens.failed(&outcomes.not_extended);
+    }
+}
+
+fn internal(operation: Operation) -> Command {
+    Command {
+        auth: None,
+        request: None,
+        operation,
+    }
+}

@@ -1,0 +1,73 @@
+//! Looks inside a [`Replica`], and what an administrator may ask of it.
+
+use super::Replica;
+use crate::consensus::{Now, Role};
+use crate::replica::Status;
+use crate::storage::{Slice, StateReader, StorageError};
+use crate::types::{ReplicaId, UserId};
+
+impl<R: StateReader> Replica<R> {
+    /// A look inside.
+    pub fn status(&self) -> Status {
+        Status {
+            node: self.node.status(),
+            applied: self.machine.applied(),
+            digest: self.machine.digest(),
+            digests: self.machine.digests(),
+            checkpoint: self.disk.checkpoint(),
+        }
+    }
+
+    /// This replica.
+    pub fn id(&self) -> ReplicaId {
+        self.config.node.id
+    }
+
+    /// The primary as known at the last turn.
+    pub fn primary(&self) -> Option<ReplicaId> {
+        self.primary
+    }
+
+    /// False on a replica whose copy must not be shown to anybody: it is damaged, or its place in
+    /// the cluster is another's.
+    pub fn may_serve(&self) -> bool {
+        !matches!(self.role, Role::Damaged | Role::NotAdmitted)
+    }
+
+    /// Writes wait that the next turn would propose: do not wait for an input.
+    pub fn wants_turn(&self) -> bool {
+        self.serving && !self.refused && self.writes.held() > 0
+    }
+
+    /// All account names as applied now: for the name index at start. It reads in pages.
+    pub fn names(&self) -> Result<Vec<(String, UserId)>, StorageError> {
+        self.machine.names(&self.reader)
+    }
+
+    /// Gives the primary role to another replica, if this one has it.
+    pub fn hand_over(&mut self, now: Now) {
+        self.now = now;
+        self.node.hand_over(now);
+    }
+
+    /// Asks that the trees stand still, at what is applied now or later: for a scan.
+    pub fn freeze(&mut self) {
+        self.disk.freeze(self.machine.applied());
+    }
+
+    /// Do the trees stand still? It takes some turns.
+    pub fn is_frozen(&mut self) -> bool {
+        self.disk.is_frozen()
+    }
+
+    /// The last slice written, without its changes: the state that the trees hold. `None` if
+    /// nothing was written to them yet.
+    pub fn checkpoint(&self) -> Option<Slice> {
+        self.disk.checkpoint_slice().cloned()
+    }
+
+    /// The trees may move again.
+    pub fn thaw(&mut self) {
+        self.disk.thaw();
+    }
+}

@@ -1,0 +1,143 @@
+//! Does a [`DiskJob`], step by step in its order. The storage thread and the simulator both call
+//! this, so that the order that is simulated is the order that is shipped.
+
+use super::{DiskDone, DiskJob};
+use crate::storage::{StorageError, Store, Write};
+
+/// Does a job, step by step in its order. An error leaves the job half done: the replica stops,
+/// and nothing of the job is acknowledged.
+pub fn execute<S: Store>(store: &mut S, job: DiskJob) -> Result<DiskDone, StorageError> {
+    let mut commit = job.commit;
+    if let Some(core) = job.core {
+        if let Some(state) = &core.hard_state_before {
+            store.write_hard_state(state, true)?;
+        }
+        if core.truncate_after.is_some() || !core.append.is_empty() {
+            store.write(Write {
+                truncate_after: core.truncate_after,
+                append: core.append,
+                commit: commit.take(),
+                slice: None,
+            })?;
+            store.sync()?;
+        }
+        if let Some(state) = &core.hard_state_after {
+            store.write_hard_state(state, core.sync_hard_state)?;
+        }
+    }
+    // Neither needs a sync of its own: both only spare a restart some work, and the slice stands
+    // on a commit record of this very write or of one that is durable.
+    if commit.is_some() || job.slice.is_some() {
+        store.write(Write {
+            commit,
+            slice: job.slice,
+            ..Write::default()
+        })?;
+    }
+    let mut fetched = Vec::with_capacity(job.fetches.len());
+    for fetch in job.fetches {
+        fetched.push((fetch.peer, store.entries(fetch.from, fetch.bytes_max)?));
+    }
+    Ok(DiskDone {
+        number: job.number,
+        fetched,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::{Fetch, Job, JobId};
+    use crate::replica::testing::{FakeStore, entry, hard_state, record, slice};
+    use crate::types::{Index, ReplicaId};
+
+    fn job(core: Option<Job>) -> DiskJob {
+        DiskJob {
+            number: 7,
+            core,
+            commit: None,
+            slice: None,
+            fetches: Vec::new(),
+        }
+    }
+
+    fn core() -> Job {
+        Job {
+            id: JobId(1),
+            hard_state_before: Some(hard_state(3)),
+            truncate_after: Some(Index(4)),
+            append: vec![entry(3, 5), entry(3, 6)],
+            hard_state_after: Some(hard_state(4)),
+            sync_hard_state: true,
+        }
+    }
+
+    #[test]
+    fn every_step_is_complete_before_the_next_begins() {
+        let mut store = FakeStore {
+            first: Some(entry(1, 1)),
+            ..FakeStore::default()
+        };
+        let done = execute(
+            &mut store,
+            DiskJob {
+                commit: Some(record(3, 4)),
+                slice: Some(slice(4)),
+                fetches: vec![Fetch {
+                    peer: ReplicaId(2),
+                    from: Index(1),
+                    bytes_max: 10,
+                }],
+                ..job(Some(core()))
+            },
+        )
+        .unwrap();
+        assert_eq!(done.number, 7);
+        assert_eq!(done.fetched, [(ReplicaId(2), vec![entry(1, 1)])]);
+        assert_eq!(
+            store.operations,
+            [
+                "hard state term 3 synced",
+                "write truncate 4 append 5..6 commit 4",
+                "sync",
+                "hard state term 4 synced",
+                "write slice 4",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_commit_record_without_entries_is_in_the_same_write_as_its_slice() {
+        let mut store = FakeStore::default();
+        let lazy = Job {
+            id: JobId(2),
+            hard_state_after: Some(hard_state(4)),
+            ..Job::default()
+        };
+        execute(
+            &mut store,
+            DiskJob {
+                commit: Some(record(3, 4)),
+                slice: Some(slice(4)),
+                ..job(Some(lazy))
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            store.operations,
+            ["hard state term 4 lazy", "write commit 4 slice 4"]
+        );
+    }
+
+    #[test]
+    fn a_failed_step_stops_the_job() {
+        for failing in 1..=4 {
+            let mut store = FakeStore {
+                fail_at: Some(failing),
+                ..FakeStore::default()
+            };
+            assert!(execute(&mut store, job(Some(core()))).is_err());
+            assert_eq!(store.operations.len(), failing);
+        }
+    }
+}

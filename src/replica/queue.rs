@@ -1,0 +1,241 @@
+//! The one bounded queue into the replica's thread.
+//!
+//! Clients and peers have a share each, so that neither can crowd out the other: a full client
+//! share is `Overloaded`, a full peer share loses messages (which consensus allows). What must not
+//! be lost (link events, finished disk jobs, administration) always finds room; there are few of
+//! those, and link events of one peer are thinned out if the thread does not keep up.
+
+use super::{Input, Ticket};
+use super::{ReadError, Status, WriteError, Written};
+use crate::limits::REPLICA_QUEUE_MAX;
+use crate::state_machine::{Answer, Command, Query};
+use crate::storage::Slice;
+use crate::types::ReplicaId;
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Link events of one peer that wait at once; the oldest go, the newest state stays.
+const LINK_EVENTS_MAX: usize = 4;
+
+/// What the replica's thread is asked.
+pub(super) enum Item {
+    /// For the replica as it stands.
+    Input(Input),
+    /// A client's write.
+    Write(Command, oneshot::Sender<Result<Written, WriteError>>),
+    /// A client's read.
+    Read(
+        Query,
+        super::Consistency,
+        oneshot::Sender<Result<Answer, ReadError>>,
+    ),
+    /// A look inside.
+    Status(oneshot::Sender<Status>),
+    /// Give the primary role to another.
+    HandOver,
+    /// Write everything applied to the trees, then hold slices back and say where the trees are.
+    Freeze(oneshot::Sender<Frozen>),
+    /// Slices may be written again.
+    Thaw,
+}
+
+/// The trees stand still at `slice` (`None`: nothing was written yet).
+pub(super) struct Frozen {
+    pub status: Status,
+    pub slice: Option<Slice>,
+}
+
+/// Refused: the queue is full, or the thread has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    Full,
+    Closed,
+}
+
+/// Many senders, one receiver, which takes everything at once.
+pub(super) struct Queue {
+    inner: Mutex<Inner>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Inner {
+    items: VecDeque<Item>,
+    clients: usize,
+    peers: usize,
+    closed: bool,
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self {
+            inner: Mutex::new(Inner::default()),
+            wake: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // No code panics while it holds this lock, so a poisoned queue is still a whole one.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client's request.
+    pub(super) fn push_client(&self, item: Item) -> Result<(), Refused> {
+        let mut inner = self.lock();
+        if inner.closed {
+            return Err(Refused::Closed);
+        }
+        if inner.clients >= REPLICA_QUEUE_MAX {
+            return Err(Refused::Full);
+        }
+        inner.clients += 1;
+        inner.items.push_back(item);
+        drop(inner);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// A peer's message; dropped if too many wait.
+    pub(super) fn push_peer(&self, item: Item) {
+        let mut inner = self.lock();
+        if inner.closed || inner.peers >= REPLICA_QUEUE_MAX {
+            return;
+        }
+        inner.peers += 1;
+        inner.items.push_back(item);
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// A link event: in order with the messages around it, and never lost.
+    pub(super) fn push_link(&self, peer: ReplicaId, input: Input) {
+        let mut inner = self.lock();
+        if inner.closed {
+            return;
+        }
+        let waiting = |item: &Item| match item {
+            Item::Input(Input::LinkUp(p)) => *p == peer,
+            Item::Input(Input::LinkDown { peer: p, .. }) => *p == peer,
+            _ => false,
+        };
+        if inner.items.iter().filter(|item| waiting(item)).count() >= LINK_EVENTS_MAX
+            && let Some(oldest) = inner.items.iter().position(waiting)
+        {
+            inner.items.remove(oldest);
+        }
+        inner.items.push_back(Item::Input(input));
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// Something that there is little of and that must not be lost.
+    pub(super) fn push_always(&self, item: Item) -> Result<(), Refused> {
+        let mut inner = self.lock();
+        if inner.closed {
+            return Err(Refused::Closed);
+        }
+        inner.items.push_back(item);
+        drop(inner);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Takes everything that waits, after at most `timeout`; `None` once it is closed.
+    pub(super) fn take(&self, timeout: Duration) -> Option<VecDeque<Item>> {
+        let inner = self.lock();
+        let (mut inner, _) = self
+            .wake
+            .wait_timeout_while(inner, timeout, |inner| {
+                inner.items.is_empty() && !inner.closed
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        inner.clients = 0;
+        inner.peers = 0;
+        (!inner.closed).then(|| std::mem::take(&mut inner.items))
+    }
+
+    /// From now on everything is refused; what waits is dropped, which tells those who wait.
+    pub(super) fn close(&self) {
+        let mut inner = self.lock();
+        inner.closed = true;
+        let items = std::mem::take(&mut inner.items);
+        drop(inner);
+        self.wake.notify_one();
+        drop(items);
+    }
+}
+
+/// Hands out tickets.
+#[derive(Default)]
+pub(super) struct Tickets(u64);
+
+impl Tickets {
+    pub(super) fn next(&mut self) -> Ticket {
+        self.0 += 1;
+        Ticket(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: ReplicaId = ReplicaId(2);
+
+    fn links(queue: &Queue) -> Vec<bool> {
+        queue
+            .take(Duration::ZERO)
+            .unwrap()
+            .iter()
+            .filter_map(|item| match item {
+                Item::Input(Input::LinkUp(_)) => Some(true),
+                Item::Input(Input::LinkDown { .. }) => Some(false),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_full_client_share_refuses_but_link_events_and_peers_still_get_in() {
+        let queue = Queue::new();
+        for _ in 0..REPLICA_QUEUE_MAX {
+            queue.push_client(Item::HandOver).unwrap();
+        }
+        assert_eq!(queue.push_client(Item::HandOver), Err(Refused::Full));
+        queue.push_peer(Item::Thaw);
+        queue.push_link(P, Input::LinkUp(P));
+        assert_eq!(
+            queue.take(Duration::ZERO).unwrap().len(),
+            REPLICA_QUEUE_MAX + 2
+        );
+        assert_eq!(queue.push_client(Item::HandOver), Ok(()));
+    }
+
+    #[test]
+    fn a_flapping_link_is_thinned_out_and_its_last_state_stays() {
+        let queue = Queue::new();
+        let down = || Input::LinkDown {
+            peer: P,
+            refused: false,
+        };
+        for _ in 0..100 {
+            queue.push_link(P, Input::LinkUp(P));
+            queue.push_link(P, down());
+        }
+        let seen = links(&queue);
+        assert_eq!(seen, [true, false, true, false]);
+    }
+
+    #[test]
+    fn a_closed_queue_refuses_and_drops_what_waited() {
+        let queue = Queue::new();
+        let (sender, mut receiver) = oneshot::channel();
+        queue.push_client(Item::Status(sender)).unwrap();
+        queue.close();
+        assert!(receiver.try_recv().is_err());
+        assert_eq!(queue.push_client(Item::HandOver), Err(Refused::Closed));
+        assert!(queue.take(Duration::from_secs(60)).is_none());
+    }
+}

@@ -1,0 +1,337 @@
+//! Gives a [`Replica`] what it lacks: a thread, a clock, a queue, a disk and links.
+//!
+//! Two OS threads. The replica's thread takes everything that waits in its queue, hands it to the
+//! replica, and takes the output once: what came together goes out as one batch. The storage
+//! thread does the disk jobs. Neither is a tokio task, so that a busy executor deposes nobody and
+//! a slow disk blocks nobody.
+//!
+//! A failed disk is logged once, here, and ends both threads; [`Runtime::failed`] tells `main`,
+//! which exits non-zero. Nothing is retried: after a failed fsync nobody knows what is durable.
+
+use super::driver::{Clock, Driver};
+use super::queue::{Item, Queue};
+use super::shared::Shared;
+use super::storage_thread::{self, Desk, Work};
+use super::transport::{PeerInbox, Transport};
+use super::{Config, Handle, Input, Names, Replica};
+use crate::consensus::{FormationStatus, HardState};
+use crate::state_machine::StateMachine;
+use crate::storage::{Recovered, StorageError, Store};
+use crate::types::{ClusterId, Incarnation, Index, RunNonce, Stamp};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::sync::watch;
+
+/// Why a running replica ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Its disk failed, or an entry is of a kind that this build does not know.
+    #[error("the replica's storage failed")]
+    Storage(#[source] StorageError),
+    /// An invariant of our own code did not hold; the panic's message is in the log.
+    #[error("the {0} thread panicked")]
+    Panicked(&'static str),
+}
+
+/// How the threads are.
+#[derive(Clone, Debug)]
+enum State {
+    Running,
+    Stopped,
+    Failed(Arc<Failure>),
+}
+
+/// A running replica's threads. Dropping it leaves them running; see [`Runtime::shut_down`].
+pub struct Runtime {
+    queue: Arc<Queue>,
+    state: watch::Receiver<State>,
+}
+
+impl Runtime {
+    /// Hands the primary role over, finishes what is pending, writes everything down, and returns
+    /// when the threads have ended. Bounded.
+    pub async fn shut_down(mut self) -> Result<(), Arc<Failure>> {
+        // Refused only if it has ended already.
+        let _ = self.queue.push_always(Item::Input(Input::ShutDown));
+        let ended = self
+            .state
+            .wait_for(|state| !matches!(state, State::Running))
+            .await;
+        match ended.as_deref() {
+            Ok(State::Failed(failure)) => Err(Arc::clone(failure)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Resolves when the replica has failed, and never otherwise: the process must exit non-zero.
+    pub async fn failed(&self) -> Arc<Failure> {
+        let mut state = self.state.clone();
+        let failed = state
+            .wait_for(|state| matches!(state, State::Failed(_)))
+            .await;
+        if let Ok(State::Failed(failure)) = failed.as_deref() {
+            return Arc::clone(failure);
+        }
+        drop(failed);
+        std::future::pending().await
+    }
+}
+
+/// Starts a replica on its store. `connect` is given the way in for what the network brings, and
+/// returns the way out. A store without hard state gets one first: a new incarnation, fsynced.
+pub fn spawn<S, T>(
+    config: Config,
+    mut store: S,
+    mut recovered: Recovered,
+    connect: impl FnOnce(PeerInbox) -> T,
+) -> Result<(Handle, Runtime), StorageError>
+where
+    S: Store + 'static,
+    T: Transport,
+{
+    if recovered.hard_state.is_none() {
+        let state = first_hard_state(&config, &store, recovered.last)?;
+        // Over a file that is there and cannot be read, nothing is written: it is evidence.
+        if recovered.damage.is_empty() {
+            store.write_hard_state(&state, true)?;
+        }
+        recovered.hard_state = Some(state);
+    }
+    let id = config.node.id;
+    let lost_after_us =
+        config.node.refresh_interval_us * u64::from(config.node.election_iters.max(1));
+    let clock = Clock::start();
+    let (run, seed) = (RunNonce(rand::random()), rand::random());
+    let reader = store.reader();
+    let replica = Replica::start(config, recovered, reader.clone(), run, seed, clock.now())?;
+    let names = replica.names()?.into_iter().map(|(name, _)| name).collect();
+    let shared = Arc::new(Shared::new(Names::new(names)));
+    let queue = Arc::new(Queue::new());
+    let (tell, state) = watch::channel(State::Running);
+    let report = Reporter {
+        queue: Arc::clone(&queue),
+        tell: Arc::new(tell),
+    };
+
+    let (work, jobs) = std::sync::mpsc::channel();
+    let storage = {
+        let (queue, report) = (Arc::clone(&queue), report.clone());
+        thread("storage", move || {
+            report.watch_over("storage", || storage_thread::run(store, &jobs, &queue));
+        })?
+    };
+    let transport = connect(PeerInbox::new(Arc::clone(&queue)));
+    let mut driver = Driver::new(
+        replica,
+        clock,
+        (Arc::clone(&queue), Arc::clone(&shared)),
+        (work.clone(), transport),
+        lost_after_us,
+    );
+    let (last_work, last_shared) = (work.clone(), Arc::clone(&shared));
+    thread("replica", move || {
+        report.watch_over("replica", || driver.run());
+        report.queue.close();
+        last_shared.set_shut_down();
+        // Ends the storage thread, unless it has failed and ended already.
+        let _ = last_work.send(Work::Stop);
+        // Its panics are caught and reported inside.
+        let _ = storage.join();
+        report.stopped();
+    })?;
+    let scan =
+        move |slice: &crate::storage::Slice| StateMachine::open(Some(slice))?.scan_digest(&reader);
+    let handle = Handle {
+        id,
+        queue: Arc::clone(&queue),
+        shared,
+        desk: Desk::new(work),
+        scan: Arc::new(scan),
+        scanning: Arc::default(),
+    };
+    Ok((handle, Runtime { queue, state }))
+}
+
+/// Says how the threads ended. The first failure is what is told.
+#[derive(Clone)]
+struct Reporter {
+    queue: Arc<Queue>,
+    tell: Arc<watch::Sender<State>>,
+}
+
+impl Reporter {
+    /// Runs a thread's work; if it fails, logs it once and lets the other thread end too.
+    fn watch_over(&self, name: &'static str, work: impl FnOnce() -> Result<(), StorageError>) {
+        let failure = match std::panic::catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => Failure::Storage(error),
+            Err(_) => Failure::Panicked(name),
+        };
+        let mut text = failure.to_string();
+        let mut cause = std::error::Error::source(&failure);
+        while let Some(error) = cause {
+            let _ = write!(text, ": {error}");
+            cause = error.source();
+        }
+        tracing::error!("the replica stops: {text}");
+        self.end(State::Failed(Arc::new(failure)));
+        self.queue.close();
+    }
+
+    fn stopped(&self) {
+        self.end(State::Stopped);
+    }
+
+    fn end(&self, end: State) {
+        self.tell.send_if_modified(|state| {
+            let running = matches!(state, State::Running);
+            if running {
+                *state = end;
+            }
+            running
+        });
+    }
+}
+
+fn thread(
+    name: &'static str,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StorageError> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map_err(|source| StorageError::Io {
+            what: "cannot start a thread:",
+            path: name.into(),
+            source,
+        })
+}
+
+/// For a new replica, or for one that lost its promises: then the log tells which cluster it was
+/// of, and the new incarnation must be readmitted there.
+fn first_hard_state<S: Store>(
+    config: &Config,
+    store: &S,
+    last: Stamp,
+) -> Result<HardState, StorageError> {
+    let founders = store
+        .entries(Index(1), 1)?
+        .first()
+        .and_then(crate::types::entry::Entry::as_formation)
+        .map(|formation| formation.members);
+    Ok(HardState {
+        id: config.node.id,
+        incarnation: Incarnation(rand::random()),
+        cluster: founders.as_ref().map(ClusterId::of_members),
+        formation: founders.map_or(FormationStatus::Unformed, FormationStatus::Formed),
+        term: last.term,
+        granted_to: None,
+        term_accepted: last.term,
+        mark: Stamp::ZERO,
+        others_marks: BTreeMap::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::testing::{FakeStore, hard_state};
+    use crate::types::{Members, ReplicaId, Term, entry::Entry};
+
+    fn config() -> Config {
+        Config {
+            node: crate::consensus::Config {
+                id: ReplicaId(1),
+                ids: vec![ReplicaId(1)],
+                refresh_interval_us: 50_000,
+                election_iters: 3,
+                election_check_interval_us: 10_000,
+                initialize_wait_us: 0,
+                build: "test".into(),
+            },
+            write_timeout_us: 1_000_000,
+            read_timeout_us: 1_000_000,
+            token_idle_us: 1_000_000,
+            checkpoint_entries_max: 1_000,
+        }
+    }
+
+    #[test]
+    fn lost_promises_get_a_new_incarnation_in_the_cluster_that_the_log_names() {
+        let members = Members::from([(ReplicaId(1), hard_state(1).incarnation)]);
+        let store = FakeStore {
+            first: Some(Entry::formation(&members, crate::types::LEVEL)),
+            ..FakeStore::default()
+        };
+        let last = Stamp::new(Term(4), Index(9));
+        let state = first_hard_state(&config(), &store, last).unwrap();
+        assert_eq!(state.cluster, Some(ClusterId::of_members(&members)));
+        assert_eq!(state.formation, FormationStatus::Formed(members));
+        assert_ne!(state.incarnation, hard_state(1).incarnation);
+        assert_eq!(state.term, Term(4));
+
+        let new = first_hard_state(&config(), &FakeStore::default(), Stamp::ZERO).unwrap();
+        assert_eq!(new.formation, FormationStatus::Unformed);
+        assert_eq!(new.cluster, None);
+    }
+
+    #[tokio::test]
+    async fn the_first_failure_is_told_and_closes_the_queue() {
+        let (tell, state) = watch::channel(State::Running);
+        let queue = Arc::new(Queue::new());
+        let report = Reporter {
+            queue: Arc::clone(&queue),
+            tell: Arc::new(tell),
+        };
+        let runtime = Runtime {
+            queue: Arc::clone(&queue),
+            state,
+        };
+        report.watch_over("storage", || Err(StorageError::Damaged("fsync".into())));
+        report.watch_over("replica", || panic!("later"));
+        report.stopped();
+        assert!(queue.take(std::time::Duration::ZERO).is_none());
+        let failure = runtime.failed().await;
+        assert!(matches!(*failure, Failure::Storage(_)));
+        assert!(runtime.shut_down().await.is_err());
+    }
+
+    #[test]
+    fn a_failing_disk_ends_the_storage_thread_and_a_stop_syncs() {
+        use crate::replica::testing::entry;
+        use crate::replica::{DiskJob, Input};
+        let job = || {
+            Work::Job(DiskJob {
+                number: 1,
+                core: Some(crate::consensus::Job {
+                    append: vec![entry(1, 1)],
+                    ..Default::default()
+                }),
+                commit: None,
+                slice: None,
+                fetches: Vec::new(),
+            })
+        };
+        for (fail_at, good) in [(None, true), (Some(2), false), (Some(3), false)] {
+            let queue = Queue::new();
+            let (work, jobs) = std::sync::mpsc::channel();
+            work.send(job()).unwrap();
+            work.send(Work::Stop).unwrap();
+            let store = FakeStore {
+                fail_at,
+                ..FakeStore::default()
+            };
+            assert_eq!(storage_thread::run(store, &jobs, &queue).is_ok(), good);
+            let items = queue.take(std::time::Duration::ZERO).unwrap();
+            let done = matches!(
+                items.front(),
+                Some(Item::Input(Input::DiskDone(done))) if done.number == 1
+            );
+            // Two operations are the job's own; a failure among them is never "done".
+            assert_eq!(done, fail_at != Some(2));
+        }
+    }
+}

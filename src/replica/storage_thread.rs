@@ -1,0 +1,113 @@
+//! The storage thread: the only one that writes, and the desk at which others may ask it to read.
+//!
+//! The replica's thread never blocks on a disk; this one does nothing else. It does one job after
+//! the other, so that what is read here is what is on the disk between two jobs.
+
+use super::queue::{Item, Queue};
+use super::{DiskJob, Input, execute};
+use crate::limits::APPEND_BYTES_MAX;
+use crate::storage::{CommitRecord, StorageError, Store};
+use crate::types::Index;
+use crate::types::entry::Entry;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use tokio::sync::{Semaphore, oneshot};
+
+/// Questions that wait at once. With it, and one job at a time, the channel is bounded.
+const QUESTIONS_MAX: usize = 8;
+/// Commit records read at once, by index: each read holds up the next batch.
+const RECORDS_SPAN_MAX: u64 = 65_536;
+
+/// What the thread is asked to do.
+pub(super) enum Work {
+    Job(DiskJob),
+    Entries(
+        Index,
+        usize,
+        oneshot::Sender<Result<Vec<Entry>, StorageError>>,
+    ),
+    Records(
+        Index,
+        Index,
+        oneshot::Sender<Result<Vec<CommitRecord>, StorageError>>,
+    ),
+    Size(oneshot::Sender<u64>),
+    /// Nothing follows: make everything durable.
+    Stop,
+}
+
+/// Does the work until it is told to stop or fails.
+pub(super) fn run<S: Store>(
+    mut store: S,
+    work: &Receiver<Work>,
+    queue: &Queue,
+) -> Result<(), StorageError> {
+    for work in work {
+        // Whoever asked may have gone away; the answer is theirs to lose.
+        match work {
+            Work::Job(job) => {
+                let done = Input::DiskDone(execute(&mut store, job)?);
+                if queue.push_always(Item::Input(done)).is_err() {
+                    return Ok(());
+                }
+            }
+            Work::Entries(from, bytes_max, answer) => {
+                let _ = answer.send(store.entries(from, bytes_max.min(APPEND_BYTES_MAX)));
+            }
+            Work::Records(from, to, answer) => {
+                let to = to.min(Index(from.0.saturating_add(RECORDS_SPAN_MAX)));
+                let _ = answer.send(store.commit_records(from, to));
+            }
+            Work::Size(answer) => {
+                let _ = answer.send(store.size_bytes());
+            }
+            Work::Stop => return store.sync(),
+        }
+    }
+    Ok(())
+}
+
+/// Where reads are asked for. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Desk {
+    work: Sender<Work>,
+    places: Arc<Semaphore>,
+}
+
+impl Desk {
+    pub(super) fn new(work: Sender<Work>) -> Self {
+        Self {
+            work,
+            places: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+        }
+    }
+
+    pub(super) async fn entries(
+        &self,
+        from: Index,
+        bytes_max: usize,
+    ) -> Option<Result<Vec<Entry>, StorageError>> {
+        self.ask(|answer| Work::Entries(from, bytes_max, answer))
+            .await
+    }
+
+    pub(super) async fn commit_records(
+        &self,
+        from: Index,
+        to: Index,
+    ) -> Option<Result<Vec<CommitRecord>, StorageError>> {
+        self.ask(|answer| Work::Records(from, to, answer)).await
+    }
+
+    pub(super) async fn size(&self) -> Option<u64> {
+        self.ask(Work::Size).await
+    }
+
+    /// `None`: the thread has ended.
+    async fn ask<T>(&self, work: impl FnOnce(oneshot::Sender<T>) -> Work) -> Option<T> {
+        let _place = self.places.acquire().await.ok()?;
+        let (sender, answer) = oneshot::channel();
+        self.work.send(work(sender)).ok()?;
+        answer.await.ok()
+    }
+}

@@ -1,0 +1,354 @@
+//! Records of the state trees: their keys, their values, their part in the digest.
+//!
+//! Keys are big-endian, so that byte order is the natural order. Values begin with a version byte;
+//! structs only ever grow at the end, with defaults. See `docs/state_machine.md`.
+
+use super::blob;
+use super::digest::{Canonical, Lanes, RecordKind};
+use crate::storage::{StorageError, Tree};
+use crate::types::{ClientId, Hash, InboxSeq, Index, RequestId, TokenHash, UserId, WallTime};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+const VERSION: u8 = 1;
+
+/// Owns the idempotency entries of the replicas' front doors. No account has this id: an id is
+/// the index of an entry, and those begin at 1.
+pub(super) const FRONTS: UserId = UserId(0);
+
+pub(super) fn encode<T: Serialize>(record: &T) -> Bytes {
+    let mut bytes = vec![VERSION];
+    rmp_serde::encode::write(&mut bytes, record)
+        .expect("plain structs always encode, and a vector never refuses bytes");
+    bytes.into()
+}
+
+pub(super) fn decode<T: DeserializeOwned>(
+    tree: Tree,
+    key: &[u8],
+    bytes: &[u8],
+) -> Result<T, StorageError> {
+    match bytes.split_first() {
+        Some((&VERSION, body)) => rmp_serde::from_slice(body)
+            .map_err(|error| damaged(tree, key, &format!("does not parse: {error}"))),
+        Some((version, _)) => Err(damaged(
+            tree,
+            key,
+            &format!("has unknown version {version}: written by a newer version?"),
+        )),
+        None => Err(damaged(tree, key, "is empty")),
+    }
+}
+
+/// A finding about one record: a sentence that names the tree and the key.
+pub(super) fn damaged(tree: Tree, key: &[u8], what: &str) -> StorageError {
+    let hex: String = key.iter().map(|b| format!("{b:02x}")).collect();
+    StorageError::Damaged(format!("{}: record {hex} {what}", tree.name()))
+}
+
+/// Keys. A prefix letter keeps kinds of record in one tree apart.
+pub(super) mod keys {
+    use super::{Bytes, ClientId, InboxSeq, Index, TokenHash, UserId};
+
+    fn join(parts: &[&[u8]]) -> Bytes {
+        parts.concat().into()
+    }
+    fn user(prefix: &[u8], user: UserId) -> Bytes {
+        join(&[prefix, &user.0.to_be_bytes()])
+    }
+
+    /// `users`: (a, user) → account or tombstone.
+    pub fn account(id: UserId) -> Bytes {
+        user(b"a", id)
+    }
+    /// `users`: (h, user) → head.
+    pub fn head(id: UserId) -> Bytes {
+        user(b"h", id)
+    }
+    /// `users`: (n, name) → user.
+    pub fn name(name: &str) -> Bytes {
+        join(&[b"n", name.as_bytes()])
+    }
+    /// `tokens`: token hash → token.
+    pub fn token(hash: &TokenHash) -> Bytes {
+        Bytes::copy_from_slice(&hash.0)
+    }
+    /// `inboxes`: (user, first sequence) → block of messages.
+    pub fn block(user: UserId, first: InboxSeq) -> Bytes {
+        join(&[&user.0.to_be_bytes(), &first.0.to_be_bytes()])
+    }
+    /// `sessions`: (c, user, client) → client.
+    pub fn client(user: UserId, client: &ClientId) -> Bytes {
+        join(&[b"c", &user.0.to_be_bytes(), &client.0])
+    }
+    /// `sessions`: (r, user, registration, sequence) → remembered reply.
+    pub fn remembered(user: UserId, registered: Index, sequence: u64) -> Bytes {
+        join(&[
+            b"r",
+            &user.0.to_be_bytes(),
+            &registered.0.to_be_bytes(),
+            &sequence.to_be_bytes(),
+        ])
+    }
+    /// `sessions`: (d, recipient, sender) → newest acknowledged message of this sender.
+    pub fn delivered(recipient: UserId, sender: UserId) -> Bytes {
+        join(&[b"d", &recipient.0.to_be_bytes(), &sender.0.to_be_bytes()])
+    }
+    /// `sessions`: (x, entry, ordinal) → rows that nobody can see any more.
+    pub fn cleanup(entry: Index, ordinal: u8) -> Bytes {
+        join(&[b"x", &entry.0.to_be_bytes(), &[ordinal]])
+    }
+
+    /// All keys that begin with `prefix` and then belong to `id`.
+    pub fn of_user(prefix: &[u8], id: UserId) -> (Bytes, Bytes) {
+        (user(prefix, id), user(prefix, UserId(id.0 + 1)))
+    }
+    /// All keys that begin with this letter.
+    pub fn of_prefix(prefix: u8) -> (Bytes, Bytes) {
+        (join(&[&[prefix]]), join(&[&[prefix + 1]]))
+    }
+
+    /// The big-endian number that starts at `at`, if the key is that long.
+    pub fn number_at(key: &[u8], at: usize) -> Option<u64> {
+        let bytes = key.get(at..at + 8)?;
+        Some(u64::from_be_bytes(bytes.try_into().ok()?))
+    }
+}
+
+/// `users`, (a, …). An id is never reused: what is deleted leaves a tombstone.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum AccountRecord {
+    Live(Account),
+    Deleted(Tombstone),
+}
+
+/// What seldom changes about an account.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Account {
+    pub name: String,
+    pub full_name: String,
+    pub password_hash: String,
+    pub password_version: u32,
+    pub created: WallTime,
+    /// The request that created it, so that its repetition is recognised for ever.
+    pub created_by: Option<RequestId>,
+    /// Its live tokens, oldest first. Not part of the digest: the tokens themselves are.
+    #[serde(with = "blob::token_hashes")]
+    pub tokens: Vec<TokenHash>,
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Account")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Account {
+    pub fn lanes(&self, user: UserId) -> Lanes {
+        let (client, sequence) = match &self.created_by {
+            Some(request) => (&request.client.0[..], request.sequence),
+            None => (&[][..], 0),
+        };
+        Canonical::new(RecordKind::Account)
+            .number(user.0)
+            .bytes(&self.name)
+            .bytes(&self.full_name)
+            .bytes(&self.password_hash)
+            .number(u64::from(self.password_version))
+            .number(self.created.0)
+            .bytes(client)
+            .number(sequence)
+            .lanes()
+    }
+}
+
+/// What is left of a deleted account.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Tombstone {
+    /// The entry that deleted it.
+    pub deleted: Index,
+}
+
+impl Tombstone {
+    pub fn lanes(&self, user: UserId) -> Lanes {
+        Canonical::new(RecordKind::Tombstone)
+            .number(user.0)
+            .number(self.deleted.0)
+            .lanes()
+    }
+}
+
+/// The name index's part in the digest.
+pub(super) fn name_lanes(name: &str, user: UserId) -> Lanes {
+    Canonical::new(RecordKind::Name)
+        .bytes(name)
+        .number(user.0)
+        .lanes()
+}
+
+/// `users`, (h, …): what often changes about an account. Invariant: `sum` is the sum of all
+/// logical records of this user, its account and name included.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Head {
+    pub sum: Lanes,
+    /// First message kept; 1 in an empty or untrimmed inbox.
+    pub first: InboxSeq,
+    /// Last message; 0 in an empty inbox.
+    pub last: InboxSeq,
+    /// First sequence of the block that takes the next message; 0: none.
+    pub open_block: InboxSeq,
+    pub devices: Vec<Device>,
+}
+
+/// A device's cursor.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Device {
+    pub name: String,
+    /// Inclusive.
+    pub acknowledged: InboxSeq,
+}
+
+impl Head {
+    pub fn new(user: UserId) -> Self {
+        let mut head = Self {
+            sum: Lanes::ZERO,
+            first: InboxSeq(1),
+            last: InboxSeq(0),
+            open_block: InboxSeq(0),
+            devices: Vec::new(),
+        };
+        head.sum = head.inbox_lanes(user);
+        head
+    }
+
+    pub fn inbox_lanes(&self, user: UserId) -> Lanes {
+        Canonical::new(RecordKind::Inbox)
+            .number(user.0)
+            .number(self.first.0)
+            .number(self.last.0)
+            .lanes()
+    }
+
+    pub fn device(&self, name: &str) -> Option<&Device> {
+        self.devices.iter().find(|d| d.name == name)
+    }
+}
+
+impl Device {
+    pub fn lanes(&self, user: UserId) -> Lanes {
+        Canonical::new(RecordKind::Cursor)
+            .number(user.0)
+            .bytes(&self.name)
+            .number(self.acknowledged.0)
+            .lanes()
+    }
+}
+
+/// `tokens`. Valid while it exists and its password version is the account's.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Token {
+    pub user: UserId,
+    pub device: String,
+    /// Public id: index of the entry that issued it.
+    pub session: u64,
+    pub client: ClientId,
+    pub password_version: u32,
+    pub created: WallTime,
+    pub last_used: WallTime,
+}
+
+impl Token {
+    pub fn lanes(&self, hash: &TokenHash) -> Lanes {
+        Canonical::new(RecordKind::Token)
+            .bytes(hash.0)
+            .number(self.user.0)
+            .bytes(&self.device)
+            .number(self.session)
+            .bytes(self.client.0)
+            .number(u64::from(self.password_version))
+            .number(self.created.0)
+            .number(self.last_used.0)
+            .lanes()
+    }
+}
+
+/// `sessions`, (c, …): a client id whose requests are remembered.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Client {
+    /// The entry that registered it. Rows are kept under it, so that those of an earlier
+    /// registration never come back.
+    pub registered: Index,
+    /// Sequences below were not registered with it: never run.
+    pub base: u64,
+    /// Highest sequence seen.
+    pub newest: u64,
+    /// No row lies below this sequence.
+    pub lowest_row: u64,
+    /// The entry that used it last.
+    pub used: Index,
+    /// Sum over its rows.
+    pub sum: Lanes,
+}
+
+impl Client {
+    pub fn lanes(&self, user: UserId, client: &ClientId) -> Lanes {
+        Canonical::new(RecordKind::Client)
+            .number(user.0)
+            .bytes(client.0)
+            .number(self.registered.0)
+            .number(self.base)
+            .number(self.newest)
+            .number(self.lowest_row)
+            .number(self.used.0)
+            .lanes()
+    }
+}
+
+/// `sessions`, (r, …): what a request came to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Remembered {
+    /// Hash of the operation's body.
+    pub operation: Hash,
+    /// The token that it issued, if it issued one.
+    pub token: Option<TokenHash>,
+    /// The encoded [`super::Reply`].
+    #[serde(with = "blob")]
+    pub reply: Vec<u8>,
+}
+
+impl Remembered {
+    pub fn lanes(&self, user: UserId, registered: Index, sequence: u64) -> Lanes {
+        Canonical::new(RecordKind::Remembered)
+            .number(user.0)
+            .number(registered.0)
+            .number(sequence)
+            .bytes(self.operation.0)
+            .bytes(self.token.as_ref().map_or(&[][..], |t| &t.0[..]))
+            .bytes(&self.reply)
+            .lanes()
+    }
+}
+
+/// `sessions`, (d, …): the digest's view of a delivery mark.
+pub(super) fn delivered_lanes(recipient: UserId, sender: UserId, message: Index) -> Lanes {
+    Canonical::new(RecordKind::Delivered)
+        .number(recipient.0)
+        .number(sender.0)
+        .number(message.0)
+        .lanes()
+}
+
+/// `sessions`, (x, …): rows of a deleted account or a dropped client, which nobody can see any
+/// more. Not part of the digest.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Cleanup {
+    /// Number of the tree in [`Tree::ALL`].
+    pub tree: u8,
+    #[serde(with = "blob")]
+    pub from: Vec<u8>,
+    #[serde(with = "blob")]
+    pub to: Vec<u8>,
+}

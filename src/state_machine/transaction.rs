@@ -1,0 +1,217 @@
+//! One entry's effect while it is being computed.
+//!
+//! All writes of the machine go through here: into the overlay, and into the sums of the digest.
+
+use super::Notice;
+use super::digest::Lanes;
+use super::machine::Totals;
+use super::overlay::{Overlay, View};
+use super::records::{Cleanup, FRONTS, Head, decode, encode, keys};
+use crate::storage::{StateReader, StorageError, Tree};
+use crate::types::{Index, UserId, WallTime};
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+
+/// An entry in progress. Call [`Transaction::finish`] at its end: heads are kept here and written
+/// once, however often one entry changes them.
+pub(super) struct Transaction<'a> {
+    reader: &'a dyn StateReader,
+    overlay: &'a mut Overlay,
+    totals: &'a mut Totals,
+    heads: BTreeMap<UserId, Loaded>,
+    cleanups: u8,
+    pub notices: Vec<Notice>,
+    /// The entry's index: ids of what it creates.
+    pub index: Index,
+    /// The entry's time.
+    pub time: WallTime,
+}
+
+struct Loaded {
+    /// The user's sum before this entry.
+    before: Lanes,
+    /// `None`: removed by this entry.
+    head: Option<Head>,
+}
+
+impl<'a> Transaction<'a> {
+    pub fn new(
+        reader: &'a dyn StateReader,
+        overlay: &'a mut Overlay,
+        totals: &'a mut Totals,
+        index: Index,
+        time: WallTime,
+    ) -> Self {
+        Self {
+            reader,
+            overlay,
+            totals,
+            heads: BTreeMap::new(),
+            cleanups: 0,
+            notices: Vec::new(),
+            index,
+            time,
+        }
+    }
+
+    /// Reads what this entry and those before it have written. Heads are the exception.
+    pub fn view(&self) -> View<'_> {
+        View {
+            reader: self.reader,
+            overlay: self.overlay,
+        }
+    }
+
+    pub fn read<T: DeserializeOwned>(
+        &self,
+        tree: Tree,
+        key: &[u8],
+    ) -> Result<Option<T>, StorageError> {
+        self.view().read(tree, key)
+    }
+
+    pub fn put<T: Serialize>(&mut self, tree: Tree, key: Bytes, record: &T) {
+        self.overlay.put(tree, key, Some(encode(record)));
+    }
+
+    pub fn put_bytes(&mut self, tree: Tree, key: Bytes, bytes: Bytes) {
+        self.overlay.put(tree, key, Some(bytes));
+    }
+
+    pub fn remove(&mut self, tree: Tree, key: Bytes) {
+        self.overlay.put(tree, key, None);
+    }
+
+    /// The head of a user. That of the front doors comes to be when it is first asked for; an
+    /// account without one is damage.
+    pub fn head(&mut self, user: UserId) -> Result<&mut Head, StorageError> {
+        if !self.heads.contains_key(&user) {
+            let loaded = match self.view().read::<Head>(Tree::Users, &keys::head(user))? {
+                Some(head) => Loaded {
+                    before: head.sum,
+                    head: Some(head),
+                },
+                None if user == FRONTS => Loaded {
+                    before: Lanes::ZERO,
+                    head: Some(Head::new(user)),
+                },
+                None => return Err(no_head(user)),
+            };
+            self.heads.insert(user, loaded);
+        }
+        self.heads
+            .get_mut(&user)
+            .and_then(|loaded| loaded.head.as_mut())
+            .ok_or_else(|| no_head(user))
+    }
+
+    /// The head of an account that this entry creates.
+    pub fn create_head(&mut self, user: UserId) {
+        let loaded = Loaded {
+            before: Lanes::ZERO,
+            head: Some(Head::new(user)),
+        };
+        self.heads.insert(user, loaded);
+    }
+
+    /// Removes an account's head: with it everything that the account had leaves the digest.
+    pub fn remove_head(&mut self, user: UserId) -> Result<(), StorageError> {
+        self.head(user)?;
+        if let Some(loaded) = self.heads.get_mut(&user) {
+            loaded.head = None;
+        }
+        Ok(())
+    }
+
+    pub fn add(&mut self, user: UserId, lanes: &Lanes) -> Result<(), StorageError> {
+        self.head(user)?.sum.add(lanes);
+        Ok(())
+    }
+
+    pub fn subtract(&mut self, user: UserId, lanes: &Lanes) -> Result<(), StorageError> {
+        self.head(user)?.sum.subtract(lanes);
+        Ok(())
+    }
+
+    /// Adds a logical record that belongs to no user.
+    pub fn add_to_total(&mut self, lanes: &Lanes) {
+        self.totals.total.add(lanes);
+    }
+
+    /// Notes rows that nobody can see any more; later entries remove them, a few each.
+    pub fn clean_up(&mut self, tree: Tree, (from, to): (Bytes, Bytes)) {
+        let key = keys::cleanup(self.index, self.cleanups);
+        let cleanup = Cleanup {
+            tree: tree as u8,
+            from: from.into(),
+            to: to.into(),
+        };
+        self.put(Tree::Sessions, key, &cleanup);
+        self.cleanups += 1;
+        self.totals.cleanups += 1;
+    }
+
+    /// Removes the next few of those rows.
+    pub fn clean_up_some(&mut self) -> Result<(), StorageError> {
+        const ROWS: usize = 8;
+        if self.totals.cleanups == 0 {
+            return Ok(());
+        }
+        let (from, to) = keys::of_prefix(b'x');
+        let pending = self.view().range(Tree::Sessions, &from, &to, 1)?;
+        let Some((key, bytes)) = pending.into_iter().next() else {
+            let what = "sessions: a pending cleanup is missing".to_owned();
+            return Err(StorageError::Damaged(what));
+        };
+        let mut cleanup: Cleanup = decode(Tree::Sessions, &key, &bytes)?;
+        let tree = Tree::ALL[usize::from(cleanup.tree) % Tree::ALL.len()];
+        let rows = self.view().range(tree, &cleanup.from, &cleanup.to, ROWS)?;
+        let done = rows.len() < ROWS;
+        for (row, _) in rows {
+            cleanup.from = super::overlay::after(&row).into();
+            self.remove(tree, row);
+        }
+        if done {
+            self.remove(Tree::Sessions, key);
+            self.totals.cleanups -= 1;
+        } else {
+            self.put(Tree::Sessions, key, &cleanup);
+        }
+        Ok(())
+    }
+
+    /// Writes the heads and brings the total up to date.
+    pub fn finish(mut self) -> Vec<Notice> {
+        for (user, loaded) in std::mem::take(&mut self.heads) {
+            let key = keys::head(user);
+            self.totals.total.subtract(&loaded.before);
+            match loaded.head {
+                Some(head) => {
+                    self.totals.total.add(&head.sum);
+                    self.put(Tree::Users, key, &head);
+                }
+                None => self.remove(Tree::Users, key),
+            }
+        }
+        self.notices
+    }
+}
+
+fn no_head(user: UserId) -> StorageError {
+    StorageError::Damaged(format!("users: user {user} has no head"))
+}
+
+impl View<'_> {
+    /// One record, decoded.
+    pub fn read<T: DeserializeOwned>(
+        &self,
+        tree: Tree,
+        key: &[u8],
+    ) -> Result<Option<T>, StorageError> {
+        self.get(tree, key)?
+            .map(|bytes| decode(tree, key, &bytes))
+            .transpose()
+    }
+}

@@ -1,0 +1,208 @@
+//! Accounts: creation, profile, password, deletion.
+
+use super::overlay::View;
+use super::records::{Account, AccountRecord, Tombstone, decode, keys, name_lanes};
+use super::tokens::{self, Session};
+use super::transaction::Transaction;
+use super::{AccountInfo, Command, NewToken, Notice, Refusal, Reply, idempotency};
+use crate::storage::{StorageError, Tree};
+use crate::types::UserId;
+
+/// The live account with this id.
+pub(super) fn find_account(view: View<'_>, user: UserId) -> Result<Option<Account>, StorageError> {
+    Ok(match view.read(Tree::Users, &keys::account(user))? {
+        Some(AccountRecord::Live(account)) => Some(account),
+        Some(AccountRecord::Deleted(_)) | None => None,
+    })
+}
+
+/// The user with this name.
+pub(super) fn find_user(view: View<'_>, name: &str) -> Result<Option<UserId>, StorageError> {
+    view.read(Tree::Users, &keys::name(name))
+}
+
+/// Writes an account whose digest has not changed or has been brought up to date.
+pub(super) fn save_account(tx: &mut Transaction<'_>, user: UserId, account: &Account) {
+    let record = AccountRecord::Live(account.clone());
+    tx.put(Tree::Users, keys::account(user), &record);
+}
+
+pub(super) fn account_info(user: UserId, account: &Account) -> AccountInfo {
+    AccountInfo {
+        user,
+        name: account.name.clone(),
+        full_name: account.full_name.clone(),
+        created: account.created,
+    }
+}
+
+/// What a new account consists of.
+pub(super) struct NewAccount<'a> {
+    pub name: &'a str,
+    pub full_name: &'a str,
+    pub password_hash: &'a str,
+    pub token: &'a NewToken,
+}
+
+/// Creates an account and logs it in. The user's id is the index of this entry.
+pub(super) fn create(
+    tx: &mut Transaction<'_>,
+    command: &Command,
+    new: &NewAccount<'_>,
+) -> Result<Reply, StorageError> {
+    if let Some(user) = find_user(tx.view(), new.name)? {
+        return create_again(tx.view(), command, user, new);
+    }
+    let own_client = command
+        .registered_request()
+        .is_none_or(|request| request.client == new.token.client);
+    if !own_client {
+        return Ok(Reply::Refused(Refusal::ClientUnknown));
+    }
+    let token_key = keys::token(&new.token.hash);
+    if tx.view().get(Tree::Tokens, &token_key)?.is_some() {
+        return Ok(Reply::Refused(Refusal::TokenInvalid));
+    }
+    let user = UserId(tx.index.0);
+    let mut account = Account {
+        name: new.name.to_owned(),
+        full_name: new.full_name.to_owned(),
+        password_hash: new.password_hash.to_owned(),
+        password_version: 1,
+        created: tx.time,
+        created_by: command.request,
+        tokens: Vec::new(),
+    };
+    tx.create_head(user);
+    tx.add(user, &account.lanes(user))?;
+    tx.add(user, &name_lanes(new.name, user))?;
+    tx.put(Tree::Users, keys::name(new.name), &user);
+    tokens::add_device(tx, user, &new.token.device)?;
+    let reply = tokens::open_session(tx, command, user, &mut account, new.token)?;
+    save_account(tx, user, &account);
+    tx.notices.push(Notice::AccountCreated {
+        name: account.name,
+        user,
+    });
+    Ok(reply)
+}
+
+/// The name exists: the same request once more, or somebody else's account.
+fn create_again(
+    view: View<'_>,
+    command: &Command,
+    user: UserId,
+    new: &NewAccount<'_>,
+) -> Result<Reply, StorageError> {
+    let by_this_request =
+        |account: &Account| command.request.is_some() && account.created_by == command.request;
+    match find_account(view, user)? {
+        Some(account) if by_this_request(&account) => {}
+        _ => return Ok(Reply::Refused(Refusal::NameTaken)),
+    }
+    if let Some(request) = command.registered_request() {
+        let operation = idempotency::operation_hash(&command.operation, user);
+        let verdict = idempotency::judge(view, user, &request, &operation)?;
+        // The very same entry once more: its token is the one that was registered.
+        if let idempotency::Verdict::Repeated(row) = verdict
+            && row.token == Some(new.token.hash)
+        {
+            return idempotency::reply_of(&row);
+        }
+    }
+    Ok(Reply::AlreadyCreated { user })
+}
+
+/// Changes the full name.
+pub(super) fn update_profile(
+    tx: &mut Transaction<'_>,
+    mut session: Session,
+    full_name: &str,
+) -> Result<Reply, StorageError> {
+    let user = session.user();
+    tx.subtract(user, &session.account.lanes(user))?;
+    full_name.clone_into(&mut session.account.full_name);
+    tx.add(user, &session.account.lanes(user))?;
+    save_account(tx, user, &session.account);
+    Ok(Reply::Done)
+}
+
+/// Changes the password, and revokes every token but the one that asks.
+pub(super) fn change_password(
+    tx: &mut Transaction<'_>,
+    session: Session,
+    password_hash: &str,
+    password_version: u32,
+) -> Result<Reply, StorageError> {
+    let user = session.user();
+    let Session {
+        hash,
+        mut token,
+        mut account,
+    } = session;
+    if account.password_version != password_version {
+        return Ok(Reply::Refused(Refusal::PasswordChanged));
+    }
+    for other in account.tokens.clone() {
+        if other != hash {
+            tokens::revoke(tx, user, &mut account, &other)?;
+        }
+    }
+    tx.subtract(user, &account.lanes(user))?;
+    password_hash.clone_into(&mut account.password_hash);
+    account.password_version += 1;
+    tx.add(user, &account.lanes(user))?;
+    save_account(tx, user, &account);
+
+    tx.subtract(user, &token.lanes(&hash))?;
+    token.password_version = account.password_version;
+    tx.add(user, &token.lanes(&hash))?;
+    tx.put(Tree::Tokens, keys::token(&hash), &token);
+    Ok(Reply::Done)
+}
+
+/// Deletes the account: a tombstone takes its place, its name is free, its tokens are gone. Its
+/// rows are invisible from now on because nothing leads to them; later entries remove them.
+pub(super) fn delete(
+    tx: &mut Transaction<'_>,
+    mut session: Session,
+) -> Result<Reply, StorageError> {
+    let user = session.user();
+    for hash in session.account.tokens.clone() {
+        tokens::revoke(tx, user, &mut session.account, &hash)?;
+    }
+    let name = session.account.name;
+    tx.remove(Tree::Users, keys::name(&name));
+    let tombstone = Tombstone { deleted: tx.index };
+    tx.add_to_total(&tombstone.lanes(user));
+    let record = AccountRecord::Deleted(tombstone);
+    tx.put(Tree::Users, keys::account(user), &record);
+    tx.remove_head(user)?;
+    tx.clean_up(Tree::Inboxes, keys::of_user(b"", user));
+    for prefix in [b"c", b"r", b"d"] {
+        tx.clean_up(Tree::Sessions, keys::of_user(prefix, user));
+    }
+    tx.notices.push(Notice::AccountDeleted { name, user });
+    Ok(Reply::Done)
+}
+
+/// All names with ids, ascending. Reads in pages.
+pub(super) fn names(view: View<'_>) -> Result<Vec<(String, UserId)>, StorageError> {
+    const PAGE: usize = 1_024;
+    let (mut from, to) = keys::of_prefix(b'n');
+    let mut names = Vec::new();
+    loop {
+        let page = view.range(Tree::Users, &from, &to, PAGE)?;
+        let full = page.len() == PAGE;
+        for (key, bytes) in page {
+            let user = decode(Tree::Users, &key, &bytes)?;
+            let name = std::str::from_utf8(&key[1..])
+                .map_err(|_| super::records::damaged(Tree::Users, &key, "is no name"))?;
+            names.push((name.to_owned(), user));
+            from = super::overlay::after(&key);
+        }
+        if !full {
+            return Ok(names);
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! The data directory around a store: lock, identity, formats, creation.
+//!
+//! ```text
+//! DIR/             0700
+//!   lock           held with flock while a process uses the directory
+//!   CURRENT        the name of the live store, "store-0001\n"
+//!   hard_state     the promises: see `hard_state.rs`
+//!   store-0001/    sled's files, and
+//!     store_format   format version and segment size, as text
+//! ```
+//!
+//! A store is complete and durable BEFORE `CURRENT` names it, and `CURRENT` is there BEFORE
+//! `hard_state`, so that a crash while a directory is created leaves one that is created again; and
+//! a hard state without a store is always a loss. Nothing here deletes or repairs a store.
+
+use super::files::{self, failed, private_directory, replace_file, sync_directory};
+use super::guard::guarded;
+use super::hard_state::{Found, HardStateFile, Unreadable, Writer};
+use super::recovery::recover;
+use super::sled_store::{self, DbFile, Engine, Parts};
+use super::{Recovered, SledStore, StorageError, migrations};
+use crate::consensus::{FormationStatus, HardState};
+use crate::limits;
+use crate::types::entry::Entry;
+use crate::types::{Hash, Incarnation, Index, ReplicaId, Stamp, Term};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// The name of the first store.
+const FIRST_STORE: &str = "store-0001";
+/// Format version and segment size: sled's own `conf` may be lost in a power cut, and a store
+/// opened with another segment size comes up empty without an error.
+const STORE_FORMAT: &str = "store_format";
+
+/// Who opens a directory, and how.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// This replica.
+    pub id: ReplicaId,
+    /// Every configured replica, this one included.
+    pub ids: Vec<ReplicaId>,
+    /// The incarnation for a new directory: 128 fresh random bits. Unused in one that exists.
+    pub incarnation: Incarnation,
+    /// sled's cache in bytes; its memory exceeds this by a few times.
+    pub cache_bytes: u64,
+}
+
+impl OpenOptions {
+    /// Default of `cache_bytes`.
+    pub const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+}
+
+/// A directory that was opened.
+pub enum Opened {
+    /// The store is readable. `recovered.hard_state` is there; `recovered.damage` may not be empty,
+    /// and then the replica takes no part.
+    Good {
+        /// The store, which holds the directory's lock.
+        store: SledStore,
+        /// What is in it, all of it durable.
+        recovered: Recovered,
+    },
+    /// There was a store and it cannot be read: the replica takes no part.
+    Damaged {
+        /// Who this is, if the hard state can be read.
+        hard_state: Option<HardState>,
+        /// What is wrong, and what to do.
+        sentence: String,
+        /// Keeps other processes away while this is shown.
+        lock: DirectoryLock,
+    },
+}
+
+/// The exclusive use of a data directory, until dropped.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    _file: File,
+}
+
+impl DirectoryLock {
+    /// Takes the lock of a directory that exists; refuses at once if another process has it.
+    pub fn take(directory: &Path) -> Result<Self, StorageError> {
+        let path = directory.join("lock");
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(failed("cannot open", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(std::fs::TryLockError::WouldBlock) => Err(StorageError::Unusable(format!(
+                "the data directory {} is in use by another process: stop that one, or name \
+                 another directory",
+                directory.display()
+            ))),
+            Err(std::fs::TryLockError::Error(error)) => Err(failed("cannot lock", &path)(error)),
+        }
+    }
+}
+
+/// Opens a replica's data directory, or creates a new one in an empty or missing directory.
+///
+/// Errors are for the operator: the directory is in use, belongs to another replica or cluster, or
+/// was written by a newer version; or the disk failed. Damage is not an error: see [`Opened`].
+pub fn open_directory(path: &Path, options: &OpenOptions) -> Result<Opened, StorageError> {
+    prepare(path)?;
+    let lock = DirectoryLock::take(path)?;
+    let hard_state_path = path.join("hard_state");
+    let found = match HardStateFile::load(&hard_state_path)? {
+        None => None,
+        Some(Ok(found)) => Some(found),
+        Some(Err(Unreadable::Newer(format))) => {
+            return Err(newer_format(&hard_state_path, u32::from(format)));
+        }
+        Some(Err(Unreadable::Damaged(sentence))) => {
+            return Ok(damaged(path, None, &sentence, lock));
+        }
+    };
+    if let Some(found) = &found {
+        check_identity(path, &found.state, options)?;
+    }
+    let opened = open_store(path, found.as_ref(), options.cache_bytes);
+    let (engine, db_file, recovered) = match opened {
+        Ok(opened) => opened,
+        Err(StorageError::Damaged(sentence)) => {
+            return Ok(damaged(path, found.map(|f| f.state), &sentence, lock));
+        }
+        Err(error) => return Err(error),
+    };
+    let (hard_state, writer, recovered) = match found {
+        Some(found) => {
+            let mut file = HardStateFile::open(&hard_state_path)?;
+            let writer = Writer::resume(&found, &mut file)?;
+            (file, writer, recovered)
+        }
+        None if recovered.last == Stamp::ZERO && recovered.damage.is_empty() => {
+            let state = first_hard_state(options);
+            HardStateFile::create(&hard_state_path, &state)?;
+            let Some(Ok(found)) = HardStateFile::load(&hard_state_path)? else {
+                return Ok(damaged(
+                    path,
+                    None,
+                    "hard_state: it was written and lost",
+                    lock,
+                ));
+            };
+            let mut file = HardStateFile::open(&hard_state_path)?;
+            let writer = Writer::resume(&found, &mut file)?;
+            let hard_state = Some(found.state);
+            let recovered = Recovered {
+                hard_state,
+                ..recovered
+            };
+            (file, writer, recovered)
+        }
+        None => {
+            let findings: Vec<_> = recovered.damage.into_iter().map(|(_, s)| s).collect();
+            return Ok(damaged(path, None, &findings.join("; "), lock));
+        }
+    };
+    let last = recovered.last;
+    let last_hash = recovered.tail.last().map_or(Hash::default(), Entry::hash);
+    let store = SledStore::new(Parts {
+        engine,
+        db_file,
+        hard_state,
+        writer,
+        last,
+        last_hash,
+        lock,
+    });
+    Ok(Opened::Good { store, recovered })
+}
+
+/// Creates the directory, or closes one that is ours (or will be) to other users. One that holds
+/// something else is left as it is: it might be a system's, named by mistake.
+fn prepare(path: &Path) -> Result<(), StorageError> {
+    let foreign = match std::fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_some() && !path.join("CURRENT").exists(),
+        Err(_) => false,
+    };
+    if foreign {
+        return Ok(());
+    }
+    private_directory(path)
+}
+
+/// Opens the live store, creating the first one in a new directory, and reads it.
+fn open_store(
+    path: &Path,
+    found: Option<&Found>,
+    cache_bytes: u64,
+) -> Result<(Engine, DbFile, Recovered), StorageError> {
+    if found.is_none() && files::read_text(&path.join("CURRENT"))?.is_none() {
+        create_first_store(path, cache_bytes)?;
+    }
+    let store_path = current_store(path)?;
+    let format = read_format(&store_path)?;
+    let db_file = DbFile::open(&store_path)?;
+    let (open_path, state) = (store_path.clone(), found.map(|f| f.state.clone()));
+    let (engine, recovered) = guarded(move || {
+        let engine = Engine::open(&open_path, cache_bytes)?;
+        engine.migrate()?;
+        // What a killed process left in the page cache is readable and not durable yet.
+        engine.flush()?;
+        let recovered = recover(&engine, state, limits::LOG_CACHE_BYTES)?;
+        Ok((engine, recovered))
+    })?;
+    db_file.sync()?;
+    files::sync_file(&store_path.join("conf"))?;
+    sync_directory(&store_path)?;
+    if format < migrations::FORMAT {
+        replace_file(&store_path.join(STORE_FORMAT), format_text().as_bytes())?;
+    }
+    Ok((engine, db_file, recovered))
+}
+
+/// Builds the first store beside its place, then puts it there; `CURRENT` last.
+fn create_first_store(path: &Path, cache_bytes: u64) -> Result<(), StorageError> {
+    let store = path.join(FIRST_STORE);
+    if !store.exists() {
+        let beside = path.join("store-0001.new");
+        if beside.exists() {
+            // Never named by CURRENT, so nothing was ever written to it.
+            std::fs::remove_dir_all(&beside).map_err(failed("cannot remove", &beside))?;
+        }
+        private_directory(&beside)?;
+        sled_store::create(&beside, cache_bytes)?;
+        replace_file(&beside.join(STORE_FORMAT), format_text().as_bytes())?;
+        std::fs::rename(&beside, &store).map_err(failed("cannot rename to", &store))?;
+        sync_directory(path)?;
+        if let Some(parent) = path.canonicalize().ok().as_deref().and_then(Path::parent) {
+            sync_directory(parent)?;
+        }
+    }
+    replace_file(&path.join("CURRENT"), format!("{FIRST_STORE}\n").as_bytes())
+}
+
+/// The directory that `CURRENT` names.
+pub(super) fn current_store(path: &Path) -> Result<PathBuf, StorageError> {
+    let Some(text) = files::read_text(&path.join("CURRENT"))? else {
+        return Err(StorageError::Damaged(
+            "CURRENT: the file is missing, so nothing says which store is the live one".into(),
+        ));
+    };
+    let name = text.trim_end();
+    let digits = name.strip_prefix("store-").unwrap_or_default();
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(StorageError::Damaged(format!(
+            "CURRENT: it should name a store and says {name:?}"
+        )));
+    }
+    let store = path.join(name);
+    if store.is_dir() {
+        Ok(store)
+    } else {
+        Err(StorageError::Damaged(format!(
+            "CURRENT: it names {name}, which is missing"
+        )))
+    }
+}
+
+fn format_text() -> String {
+    let segment = limits::SEGMENT_BYTES;
+    format!("format {}\nsegment_bytes {segment}\n", migrations::FORMAT)
+}
+
+/// The format version of a store, whose segment size must be this build's.
+pub(super) fn read_format(store: &Path) -> Result<u32, StorageError> {
+    let path = store.join(STORE_FORMAT);
+    let text = files::read_text(&path)?.unwrap_or_default();
+    let number = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|number| number.trim().parse::<u64>().ok())
+    };
+    let Some(format) = number("format ").and_then(|f| u32::try_from(f).ok()) else {
+        return Err(StorageError::Damaged(format!(
+            "{STORE_FORMAT}: it is missing or does not name a format"
+        )));
+    };
+    if format > migrations::FORMAT {
+        return Err(newer_format(store, format));
+    }
+    match number("segment_bytes ") {
+        Some(bytes) if bytes == limits::SEGMENT_BYTES as u64 => Ok(format),
+        other => Err(StorageError::Damaged(format!(
+            "{STORE_FORMAT}: segments should have {} bytes and it says {other:?}",
+            limits::SEGMENT_BYTES
+        ))),
+    }
+}
+
+/// A store that this build must not touch.
+pub(super) fn newer_format(path: &Path, format: u32) -> StorageError {
+    StorageError::Unusable(format!(
+        "{} has format {format}, and this build knows formats up to {}: a newer version wrote it, \
+         run that one",
+        path.display(),
+        migrations::FORMAT
+    ))
+}
+
+/// sled puts a leaf that is too large into a file that it never fsyncs. `limits` rules that out,
+/// so such a file means that part of the store may be missing after the next power cut.
+pub(super) fn refuse_blobs(store: &Path) -> Result<(), StorageError> {
+    let blobs = store.join("blobs");
+    let first = match std::fs::read_dir(&blobs) {
+        Ok(mut entries) => entries.next(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed("cannot list", &blobs)(error)),
+    };
+    match first {
+        None => Ok(()),
+        Some(Ok(entry)) => Err(StorageError::Damaged(format!(
+            "blobs: {} was never fsynced and should not exist",
+            entry.file_name().to_string_lossy()
+        ))),
+        Some(Err(error)) => Err(failed("cannot list", &blobs)(error)),
+    }
+}
+
+/// The promises of a replica that has made none.
+fn first_hard_state(options: &OpenOptions) -> HardState {
+    HardState {
+        id: options.id,
+        incarnation: options.incarnation,
+        formation: FormationStatus::Unformed,
+        cluster: None,
+        term: Term(0),
+        granted_to: None,
+        term_accepted: Term(0),
+        mark: Stamp::ZERO,
+        others_marks: BTreeMap::new(),
+    }
+}
+
+fn check_identity(
+    path: &Path,
+    state: &HardState,
+    options: &OpenOptions,
+) -> Result<(), StorageError> {
+    if state.id != options.id {
+        return Err(StorageError::Unusable(format!(
+            "the data directory {} belongs to replica {}, and this is replica {}: check --id and \
+             --data-dir",
+            path.display(),
+            state.id,
+            options.id
+        )));
+    }
+    let FormationStatus::Formed(members) = &state.formation else {
+        return Ok(());
+    };
+    let mut ids = options.ids.clone();
+    ids.sort_unstable();
+    if members.keys().eq(&ids) {
+        return Ok(());
+    }
+    let list = |ids: &mut dyn Iterator<Item = &ReplicaId>| {
+        let ids: Vec<_> = ids.map(ToString::to_string).collect();
+        ids.join(", ")
+    };
+    Err(StorageError::Unusable(format!(
+        "the data directory {} belongs to a cluster of the replicas {}, and this one was started \
+         for the replicas {}: check --peers and --data-dir",
+        path.display(),
+        list(&mut members.keys()),
+        list(&mut ids.iter())
+    )))
+}
+
+fn damaged(
+    path: &Path,
+    hard_state: Option<HardState>,
+    sentence: &str,
+    lock: DirectoryLock,
+) -> Opened {
+    Opened::Damaged {
+        hard_state,
+        sentence: format!(
+            "the store in {} is damaged and this replica takes no part ({sentence}). Nothing was \
+             changed. If the other replicas are well, move the directory away and start this \
+             replica with an empty one: it is readmitted and catches up",
+            path.display()
+        ),
+        lock,
+    }
+}
+
+impl Opened {
+    /// What keeps this replica from taking part, if anything: index and sentence.
+    pub fn damage(&self) -> Option<(Index, String)> {
+        match self {
+            Self::Good { recovered, .. } => recovered.damage.first().cloned(),
+            Self::Damaged { sentence, .. } => Some((Index(0), sentence.clone())),
+        }
+    }
+}

@@ -1,0 +1,550 @@
+//! A store on a disk in memory whose live and durable images differ, for the simulator and tests.
+//!
+//! [`MemDisk`] outlives the "process" that writes to it: dropping a [`MemStore`] and opening the
+//! disk again is a SIGKILL (what was written is still in the page cache), [`MemDisk::crash`] is a
+//! power cut (any prefix of the unsynced writes survives, and each unsynced block of the hard
+//! state by itself is kept, lost or torn). Every primitive operation is counted and can be made to
+//! fail, so that a test can kill at each persist boundary.
+//!
+//! Writes change the live image and note how to undo them; a sync forgets the notes. The recovery
+//! checks and the logic of the hard state are those of the real store.
+
+use super::hard_state::{BLOCKS, Blocks, SECTOR_BYTES, Unreadable, Writer, read};
+use super::recovery::{Fault, Source, recover};
+use super::{
+    Change, CommitRecord, Recovered, Slice, StateReader, StorageError, Store, Tree, Write,
+};
+use crate::consensus::{HardState, Mutant};
+use crate::limits;
+use crate::types::entry::Entry;
+use crate::types::{Hash, Index, Stamp, Term};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Whether a failing operation has done its work before it fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Nothing was done.
+    None,
+    /// It was done completely, and nobody was told.
+    Done,
+}
+
+/// The disk. Clones are the same disk.
+#[derive(Clone, Default)]
+pub struct MemDisk(Arc<Mutex<Disk>>);
+
+#[derive(Default)]
+struct Disk {
+    live: Image,
+    /// How to undo the writes since the last sync, oldest first.
+    unsynced: Vec<Undo>,
+    hard: Option<HardBlocks>,
+    /// Which open of the disk may write: earlier processes are dead.
+    epoch: u64,
+    operations: u64,
+    /// Fail at this operation, and from then on until the disk is opened again.
+    fail_at: Option<(u64, Effect)>,
+}
+
+#[derive(Default)]
+struct Image {
+    log: Vec<Entry>,
+    commits: BTreeMap<u64, CommitRecord>,
+    trees: [BTreeMap<Bytes, Bytes>; 4],
+    applied: Option<Slice>,
+    /// Bytes of the log, for `size_bytes`.
+    bytes: u64,
+}
+
+#[derive(Default)]
+struct Undo {
+    appended: usize,
+    truncated: Vec<Entry>,
+    commit: Option<(u64, Option<CommitRecord>)>,
+    applied: Option<Option<Slice>>,
+    changes: Vec<Change>,
+}
+
+struct HardBlocks {
+    live: [Vec<u8>; BLOCKS],
+    durable: [Vec<u8>; BLOCKS],
+    unsynced: Vec<(usize, Vec<u8>)>,
+}
+
+impl Image {
+    fn last(&self) -> (Stamp, Hash) {
+        self.log
+            .last()
+            .map_or((Stamp::ZERO, Hash::default()), |e| (e.stamp(), e.hash()))
+    }
+
+    fn truncate(&mut self, after: Index) -> Vec<Entry> {
+        let keep = self.log.len().min(after.0 as usize);
+        let removed = self.log.split_off(keep);
+        self.bytes -= removed.iter().map(|e| e.bytes().len() as u64).sum::<u64>();
+        removed
+    }
+
+    fn append(&mut self, entries: Vec<Entry>) {
+        self.bytes += entries.iter().map(|e| e.bytes().len() as u64).sum::<u64>();
+        self.log.extend(entries);
+    }
+
+    fn put_commit(&mut self, key: u64, record: Option<CommitRecord>) -> Option<CommitRecord> {
+        match record {
+            Some(record) => self.commits.insert(key, record),
+            None => self.commits.remove(&key),
+        }
+    }
+
+    /// Puts or removes a record; returns the change that takes it back.
+    fn change(&mut self, change: Change) -> Change {
+        let tree = &mut self.trees[change.tree as usize];
+        let old = match change.value {
+            Some(value) => tree.insert(change.key.clone(), value),
+            None => tree.remove(&change.key),
+        };
+        Change {
+            value: old,
+            ..change
+        }
+    }
+
+    fn apply(&mut self, write: Write) -> Undo {
+        let truncated = write
+            .truncate_after
+            .map_or_else(Vec::new, |after| self.truncate(after));
+        let appended = write.append.len();
+        self.append(write.append);
+        let commit = write.commit.map(|record| {
+            let key = record.stamp.index.0;
+            (key, self.put_commit(key, Some(record)))
+        });
+        let mut undo = Undo {
+            appended,
+            truncated,
+            commit,
+            ..Undo::default()
+        };
+        if let Some(mut slice) = write.slice {
+            let changes = std::mem::take(&mut slice.changes);
+            undo.changes = changes.into_iter().map(|c| self.change(c)).collect();
+            undo.applied = Some(self.applied.replace(slice));
+        }
+        undo
+    }
+
+    fn undo(&mut self, undo: Undo) {
+        for change in undo.changes.into_iter().rev() {
+            self.change(change);
+        }
+        if let Some(applied) = undo.applied {
+            self.applied = applied;
+        }
+        if let Some((key, record)) = undo.commit {
+            self.put_commit(key, record);
+        }
+        self.truncate(Index((self.log.len() - undo.appended) as u64));
+        self.append(undo.truncated);
+    }
+}
+
+fn cut_off() -> StorageError {
+    StorageError::Io {
+        what: "cannot reach",
+        path: "the disk in memory".into(),
+        source: std::io::Error::other("it was cut off"),
+    }
+}
+
+impl Disk {
+    /// Counts an operation; says whether to do it, and whether to report success.
+    fn begin(&mut self, epoch: u64) -> Result<Option<StorageError>, StorageError> {
+        if epoch != self.epoch {
+            return Err(cut_off());
+        }
+        let this = self.operations;
+        self.operations += 1;
+        match self.fail_at {
+            Some((at, Effect::Done)) if this == at => Ok(Some(cut_off())),
+            Some((at, _)) if this >= at => Err(cut_off()),
+            _ => Ok(None),
+        }
+    }
+
+    /// One primitive operation.
+    fn operate(
+        &mut self,
+        epoch: u64,
+        operation: impl FnOnce(&mut Self),
+    ) -> Result<(), StorageError> {
+        let outcome = self.begin(epoch)?;
+        operation(self);
+        outcome.map_or(Ok(()), Err)
+    }
+}
+
+impl MemDisk {
+    /// An empty disk.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Disk> {
+        self.0.lock().expect("no code under this lock panics")
+    }
+
+    /// Cuts the power: what was durable stays, with a prefix of the unsynced writes, and each
+    /// unsynced block of the hard state is lost, kept or torn. `choose(n)` picks a number below
+    /// `n`. The process that was writing is dead.
+    pub fn crash(&self, choose: &mut dyn FnMut(usize) -> usize) {
+        let disk = &mut *self.lock();
+        disk.epoch += 1;
+        let kept = choose(disk.unsynced.len() + 1);
+        for undo in disk.unsynced.drain(..).skip(kept).rev() {
+            disk.live.undo(undo);
+        }
+        if let Some(hard) = &mut disk.hard {
+            for (number, new) in std::mem::take(&mut hard.unsynced) {
+                let old = &mut hard.durable[number];
+                *old = match choose(4) {
+                    0 => continue,
+                    1 => new,
+                    2 => [&new[..SECTOR_BYTES], &old[SECTOR_BYTES..]].concat(),
+                    _ => [&old[..SECTOR_BYTES], &new[SECTOR_BYTES..]].concat(),
+                };
+            }
+            hard.live = hard.durable.clone();
+        }
+    }
+
+    /// Lets the `n`-th primitive operation from now on (0 is the next one) fail, and every later
+    /// one until the disk is opened again. A primitive operation is a write, a sync of the store,
+    /// the write of one block of the hard state or its sync.
+    pub fn fail_after(&self, n: u64, effect: Effect) {
+        let disk = &mut *self.lock();
+        disk.fail_at = Some((disk.operations + n, effect));
+    }
+
+    /// Primitive operations so far.
+    pub fn operations(&self) -> u64 {
+        self.lock().operations
+    }
+
+    /// An empty disk in the place of this one. The process that was writing is dead.
+    pub fn wipe(&self) {
+        let disk = &mut *self.lock();
+        *disk = Disk {
+            epoch: disk.epoch + 1,
+            operations: disk.operations,
+            ..Disk::default()
+        };
+    }
+
+    /// Loses the end of the log durably and silently, as a disk does that lied about a sync; the
+    /// commit records and slices about it go too. The process that was writing is dead.
+    pub fn lose_log_after(&self, after: Index) {
+        let disk = &mut *self.lock();
+        disk.epoch += 1;
+        disk.unsynced.clear();
+        disk.live.truncate(after);
+        disk.live.commits.split_off(&after.next().0);
+        if disk
+            .live
+            .applied
+            .as_ref()
+            .is_some_and(|s| s.applied > after)
+        {
+            disk.live.applied = None;
+            disk.live.trees = Default::default();
+        }
+    }
+
+    /// Loses the hard state. The process that was writing is dead.
+    pub fn lose_hard_state(&self) {
+        let disk = &mut *self.lock();
+        disk.epoch += 1;
+        disk.hard = None;
+    }
+
+    /// Turns the durable log's entry at this index into another one that continues the same
+    /// history and that its successor does not continue. The process that was writing is dead.
+    pub fn rewrite_entry(&self, index: Index, payload: &[u8]) {
+        let disk = &mut *self.lock();
+        disk.epoch += 1;
+        disk.unsynced.clear();
+        if let Some(entry) = disk.live.log.get_mut(index.previous().0 as usize) {
+            let (stamp, time) = (entry.stamp(), entry.time());
+            *entry = Entry::seal(stamp, time, entry.previous_hash(), entry.kind(), payload);
+        }
+    }
+}
+
+/// The store of one process run on a [`MemDisk`].
+pub struct MemStore {
+    disk: MemDisk,
+    epoch: u64,
+    writer: Option<Writer>,
+}
+
+impl MemStore {
+    /// Opens the disk as [`super::open_directory`] opens a directory, and makes what it finds
+    /// durable. Without a hard state, `recovered.hard_state` is `None`; the first
+    /// `write_hard_state` creates it. Earlier stores on this disk are dead afterwards.
+    pub fn open(disk: &MemDisk) -> Result<(Self, Recovered), StorageError> {
+        Self::open_with_cache(disk, limits::LOG_CACHE_BYTES)
+    }
+
+    /// The same, with another bound on the entries before the applied index in the tail: a small
+    /// one makes a simulated replica read its store as a real one with a long log does.
+    pub fn open_with_cache(
+        disk: &MemDisk,
+        cache_bytes: usize,
+    ) -> Result<(Self, Recovered), StorageError> {
+        let (epoch, blocks) = {
+            let disk = &mut *disk.lock();
+            disk.epoch += 1;
+            disk.fail_at = disk.fail_at.filter(|(at, _)| *at >= disk.operations);
+            (disk.epoch, disk.hard.as_ref().map(|hard| hard.live.clone()))
+        };
+        let mut store = Self {
+            disk: disk.clone(),
+            epoch,
+            writer: None,
+        };
+        store.sync()?;
+        let found = blocks.map(|blocks| read(&[&blocks[0], &blocks[1], &blocks[2], &blocks[3]]));
+        let (hard_state, lost) = match found {
+            None => (None, None),
+            Some(Ok(found)) => {
+                store.writer = Some(Writer::resume(&found, &mut store.blocks())?);
+                (Some(found.state), None)
+            }
+            Some(Err(Unreadable::Damaged(sentence))) => (None, Some((Index(0), sentence))),
+            Some(Err(Unreadable::Newer(format))) => {
+                return Err(StorageError::Unusable(format!(
+                    "hard_state has format {format}"
+                )));
+            }
+        };
+        let mut recovered = recover(&disk.lock().live, hard_state, cache_bytes)?;
+        if let Some(lost) = lost {
+            recovered.damage.insert(0, lost);
+        }
+        Ok((store, recovered))
+    }
+
+    fn blocks(&self) -> MemBlocks {
+        MemBlocks {
+            disk: self.disk.clone(),
+            epoch: self.epoch,
+        }
+    }
+
+    fn write_at_once(disk: &mut Disk, write: Write) {
+        let undo = disk.live.apply(write);
+        disk.unsynced.push(undo);
+    }
+}
+
+struct MemBlocks {
+    disk: MemDisk,
+    epoch: u64,
+}
+
+impl Blocks for MemBlocks {
+    fn write_block(&mut self, number: usize, bytes: &[u8]) -> Result<(), StorageError> {
+        self.disk.lock().operate(self.epoch, |disk| {
+            if let Some(hard) = &mut disk.hard {
+                hard.live[number] = bytes.to_vec();
+                hard.unsynced.push((number, bytes.to_vec()));
+            }
+        })
+    }
+    fn sync(&mut self) -> Result<(), StorageError> {
+        self.disk.lock().operate(self.epoch, |disk| {
+            if let Some(hard) = &mut disk.hard {
+                hard.durable = hard.live.clone();
+                hard.unsynced.clear();
+            }
+        })
+    }
+}
+
+impl Store for MemStore {
+    type Reader = MemReader;
+
+    fn write(&mut self, mut write: Write) -> Result<(), StorageError> {
+        let disk = &mut *self.disk.lock();
+        super::records::check_append(&write, |after| match after {
+            None => disk.live.last(),
+            Some(after) => {
+                let at = disk.live.log.len().min(after.0 as usize);
+                at.checked_sub(1)
+                    .map_or((Stamp::ZERO, Hash::default()), |at| {
+                        (disk.live.log[at].stamp(), disk.live.log[at].hash())
+                    })
+            }
+        })?;
+        disk.operate(self.epoch, |disk| {
+            if Mutant::AdoptTorn.on() && write.truncate_after.is_some() && !write.append.is_empty()
+            {
+                let rest = write.append.split_off(write.append.len() / 2);
+                let first = Write {
+                    truncate_after: write.truncate_after.take(),
+                    append: std::mem::replace(&mut write.append, rest),
+                    ..Write::default()
+                };
+                disk.live.apply(first);
+                disk.unsynced.clear();
+            }
+            Self::write_at_once(disk, write);
+        })
+    }
+
+    fn sync(&mut self) -> Result<(), StorageError> {
+        self.disk
+            .lock()
+            .operate(self.epoch, |disk| disk.unsynced.clear())
+    }
+
+    fn write_hard_state(&mut self, state: &HardState, sync: bool) -> Result<(), StorageError> {
+        let mut blocks = self.blocks();
+        if let Some(writer) = &mut self.writer {
+            return writer.write(state, sync, &mut blocks);
+        }
+        // A new file appears by a rename: completely and durably, or not at all.
+        let (writer, created) = Writer::create(state)?;
+        self.disk.lock().operate(self.epoch, |disk| {
+            disk.hard = Some(HardBlocks {
+                live: created.clone(),
+                durable: created,
+                unsynced: Vec::new(),
+            });
+        })?;
+        self.writer = Some(writer);
+        Ok(())
+    }
+
+    fn entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
+        let disk = self.disk.lock();
+        let start = from.previous().0 as usize;
+        let entries = disk.live.log.get(start..).unwrap_or_default();
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            let first = bytes == 0;
+            bytes += entry.bytes().len();
+            first || bytes <= bytes_max
+        };
+        Ok(entries.iter().take_while(fits).cloned().collect())
+    }
+
+    fn commit_records(&self, from: Index, to: Index) -> Result<Vec<CommitRecord>, StorageError> {
+        if from > to {
+            return Ok(Vec::new());
+        }
+        let disk = self.disk.lock();
+        Ok(disk
+            .live
+            .commits
+            .range(from.0..=to.0)
+            .map(|(_, r)| *r)
+            .collect())
+    }
+
+    fn reader(&self) -> MemReader {
+        MemReader(self.disk.clone())
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.disk.lock().live.bytes
+    }
+}
+
+/// Reads the live image's state trees.
+#[derive(Clone)]
+pub struct MemReader(MemDisk);
+
+impl MemReader {
+    fn collect<T>(
+        &self,
+        tree: Tree,
+        from: &[u8],
+        to: &[u8],
+        take: impl FnOnce(&mut dyn DoubleEndedIterator<Item = (Bytes, Bytes)>) -> Vec<T>,
+    ) -> Vec<T> {
+        if from >= to {
+            return Vec::new();
+        }
+        let disk = self.0.lock();
+        let bounds = (Bound::Included(from), Bound::Excluded(to));
+        let mut range = disk.live.trees[tree as usize]
+            .range::<[u8], _>(bounds)
+            .map(|(key, value)| (key.clone(), value.clone()));
+        take(&mut range)
+    }
+}
+
+impl StateReader for MemReader {
+    fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        Ok(self.0.lock().live.trees[tree as usize].get(key).cloned())
+    }
+
+    fn range(
+        &self,
+        tree: Tree,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
+        Ok(self.collect(tree, from, to, |range| range.take(limit).collect()))
+    }
+
+    fn range_back(
+        &self,
+        tree: Tree,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
+        Ok(self.collect(tree, from, to, |range| range.rev().take(limit).collect()))
+    }
+}
+
+/// Entries that recovery sees as one block.
+const BLOCK_ENTRIES: usize = 16;
+
+impl Source for Image {
+    fn block_at(&self, at: Index) -> Result<Option<Vec<Entry>>, Fault> {
+        let end = self
+            .log
+            .len()
+            .min(usize::try_from(at.0).unwrap_or(usize::MAX));
+        let start = end.saturating_sub(1) / BLOCK_ENTRIES * BLOCK_ENTRIES;
+        Ok((end > 0).then(|| self.log[start..end].to_vec()))
+    }
+
+    fn runs(&self) -> Result<Vec<(Index, Term)>, Fault> {
+        let mut runs: Vec<(Index, Term)> = Vec::new();
+        for entry in &self.log {
+            if runs
+                .last()
+                .is_none_or(|(_, term)| *term != entry.stamp().term)
+            {
+                runs.push((entry.index(), entry.stamp().term));
+            }
+        }
+        Ok(runs)
+    }
+
+    fn last_commit(&self) -> Result<Option<CommitRecord>, Fault> {
+        Ok(self.commits.last_key_value().map(|(_, record)| *record))
+    }
+
+    fn applied(&self) -> Result<Option<Slice>, Fault> {
+        Ok(self.applied.clone())
+    }
+}

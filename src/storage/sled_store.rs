@@ -1,0 +1,532 @@
+//! The store of a running replica, in sled 0.34.7. The only file besides `migrations/` that
+//! imports sled.
+//!
+//! # sled's traps, and what is done about each (figures in `docs/storage.md`)
+//!
+//! - `flush` does not reach the disk: [`super::fdatasync`] redirects it, and [`SledStore::sync`]
+//!   syncs `db` once more through a handle of its own, opened BEFORE the first write.
+//! - A large leaf becomes a file under `blobs/` that is never fsynced: records are bounded
+//!   (`limits`), and such a file is damage at open.
+//! - Inside a transaction only the transaction's own handles may be used: an outer one waits for
+//!   ever. [`Engine::commit`] is therefore given finished operations and reads nothing.
+//! - `flush_async` can deadlock with itself: never called, and sled's own flusher is off.
+//! - Opening or reading a damaged file may panic or hang: [`super::guard`] makes an error of that.
+//! - A cut file may open as an empty store: recovery compares with the hard state.
+
+use super::files::failed;
+use super::hard_state::{HardStateFile, Writer};
+use super::recovery::{Fault, Source};
+use super::verify::Finding;
+use super::{
+    CommitRecord, DirectoryLock, Slice, StateReader, StorageError, Store, Tree, Write, block,
+    directory, fdatasync_calls, files, migrations, records,
+};
+use crate::consensus::HardState;
+use crate::limits;
+use crate::types::entry::Entry;
+use crate::types::{Hash, Index, Stamp, Term};
+use bytes::Bytes;
+use sled::transaction::{TransactionError, Transactional};
+use sled::{Db, IVec};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// After a close in this process sled's own threads may hold the file a moment longer.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Names of the trees. The positions are used as their numbers; the state trees come last, in the
+/// order of [`Tree::ALL`].
+const TREES: [&str; 8] = [
+    "log", "runs", "commits", "meta", "users", "tokens", "inboxes", "sessions",
+];
+const LOG: usize = 0;
+const RUNS: usize = 1;
+const COMMITS: usize = 2;
+const META: usize = 3;
+const STATE: usize = 4;
+
+fn engine(what: &'static str) -> impl FnOnce(sled::Error) -> StorageError {
+    move |source| StorageError::Engine {
+        what,
+        source: Box::new(source),
+    }
+}
+
+fn fault(what: &'static str) -> impl FnOnce(sled::Error) -> Fault {
+    move |source| Fault::Failed(engine(what)(source))
+}
+
+/// One insert or removal, ready for a transaction.
+type Operation = (usize, IVec, Option<IVec>);
+
+/// The open trees. Clones share them.
+#[derive(Clone)]
+pub(super) struct Engine {
+    db: Db,
+    trees: [sled::Tree; TREES.len()],
+}
+
+impl Engine {
+    /// Opens sled in `path`, which exists. Nothing is migrated: see [`Engine::migrate`].
+    pub(super) fn open(path: &Path, cache_bytes: u64) -> Result<Self, StorageError> {
+        directory::refuse_blobs(path)?;
+        let db = open_db(path, cache_bytes)?;
+        let format = migrations::format_of(&db).map_err(damaged_or_failed)?;
+        if format > migrations::FORMAT {
+            return Err(directory::newer_format(path, format));
+        }
+        let mut trees = Vec::with_capacity(TREES.len());
+        for name in TREES {
+            trees.push(db.open_tree(name).map_err(damaged_or_failed)?);
+        }
+        let trees = trees.try_into().expect("one tree for each name");
+        Ok(Self { db, trees })
+    }
+
+    /// Runs the steps that the store lacks.
+    pub(super) fn migrate(&self) -> Result<(), StorageError> {
+        migrations::run(&self.db).map_err(engine("cannot migrate"))
+    }
+
+    /// Makes everything durable, as far as sled does that.
+    pub(super) fn flush(&self) -> Result<(), StorageError> {
+        self.db.flush().map_err(engine("cannot flush"))?;
+        Ok(())
+    }
+
+    fn commit(&self, operations: &[Operation]) -> Result<(), StorageError> {
+        let mut touched: Vec<usize> = operations.iter().map(|(tree, ..)| *tree).collect();
+        touched.sort_unstable();
+        touched.dedup();
+        if touched.is_empty() {
+            return Ok(());
+        }
+        let trees: Vec<&sled::Tree> = touched.iter().map(|tree| &self.trees[*tree]).collect();
+        let done: Result<(), TransactionError<()>> = trees[..].transaction(|views| {
+            for (tree, key, value) in operations {
+                let at = touched.binary_search(tree).expect("collected from these");
+                match value {
+                    Some(value) => views[at].insert(key.clone(), value.clone())?,
+                    None => views[at].remove(key.clone())?,
+                };
+            }
+            Ok(())
+        });
+        match done {
+            Ok(()) | Err(TransactionError::Abort(())) => Ok(()),
+            Err(TransactionError::Storage(error)) => Err(engine("cannot write")(error)),
+        }
+    }
+
+    /// Entries from `from` on, about `bytes_max` bytes of them, at least one if there is any.
+    pub(super) fn entries(
+        &self,
+        from: Index,
+        bytes_max: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let log = &self.trees[LOG];
+        let begins = log
+            .range(..=records::index_key(from))
+            .next_back()
+            .transpose()
+            .map_err(engine("cannot read the log"))?;
+        let Some((start, _)) = begins else {
+            return Ok(Vec::new());
+        };
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for record in log.range(start..) {
+            let (key, value) = record.map_err(engine("cannot read the log"))?;
+            for entry in unpack(&key, &value)? {
+                if entry.index() < from {
+                    continue;
+                }
+                bytes += entry.bytes().len();
+                if bytes > bytes_max && !entries.is_empty() {
+                    return Ok(entries);
+                }
+                entries.push(entry);
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Commit records with indexes in `from..=to`.
+    pub(super) fn commit_records(
+        &self,
+        from: Index,
+        to: Index,
+    ) -> Result<Vec<CommitRecord>, StorageError> {
+        if from > to {
+            return Ok(Vec::new());
+        }
+        self.trees[COMMITS]
+            .range(records::index_key(from)..=records::index_key(to))
+            .map(|record| {
+                let (key, value) = record.map_err(engine("cannot read the commit records"))?;
+                let key = records::parse_index("commits", &key)?;
+                Ok(records::parse_commit(key, &value)?)
+            })
+            .collect()
+    }
+
+    /// Reads the state trees.
+    pub(super) fn reader(&self) -> SledReader {
+        SledReader {
+            trees: self.trees.clone(),
+        }
+    }
+
+    /// Operations that drop every entry above `after`, and the stamp and hash of what is last then.
+    fn truncate(
+        &self,
+        after: Index,
+        operations: &mut Vec<Operation>,
+    ) -> Result<(Stamp, Hash), StorageError> {
+        let above = records::index_key(after.next())..;
+        for tree in [LOG, RUNS] {
+            for key in self.trees[tree].range(above.clone()).keys() {
+                let key = key.map_err(engine("cannot read the log"))?;
+                operations.push((tree, key, None));
+            }
+        }
+        let Some(kept) = self.block_at(after)? else {
+            return Ok((Stamp::ZERO, Hash::default()));
+        };
+        let last = kept.last().expect("a block is never empty");
+        let end = (last.stamp(), last.hash());
+        put_blocks(&kept, operations);
+        Ok(end)
+    }
+}
+
+impl Source for Engine {
+    fn block_at(&self, at: Index) -> Result<Option<Vec<Entry>>, Fault> {
+        let record = self.trees[LOG]
+            .range(..=records::index_key(at))
+            .next_back()
+            .transpose()
+            .map_err(fault("cannot read the log"))?;
+        let Some((key, value)) = record else {
+            return Ok(None);
+        };
+        let mut entries = unpack(&key, &value)?;
+        entries.retain(|entry| entry.index() <= at);
+        Ok(Some(entries))
+    }
+
+    fn runs(&self) -> Result<Vec<(Index, Term)>, Fault> {
+        self.trees[RUNS]
+            .iter()
+            .map(|record| {
+                let (key, value) = record.map_err(fault("cannot read the term runs"))?;
+                let first = records::parse_index("runs", &key)?;
+                Ok((first, records::parse_run(first, &value)?))
+            })
+            .collect()
+    }
+
+    fn last_commit(&self) -> Result<Option<CommitRecord>, Fault> {
+        let last = self.trees[COMMITS]
+            .last()
+            .map_err(fault("cannot read the commit records"))?;
+        let Some((key, value)) = last else {
+            return Ok(None);
+        };
+        let key = records::parse_index("commits", &key)?;
+        Ok(Some(records::parse_commit(key, &value)?))
+    }
+
+    fn applied(&self) -> Result<Option<Slice>, Fault> {
+        let value = self.trees[META]
+            .get(records::APPLIED_KEY)
+            .map_err(fault("cannot read the applied index"))?;
+        Ok(value
+            .map(|value| records::parse_applied(&value))
+            .transpose()?)
+    }
+}
+
+fn unpack(key: &IVec, value: &IVec) -> Result<Vec<Entry>, Finding> {
+    let key = records::parse_index("log", key)?;
+    block::unpack(key, &Bytes::copy_from_slice(value))
+}
+
+fn put_blocks(entries: &[Entry], operations: &mut Vec<Operation>) {
+    for (first, block) in block::pack(entries) {
+        let key = IVec::from(&records::index_key(first));
+        operations.push((LOG, key, Some(block.into())));
+    }
+}
+
+/// What sled says about its own bytes is damage; what the operating system says is a failure.
+fn damaged_or_failed(error: sled::Error) -> StorageError {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    match error {
+        sled::Error::Io(ref io) if !matches!(io.kind(), InvalidData | UnexpectedEof) => {
+            engine("cannot open")(error)
+        }
+        error => StorageError::Damaged(format!("sled cannot read it: {error}")),
+    }
+}
+
+fn open_db(path: &Path, cache_bytes: u64) -> Result<Db, StorageError> {
+    let config = sled::Config::new()
+        .path(path)
+        .segment_size(limits::SEGMENT_BYTES)
+        .cache_capacity(cache_bytes)
+        .use_compression(false)
+        .flush_every_ms(None);
+    let started = Instant::now();
+    loop {
+        match config.open() {
+            // The directory's lock is ours, so whoever holds this one is a thread of a store that
+            // this process has just closed.
+            Err(sled::Error::Io(error))
+                if error.to_string().contains("could not acquire lock")
+                    && started.elapsed() < CLOSE_TIMEOUT =>
+            {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            result => return result.map_err(damaged_or_failed),
+        }
+    }
+}
+
+/// Creates a store in an empty directory and makes it durable, down to the entries of `path`; the
+/// entry of `path` itself is for the caller.
+pub(super) fn create(path: &Path, cache_bytes: u64) -> Result<(), StorageError> {
+    let calls = fdatasync_calls();
+    let engine = Engine::open(path, cache_bytes)?;
+    engine.migrate()?;
+    engine.flush()?;
+    if cfg!(target_os = "linux") && fdatasync_calls() == calls {
+        return Err(StorageError::Unusable(
+            "this binary was linked without the fdatasync redirect: its flushes do not reach the \
+             disk"
+                .into(),
+        ));
+    }
+    drop(engine);
+    // sled never fsyncs `conf`: after a power cut it has 0 bytes, and a store of another segment
+    // size then opens empty.
+    for file in ["conf", "db"] {
+        files::sync_file(&path.join(file))?;
+    }
+    files::sync_directory(&path.join("blobs"))?;
+    files::sync_directory(path)
+}
+
+/// A handle of our own to sled's file, opened BEFORE sled writes to it in this process, so that an
+/// error of its writeback is reported here.
+pub(super) struct DbFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl DbFile {
+    /// Opens the file of a store that exists. sled would create a missing one, and be empty.
+    pub(super) fn open(store: &Path) -> Result<Self, StorageError> {
+        let path = store.join("db");
+        match File::open(&path) {
+            Ok(file) => Ok(Self { file, path }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(StorageError::Damaged("db: the file is missing".into()))
+            }
+            Err(error) => Err(failed("cannot open", &path)(error)),
+        }
+    }
+
+    /// fdatasync.
+    pub(super) fn sync(&self) -> Result<(), StorageError> {
+        let synced = self.file.sync_data();
+        synced.map_err(failed("cannot fsync", &self.path))
+    }
+}
+
+/// The store of a running replica.
+///
+/// Invariants: `last` and `last_hash` are those of the last entry written; after a failed
+/// operation every later one fails too.
+pub struct SledStore {
+    engine: Engine,
+    db_file: DbFile,
+    hard_state: HardStateFile,
+    writer: Writer,
+    last: Stamp,
+    last_hash: Hash,
+    failed: bool,
+    _lock: DirectoryLock,
+}
+
+/// What [`SledStore::new`] is made of: the parts that opening a directory has checked.
+pub(super) struct Parts {
+    pub(super) engine: Engine,
+    pub(super) db_file: DbFile,
+    pub(super) hard_state: HardStateFile,
+    pub(super) writer: Writer,
+    pub(super) last: Stamp,
+    pub(super) last_hash: Hash,
+    pub(super) lock: DirectoryLock,
+}
+
+impl SledStore {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            engine: parts.engine,
+            db_file: parts.db_file,
+            hard_state: parts.hard_state,
+            writer: parts.writer,
+            last: parts.last,
+            last_hash: parts.last_hash,
+            failed: false,
+            _lock: parts.lock,
+        }
+    }
+
+    /// After a failure nobody knows what is on the disk, and a second fsync may say "durable"
+    /// about pages that the first one dropped: nothing is tried again.
+    fn once_failed<T>(
+        &mut self,
+        operation: impl FnOnce(&mut Self) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        if self.failed {
+            return Err(StorageError::Unusable(
+                "the store failed before and must be opened again".into(),
+            ));
+        }
+        let result = operation(self);
+        self.failed = result.is_err();
+        result
+    }
+
+    fn write_once(&mut self, write: Write) -> Result<(), StorageError> {
+        let mut operations = Vec::new();
+        let (mut last, mut last_hash) = (self.last, self.last_hash);
+        if let Some(after) = write.truncate_after
+            && after < last.index
+        {
+            (last, last_hash) = self.engine.truncate(after, &mut operations)?;
+        }
+        records::check_append(&write, |_| (last, last_hash))?;
+        put_blocks(&write.append, &mut operations);
+        for entry in &write.append {
+            if last == Stamp::ZERO || last.term != entry.stamp().term {
+                let key = IVec::from(&records::index_key(entry.index()));
+                let value = IVec::from(&records::run_value(entry.stamp().term));
+                operations.push((RUNS, key, Some(value)));
+            }
+            (last, last_hash) = (entry.stamp(), entry.hash());
+        }
+        if let Some(record) = &write.commit {
+            let key = IVec::from(&records::index_key(record.stamp.index));
+            operations.push((COMMITS, key, Some(records::commit_value(record).into())));
+        }
+        if let Some(slice) = &write.slice {
+            let value = records::applied_value(slice);
+            operations.push((META, records::APPLIED_KEY.into(), Some(value.into())));
+            for change in &slice.changes {
+                let value = change.value.as_ref().map(|value| IVec::from(&value[..]));
+                let key = IVec::from(&change.key[..]);
+                operations.push((STATE + change.tree as usize, key, value));
+            }
+        }
+        self.engine.commit(&operations)?;
+        (self.last, self.last_hash) = (last, last_hash);
+        Ok(())
+    }
+}
+
+impl Store for SledStore {
+    type Reader = SledReader;
+
+    fn write(&mut self, write: Write) -> Result<(), StorageError> {
+        self.once_failed(|store| store.write_once(write))
+    }
+
+    fn sync(&mut self) -> Result<(), StorageError> {
+        self.once_failed(|store| {
+            store.engine.flush()?;
+            store.db_file.sync()
+        })
+    }
+
+    fn write_hard_state(&mut self, state: &HardState, sync: bool) -> Result<(), StorageError> {
+        self.once_failed(|store| store.writer.write(state, sync, &mut store.hard_state))
+    }
+
+    fn entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
+        self.engine.entries(from, bytes_max)
+    }
+
+    fn commit_records(&self, from: Index, to: Index) -> Result<Vec<CommitRecord>, StorageError> {
+        self.engine.commit_records(from, to)
+    }
+
+    fn reader(&self) -> SledReader {
+        self.engine.reader()
+    }
+
+    fn size_bytes(&self) -> u64 {
+        let metadata = self.db_file.file.metadata();
+        metadata.map_or(0, |metadata| metadata.blocks() * 512)
+    }
+}
+
+/// Reads the state trees of a [`SledStore`], from any thread. The store stays open while one lives.
+#[derive(Clone)]
+pub struct SledReader {
+    trees: [sled::Tree; TREES.len()],
+}
+
+impl SledReader {
+    fn read_range(
+        &self,
+        tree: Tree,
+        from: &[u8],
+        to: &[u8],
+        take: impl FnOnce(sled::Iter) -> Vec<sled::Result<(IVec, IVec)>>,
+    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        take(self.trees[STATE + tree as usize].range(from..to))
+            .into_iter()
+            .map(|record| {
+                let (key, value) = record.map_err(engine("cannot read the state"))?;
+                Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
+            })
+            .collect()
+    }
+}
+
+impl StateReader for SledReader {
+    fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        let value = self.trees[STATE + tree as usize]
+            .get(key)
+            .map_err(engine("cannot read the state"))?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn range(
+        &self,
+        tree: Tree,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
+        self.read_range(tree, from, to, |range| range.take(limit).collect())
+    }
+
+    fn range_back(
+        &self,
+        tree: Tree,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
+        self.read_range(tree, from, to, |range| range.rev().take(limit).collect())
+    }
+}

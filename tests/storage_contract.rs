@@ -1,0 +1,188 @@
+//! The store in sled and the one in memory do the same: random writes, compared with a model and
+//! with each other, also after each is opened again.
+
+mod storage_common;
+
+use bytes::Bytes;
+use chat::storage::{
+    Change, CommitRecord, MemDisk, MemStore, Recovered, StateReader, Store, Tree, Write,
+};
+use chat::types::entry::Entry;
+use chat::types::{Index, Stamp, Term};
+use std::collections::BTreeMap;
+use storage_common::{End, Random, all, commit, first_state, open, slice};
+
+/// What a store should hold.
+#[derive(Default, Clone)]
+struct Model {
+    log: Vec<Entry>,
+    commits: BTreeMap<Index, CommitRecord>,
+    applied: usize,
+    inboxes: BTreeMap<Bytes, Bytes>,
+    term: u64,
+}
+
+impl Model {
+    fn end(&self) -> End {
+        self.log.last().map(End::of).unwrap_or_default()
+    }
+
+    /// A write as a replica could make it; changes the model accordingly.
+    fn random_write(&mut self, random: &mut Random) -> Write {
+        let mut write = Write::default();
+        let committed = self
+            .commits
+            .keys()
+            .last()
+            .map_or(0, |index| index.0 as usize);
+        if random.below(4) == 0 {
+            let after = committed + random.below(self.log.len() - committed + 1);
+            write.truncate_after = Some(Index(after as u64));
+            self.log.truncate(after);
+        }
+        if random.below(3) == 0 {
+            self.term += 1;
+        }
+        let large = random.below(8) == 0;
+        let (count, payload) = if large { (12, 9_000) } else { (5, 40) };
+        let count = random.below(count);
+        write.append = self.end().entries(self.term, count, payload);
+        self.log.extend(write.append.clone());
+        if random.below(3) == 0 && self.log.len() > committed {
+            let at = committed + random.below(self.log.len() - committed);
+            let record = commit(&self.log[at]);
+            self.commits.insert(record.stamp.index, record);
+            write.commit = Some(record);
+        }
+        let committed = self
+            .commits
+            .keys()
+            .last()
+            .map_or(0, |index| index.0 as usize);
+        if random.below(3) == 0 && committed > self.applied {
+            self.applied = committed;
+            let changes: Vec<Change> = (0..random.below(9)).map(|_| self.change(random)).collect();
+            write.slice = Some(slice(&self.log[committed - 1], changes));
+        }
+        write
+    }
+
+    fn change(&mut self, random: &mut Random) -> Change {
+        let key = Bytes::from(vec![1, random.below(20) as u8]);
+        let value = (random.below(4) > 0).then(|| Bytes::from(vec![9; random.below(300)]));
+        match &value {
+            Some(value) => self.inboxes.insert(key.clone(), value.clone()),
+            None => self.inboxes.remove(&key),
+        };
+        Change {
+            tree: Tree::Inboxes,
+            key,
+            value,
+        }
+    }
+
+    fn runs(&self) -> Vec<(Index, Term)> {
+        let mut runs: Vec<(Index, Term)> = Vec::new();
+        for entry in &self.log {
+            if runs.last().map(|run| run.1) != Some(entry.stamp().term) {
+                runs.push((entry.index(), entry.stamp().term));
+            }
+        }
+        runs
+    }
+
+    fn check(&self, store: &impl Store) {
+        assert_eq!(all(store), self.log);
+        let all = store.commit_records(Index(0), Index(u64::MAX)).unwrap();
+        assert_eq!(all, self.commits.values().copied().collect::<Vec<_>>());
+        let reader = store.reader();
+        let (from, to) = ([1, 3], [1, 15]);
+        let mut expected: Vec<_> = self
+            .inboxes
+            .range::<[u8], _>((
+                std::ops::Bound::Included(&from[..]),
+                std::ops::Bound::Excluded(&to[..]),
+            ))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        let found = reader.range(Tree::Inboxes, &from, &to, 100).unwrap();
+        assert_eq!(found, expected);
+        expected.reverse();
+        expected.truncate(3);
+        let found = reader.range_back(Tree::Inboxes, &from, &to, 3).unwrap();
+        assert_eq!(found, expected);
+        assert_eq!(reader.range(Tree::Inboxes, &to, &from, 9).unwrap(), []);
+        let one = reader.get(Tree::Inboxes, &[1, 3]).unwrap();
+        assert_eq!(one.as_ref(), self.inboxes.get(&[1, 3][..]));
+    }
+
+    fn check_recovered(&self, recovered: &Recovered) {
+        assert_eq!(recovered.damage, []);
+        assert_eq!(recovered.last, self.end().stamp);
+        assert_eq!(recovered.term_runs, self.runs());
+        assert_eq!(recovered.commit, self.commits.values().last().copied());
+        let applied = recovered
+            .applied
+            .as_ref()
+            .map_or(0, |s| s.applied.0 as usize);
+        assert_eq!(applied, self.applied);
+        let first = recovered
+            .tail
+            .first()
+            .map_or(0, |e| e.index().0 as usize - 1);
+        assert!(first <= self.applied, "the tail begins at {first}");
+        assert_eq!(recovered.tail, self.log[first..]);
+    }
+}
+
+/// Some hundred writes; `reopen` is called now and then.
+fn run<S: Store>(seed: u64, mut reopen: impl FnMut(Option<S>) -> (S, Recovered)) {
+    let mut random = Random(seed);
+    let mut model = Model::default();
+    let (mut store, recovered) = reopen(None);
+    assert_eq!(recovered.last, Stamp::ZERO);
+    for round in 0..200 {
+        store.write(model.random_write(&mut random)).unwrap();
+        if round % 10 == 0 {
+            store.sync().unwrap();
+            model.check(&store);
+        }
+        if round % 50 == 49 {
+            let (next, recovered) = reopen(Some(store));
+            model.check_recovered(&recovered);
+            model.check(&next);
+            store = next;
+        }
+    }
+}
+
+#[test]
+fn the_store_in_memory_does_what_the_model_does() {
+    for seed in 0..20 {
+        let disk = MemDisk::new();
+        run::<MemStore>(seed, |_| {
+            let cache = if seed % 2 == 0 { 1 } else { usize::MAX };
+            let (mut store, mut recovered) = MemStore::open_with_cache(&disk, cache).unwrap();
+            if recovered.hard_state.is_none() {
+                // Without promises a log that is not empty is damage.
+                let state = first_state();
+                store.write_hard_state(&state, true).unwrap();
+                recovered.hard_state = Some(state);
+            }
+            (store, recovered)
+        });
+    }
+}
+
+#[test]
+fn the_store_in_sled_does_what_the_model_does() {
+    for seed in 0..2 {
+        let directory = tempfile::tempdir().unwrap();
+        run(seed, |store| {
+            drop(store);
+            open(directory.path())
+        });
+        let blobs = directory.path().join("store-0001/blobs");
+        assert_eq!(std::fs::read_dir(blobs).unwrap().count(), 0);
+    }
+}
