@@ -518,5 +518,6 @@ fn internal(operation: Operation) -> Command {
         auth: None,
         request: None,
         operation,
+        front: false,
     }
 }
