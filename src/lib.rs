@@ -1,8 +1,11 @@
 //! A replicated, durable chat server. (The map comes with the parts.)
 
+pub mod client;
 pub mod consensus;
+pub mod grpc;
 pub mod limits;
 pub mod replica;
+pub mod service;
 pub mod state_machine;
 pub mod storage;
 pub mod types;

@@ -111,3 +111,40 @@ pub const CLIENT_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 pub const TOKEN_IDLE_SECONDS: u64 = 3_600;
 /// A token's use is extended by an entry at most this often, in seconds.
 pub const TOKEN_EXTEND_SECONDS: u64 = 300;
+const _: () = assert!(BODY_BYTES_MAX + 4 * 1024 < CLIENT_MESSAGE_BYTES_MAX);
+const _: () = assert!(PAGE_MAX as usize * (USER_NAME_MAX + 8) < CLIENT_MESSAGE_BYTES_MAX);
+
+/// How long a call retries inside, in milliseconds, before the client hears of it. An election
+/// takes well under a second; a client with other replicas to ask is better told than kept.
+pub const CALL_RETRY_MS_MAX: u64 = 3_000;
+/// First pause between two attempts of a call, in milliseconds; it doubles up to the next one.
+pub const CALL_PAUSE_MS_MIN: u64 = 10;
+/// Longest pause between two attempts of a call, in milliseconds.
+pub const CALL_PAUSE_MS_MAX: u64 = 250;
+/// How long a call waits for a place among the password hashes or listings, in milliseconds.
+pub const POOL_WAIT_MS_MAX: u64 = 5_000;
+/// Account listings scanned at once.
+pub const LISTINGS_AT_ONCE_MAX: usize = 2;
+/// Account listings that wait for a place.
+pub const LISTINGS_WAITING_MAX: usize = 1_024;
+/// Milliseconds that one page of a listing may scan before it is returned short, with a token
+/// that goes on: a pattern that matches nothing must not hold a place.
+pub const LISTING_SCAN_MS_MAX: u64 = 200;
+/// Nesting of a pattern's groups and repeats.
+pub const PATTERN_NESTING_MAX: u32 = 32;
+/// Heartbeat of a stream when the client names none, in milliseconds.
+pub const HEARTBEAT_MS_DEFAULT: u32 = 10_000;
+/// Shortest heartbeat in milliseconds.
+pub const HEARTBEAT_MS_MIN: u32 = 100;
+/// Longest heartbeat in milliseconds: it is also what counts as use of the token.
+pub const HEARTBEAT_MS_MAX: u32 = 60_000;
+const _: () = assert!((HEARTBEAT_MS_MAX as u64) < TOKEN_EXTEND_SECONDS * 1000);
+const _: () = assert!(TOKEN_EXTEND_SECONDS < TOKEN_IDLE_SECONDS);
+/// Events of one stream that wait for a slow client: beyond, the stream stops reading.
+pub const STREAM_QUEUE_MAX: usize = 64;
+/// HTTP/2 streams of one client connection at once: calls and deliveries together.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
+/// Bytes of a client request's headers; a token is 67 of them.
+pub const CLIENT_HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Seconds that open client calls may take to end when the server stops.
+pub const STOP_GRACE_SECONDS: u64 = 5;

@@ -40,6 +40,7 @@ mod tests {
                 body,
                 content_type: "text/plain".into(),
             },
+            front: false,
         }
     }
 

@@ -1,11 +1,11 @@
 //! Uses of tokens, gathered: an entry for each use would be an entry for each request.
 
-use crate::limits::TOKEN_EXTEND_SECONDS;
+use crate::limits::{EXTEND_TOKENS_MAX, TOKEN_EXTEND_SECONDS};
 use crate::types::{Monotonic, TokenHash};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Tokens in one `ExtendTokens`.
-pub(super) const EXTEND_MAX: usize = 1_024;
+pub(super) const EXTEND_MAX: usize = EXTEND_TOKENS_MAX;
 /// Tokens whose use waits to be told; beyond, uses are forgotten (the next use counts again).
 const WAITING_MAX: usize = 65_536;
 /// Uses are told at most this often, in microseconds.

@@ -17,6 +17,7 @@ fn command() -> Command {
         auth: None,
         request: None,
         operation: Operation::RevokeOwnToken,
+        front: false,
     }
 }
 

@@ -9,20 +9,36 @@
 //! The replicas' front doors make ids for clients that bring none. Theirs are kept apart, under
 //! [`FRONTS`], so that they never push out a registered client; an unknown front registers itself.
 //!
-//! Rows are stored under the entry that registered the client: those of a client that was dropped
-//! are garbage, and do not come back when the same id is registered again.
+//! Replies are stored in groups of [`GROUP`] consecutive sequences, and forgotten by whole groups.
+//! They stand under the entry that registered the client: those of a client that was dropped are
+//! garbage, and do not come back when the same id is registered again.
 
 use super::digest::{Canonical, RecordKind};
 use super::overlay::View;
+use super::packed::{self, Packed};
 use super::records::{Client, FRONTS, Remembered, keys};
 use super::transaction::Transaction;
 use super::{Command, Operation, Refusal, Reply};
-use crate::limits::{CLIENTS_MAX, FRONT_REPLIES_MAX, FRONTS_MAX, REPLIES_MAX};
+use crate::limits::{
+    CLIENTS_MAX, FRONT_REPLIES_MAX, FRONTS_MAX, FULL_NAME_BYTES_MAX, REPLIES_MAX,
+    STATE_RECORD_BYTES_MAX,
+};
 use crate::storage::{StorageError, Tree};
 use crate::types::{ClientId, Hash, RequestId, TokenHash, UserId};
 
-/// Rows below the floor that one entry removes at most. More than one, so that a backlog shrinks.
+/// Sequences whose replies share a record. Part of what is remembered, and so of the digest: a
+/// reply goes when the floor has left its group.
+const GROUP: u64 = 32;
+/// Groups below the floor that one entry removes at most. More than one, so that a backlog
+/// shrinks.
 const FORGOTTEN_AT_ONCE: u64 = 4;
+
+/// The largest remembered reply: names, a token hash and an operation hash.
+const REPLY_BYTES_MAX: usize = FULL_NAME_BYTES_MAX + 512;
+const _: () = assert!(
+    GROUP as usize * REPLY_BYTES_MAX + 1024 < STATE_RECORD_BYTES_MAX,
+    "a group of the largest replies must fit into a record"
+);
 
 /// What is known of a request.
 pub(super) enum Verdict {
@@ -63,8 +79,9 @@ pub(super) fn judge(
     if request.sequence < floor(owner, &client) {
         return Ok(Verdict::Refused(Refusal::RequestTooOld));
     }
-    let row = keys::remembered(owner, client.registered, request.sequence);
-    Ok(match view.read::<Remembered>(Tree::Sessions, &row)? {
+    let group = group(view, owner, &client, request.sequence / GROUP)?;
+    let row = group.and_then(|g| find(&g, request.sequence).transpose());
+    Ok(match row.transpose()? {
         None => Verdict::New,
         Some(row) if row.operation == *operation => Verdict::Repeated(row),
         Some(_) => Verdict::Refused(Refusal::RequestIdReused),
@@ -101,7 +118,7 @@ pub(super) fn register(
         registered: tx.index,
         base,
         newest: 0,
-        lowest_row: base,
+        lowest_group: base / GROUP,
         used: tx.index,
         sum: super::digest::Lanes::ZERO,
     };
@@ -137,8 +154,8 @@ fn drop_client(
     tx.subtract(owner, &client.lanes(owner, id))?;
     tx.subtract(owner, &client.sum)?;
     tx.remove(Tree::Sessions, keys::client(owner, id));
-    let from = keys::remembered(owner, client.registered, 0);
-    let to = keys::remembered(owner, client.registered.next(), 0);
+    let from = keys::group(owner, client.registered, 0);
+    let to = keys::group(owner, client.registered.next(), 0);
     tx.clean_up(Tree::Sessions, (from, to));
     Ok(())
 }
@@ -158,18 +175,12 @@ pub(super) fn remember(
         return Ok(());
     };
     tx.subtract(owner, &client.lanes(owner, &request.client))?;
-    forget(tx, owner, &mut client, request.sequence)?;
     let row = Remembered {
         operation,
         token,
         reply: rmp_serde::to_vec(reply).expect("plain enums always encode"),
     };
-    let lanes = row.lanes(owner, client.registered, request.sequence);
-    client.sum.add(&lanes);
-    tx.add(owner, &lanes)?;
-    let row_key = keys::remembered(owner, client.registered, request.sequence);
-    tx.put(Tree::Sessions, row_key, &row);
-
+    put_row(tx, owner, &mut client, request.sequence, &row)?;
     client.newest = client.newest.max(request.sequence);
     client.used = tx.index;
     forget_old(tx, owner, &mut client)?;
@@ -178,51 +189,133 @@ pub(super) fn remember(
     Ok(())
 }
 
-/// Takes one row out of the sums and the tree, if it is there.
-fn forget(
+fn group(
+    view: View<'_>,
+    owner: UserId,
+    client: &Client,
+    group: u64,
+) -> Result<Option<Packed>, StorageError> {
+    let key = keys::group(owner, client.registered, group);
+    view.get(Tree::Sessions, &key)?
+        .map(|bytes| Packed::open(Tree::Sessions, key, bytes))
+        .transpose()
+}
+
+/// The replies in a group, with their sequences.
+pub(super) fn rows(group: &Packed) -> Result<Vec<(u64, Remembered)>, StorageError> {
+    let mut rows = Vec::new();
+    for item in group.items()? {
+        rows.push(row(group, item)?);
+    }
+    Ok(rows)
+}
+
+/// The reply to one sequence. Only that one is decoded.
+fn find(group: &Packed, sequence: u64) -> Result<Option<Remembered>, StorageError> {
+    for item in group.items()? {
+        if item.starts_with(&sequence.to_be_bytes()) {
+            return Ok(Some(row(group, item)?.1));
+        }
+    }
+    Ok(None)
+}
+
+/// An item is a sequence, big-endian, and the encoded reply.
+fn row(group: &Packed, item: &[u8]) -> Result<(u64, Remembered), StorageError> {
+    let decoded = item.split_first_chunk::<8>().and_then(|(sequence, bytes)| {
+        let row = rmp_serde::from_slice(bytes).ok()?;
+        Some((u64::from_be_bytes(*sequence), row))
+    });
+    match decoded {
+        Some((sequence, row)) if keys::number_at(group.key(), 17) == Some(sequence / GROUP) => {
+            Ok((sequence, row))
+        }
+        _ => Err(group.damaged("has a reply that does not parse or belong there")),
+    }
+}
+
+/// Adds a reply to its group and the sums; one to the same sequence (of a repeated login) goes.
+fn put_row(
     tx: &mut Transaction<'_>,
     owner: UserId,
     client: &mut Client,
     sequence: u64,
+    row: &Remembered,
 ) -> Result<(), StorageError> {
-    let key = keys::remembered(owner, client.registered, sequence);
-    if let Some(row) = tx.read::<Remembered>(Tree::Sessions, &key)? {
-        let lanes = row.lanes(owner, client.registered, sequence);
-        client.sum.subtract(&lanes);
-        tx.subtract(owner, &lanes)?;
+    let key = keys::group(owner, client.registered, sequence / GROUP);
+    let mut stored = group(tx.view(), owner, client, sequence / GROUP)?;
+    let repeated = match &stored {
+        Some(stored) => find(stored, sequence)?.is_some(),
+        None => false,
+    };
+    if let Some(old) = stored.take_if(|_| repeated) {
+        client.sum.subtract(&old.sum());
+        tx.subtract(owner, &old.sum())?;
         tx.remove(Tree::Sessions, key);
+        for (other, kept) in rows(&old)? {
+            let kept = if other == sequence { row } else { &kept };
+            put_row(tx, owner, client, other, kept)?;
+        }
+        return Ok(());
     }
+    let lanes = row.lanes(owner, client.registered, sequence);
+    let mut item = sequence.to_be_bytes().to_vec();
+    rmp_serde::encode::write(&mut item, row).expect("plain structs always encode");
+    let bytes = packed::append(stored.as_ref(), &item, &lanes, usize::MAX)
+        .expect("a group has no more than its sequences");
+    client.sum.add(&lanes);
+    tx.add(owner, &lanes)?;
+    tx.put_bytes(Tree::Sessions, key, bytes);
     Ok(())
 }
 
-/// Removes a few rows below the floor.
+/// Takes a group out of the sums and the tree.
+fn forget(
+    tx: &mut Transaction<'_>,
+    owner: UserId,
+    client: &mut Client,
+    group: &Packed,
+) -> Result<(), StorageError> {
+    client.sum.subtract(&group.sum());
+    tx.subtract(owner, &group.sum())?;
+    tx.remove(Tree::Sessions, group.key().clone());
+    Ok(())
+}
+
+/// Removes a few groups that lie wholly below the floor.
 fn forget_old(
     tx: &mut Transaction<'_>,
     owner: UserId,
     client: &mut Client,
 ) -> Result<(), StorageError> {
-    let floor = floor(owner, client);
-    if floor.saturating_sub(client.lowest_row) <= FORGOTTEN_AT_ONCE {
-        for sequence in client.lowest_row..floor {
-            forget(tx, owner, client, sequence)?;
-        }
-        client.lowest_row = client.lowest_row.max(floor);
+    let lowest = floor(owner, client) / GROUP;
+    if lowest <= client.lowest_group {
         return Ok(());
     }
-    // The sequence has jumped: look for the rows that are there.
-    let from = keys::remembered(owner, client.registered, client.lowest_row);
-    let to = keys::remembered(owner, client.registered, floor);
+    if lowest - client.lowest_group <= FORGOTTEN_AT_ONCE {
+        for number in client.lowest_group..lowest {
+            if let Some(group) = group(tx.view(), owner, client, number)? {
+                forget(tx, owner, client, &group)?;
+            }
+        }
+        client.lowest_group = lowest;
+        return Ok(());
+    }
+    // The sequence has jumped: look for the groups that are there.
+    let from = keys::group(owner, client.registered, client.lowest_group);
+    let to = keys::group(owner, client.registered, lowest);
     let limit = FORGOTTEN_AT_ONCE as usize;
-    let rows = tx.view().range(Tree::Sessions, &from, &to, limit)?;
-    let all = rows.len() < limit;
-    for (key, _) in rows {
-        let sequence = keys::number_at(&key, 17)
-            .ok_or_else(|| super::records::damaged(Tree::Sessions, &key, "has a wrong key"))?;
-        forget(tx, owner, client, sequence)?;
-        client.lowest_row = sequence + 1;
+    let found = tx.view().range(Tree::Sessions, &from, &to, limit)?;
+    let all = found.len() < limit;
+    for (key, bytes) in found {
+        let group = Packed::open(Tree::Sessions, key, bytes)?;
+        let number =
+            keys::number_at(group.key(), 17).ok_or_else(|| group.damaged("has a wrong key"))?;
+        forget(tx, owner, client, &group)?;
+        client.lowest_group = number + 1;
     }
     if all {
-        client.lowest_row = floor;
+        client.lowest_group = lowest;
     }
     Ok(())
 }

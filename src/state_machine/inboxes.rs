@@ -225,12 +225,7 @@ pub(super) fn acknowledge(
     head.sum.subtract(&before);
     head.sum.add(&now);
     // Another device of this account may have received some of them before.
-    deliver(
-        tx,
-        session,
-        received.unwrap_or_default().max(InboxSeq(0)),
-        up_to,
-    )?;
+    deliver(tx, session, received.unwrap_or_default(), up_to)?;
     Ok(Reply::Acknowledged { up_to })
 }
 

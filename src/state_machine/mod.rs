@@ -14,7 +14,7 @@
 //!    users  tokens  inboxes  idempotency      what commands do
 //!    transaction                              one entry's writes, and the sums of the digest
 //!    overlay                                  what the store does not have yet
-//!    records  block  digest                   bytes and hashes
+//!    records  packed  block  digest           bytes and hashes
 //! ```
 //!
 //! The records, the digest and the rules are in `docs/state_machine.md`.
@@ -28,6 +28,7 @@ mod inboxes;
 mod machine;
 mod names;
 mod overlay;
+mod packed;
 mod query;
 mod records;
 mod scan;

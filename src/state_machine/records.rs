@@ -10,6 +10,7 @@ use crate::types::{ClientId, Hash, InboxSeq, Index, RequestId, TokenHash, UserId
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
 
 const VERSION: u8 = 1;
 
@@ -43,8 +44,14 @@ pub(super) fn decode<T: DeserializeOwned>(
 
 /// A finding about one record: a sentence that names the tree and the key.
 pub(super) fn damaged(tree: Tree, key: &[u8], what: &str) -> StorageError {
-    let hex: String = key.iter().map(|b| format!("{b:02x}")).collect();
-    StorageError::Damaged(format!("{}: record {hex} {what}", tree.name()))
+    let mut sentence = format!("{}: record ", tree.name());
+    for byte in key {
+        // Writing to a string cannot fail.
+        let _ = write!(sentence, "{byte:02x}");
+    }
+    sentence.push(' ');
+    sentence.push_str(what);
+    StorageError::Damaged(sentence)
 }
 
 /// Keys. A prefix letter keeps kinds of record in one tree apart.
@@ -82,13 +89,13 @@ pub(super) mod keys {
     pub fn client(user: UserId, client: &ClientId) -> Bytes {
         join(&[b"c", &user.0.to_be_bytes(), &client.0])
     }
-    /// `sessions`: (r, user, registration, sequence) → remembered reply.
-    pub fn remembered(user: UserId, registered: Index, sequence: u64) -> Bytes {
+    /// `sessions`: (r, user, registration, group of sequences) → remembered replies.
+    pub fn group(user: UserId, registered: Index, group: u64) -> Bytes {
         join(&[
             b"r",
             &user.0.to_be_bytes(),
             &registered.0.to_be_bytes(),
-            &sequence.to_be_bytes(),
+            &group.to_be_bytes(),
         ])
     }
     /// `sessions`: (d, recipient, sender) → newest acknowledged message of this sender.
@@ -278,18 +285,18 @@ impl Token {
 /// `sessions`, (c, …): a client id whose requests are remembered.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Client {
-    /// The entry that registered it. Rows are kept under it, so that those of an earlier
+    /// The entry that registered it. Replies are kept under it, so that those of an earlier
     /// registration never come back.
     pub registered: Index,
     /// Sequences below were not registered with it: never run.
     pub base: u64,
     /// Highest sequence seen.
     pub newest: u64,
-    /// No row lies below this sequence.
-    pub lowest_row: u64,
+    /// Nothing lies below this group of sequences.
+    pub lowest_group: u64,
     /// The entry that used it last.
     pub used: Index,
-    /// Sum over its rows.
+    /// Sum over its remembered replies.
     pub sum: Lanes,
 }
 
@@ -301,7 +308,7 @@ impl Client {
             .number(self.registered.0)
             .number(self.base)
             .number(self.newest)
-            .number(self.lowest_row)
+            .number(self.lowest_group)
             .number(self.used.0)
             .lanes()
     }

@@ -7,9 +7,10 @@
 use super::block::Block;
 use super::digest::Lanes;
 use super::overlay::{View, after};
+use super::packed::Packed;
 use super::records::{
-    Account, AccountRecord, Client, FRONTS, Head, Remembered, Token, damaged, decode,
-    delivered_lanes, keys, name_lanes,
+    Account, AccountRecord, Client, FRONTS, Head, Token, damaged, decode, delivered_lanes, keys,
+    name_lanes,
 };
 use super::{idempotency, tokens};
 use crate::limits::{CLIENTS_MAX, FRONTS_MAX};
@@ -152,20 +153,24 @@ fn client_sum(
     id: &ClientId,
     client: &Client,
 ) -> Result<Lanes, StorageError> {
-    let mut rows = Lanes::ZERO;
+    let mut sum = Lanes::ZERO;
     let range = (
-        keys::remembered(owner, client.registered, 0),
-        keys::remembered(owner, client.registered.next(), 0),
+        keys::group(owner, client.registered, 0),
+        keys::group(owner, client.registered.next(), 0),
     );
     pages(view, Tree::Sessions, range, |key, bytes| {
-        let row: Remembered = decode(Tree::Sessions, key, bytes)?;
-        let sequence = number(Tree::Sessions, key, 17)?;
-        rows.add(&row.lanes(owner, client.registered, sequence));
+        let group = Packed::open(Tree::Sessions, Bytes::copy_from_slice(key), bytes.clone())?;
+        let mut rows = Lanes::ZERO;
+        for (sequence, row) in idempotency::rows(&group)? {
+            rows.add(&row.lanes(owner, client.registered, sequence));
+        }
+        compare(Tree::Sessions, key, &group.sum(), &rows)?;
+        sum.add(&rows);
         Ok(())
     })?;
-    compare(Tree::Sessions, &keys::client(owner, id), &client.sum, &rows)?;
-    rows.add(&client.lanes(owner, id));
-    Ok(rows)
+    compare(Tree::Sessions, &keys::client(owner, id), &client.sum, &sum)?;
+    sum.add(&client.lanes(owner, id));
+    Ok(sum)
 }
 
 fn compare(tree: Tree, key: &[u8], stored: &Lanes, found: &Lanes) -> Result<(), StorageError> {

@@ -129,36 +129,25 @@ pub fn open_directory(path: &Path, options: &OpenOptions) -> Result<Opened, Stor
         }
         Err(error) => return Err(error),
     };
-    let (hard_state, writer, recovered) = match found {
-        Some(found) => {
-            let mut file = HardStateFile::open(&hard_state_path)?;
-            let writer = Writer::resume(&found, &mut file)?;
-            (file, writer, recovered)
-        }
+    let found = match found {
+        Some(found) => found,
         None if recovered.last == Stamp::ZERO && recovered.damage.is_empty() => {
-            let state = first_hard_state(options);
-            HardStateFile::create(&hard_state_path, &state)?;
-            let Some(Ok(found)) = HardStateFile::load(&hard_state_path)? else {
-                return Ok(damaged(
-                    path,
-                    None,
-                    "hard_state: it was written and lost",
-                    lock,
-                ));
-            };
-            let mut file = HardStateFile::open(&hard_state_path)?;
-            let writer = Writer::resume(&found, &mut file)?;
-            let hard_state = Some(found.state);
-            let recovered = Recovered {
-                hard_state,
-                ..recovered
-            };
-            (file, writer, recovered)
+            HardStateFile::create(&hard_state_path, &first_hard_state(options))?;
+            match HardStateFile::load(&hard_state_path)? {
+                Some(Ok(found)) => found,
+                _ => return Ok(damaged(path, None, "hard_state: not as written", lock)),
+            }
         }
         None => {
             let findings: Vec<_> = recovered.damage.into_iter().map(|(_, s)| s).collect();
             return Ok(damaged(path, None, &findings.join("; "), lock));
         }
+    };
+    let mut hard_state = HardStateFile::open(&hard_state_path)?;
+    let writer = Writer::resume(&found, &mut hard_state)?;
+    let recovered = Recovered {
+        hard_state: Some(found.state),
+        ..recovered
     };
     let last = recovered.last;
     let last_hash = recovered.tail.last().map_or(Hash::default(), Entry::hash);

@@ -64,7 +64,9 @@ struct Undo {
     appended: usize,
     truncated: Vec<Entry>,
     commit: Option<(u64, Option<CommitRecord>)>,
-    applied: Option<Option<Slice>>,
+    wrote_slice: bool,
+    /// What the trees stood at before the slice.
+    applied: Option<Slice>,
     changes: Vec<Change>,
 }
 
@@ -132,7 +134,8 @@ impl Image {
         if let Some(mut slice) = write.slice {
             let changes = std::mem::take(&mut slice.changes);
             undo.changes = changes.into_iter().map(|c| self.change(c)).collect();
-            undo.applied = Some(self.applied.replace(slice));
+            undo.applied = self.applied.replace(slice);
+            undo.wrote_slice = true;
         }
         undo
     }
@@ -141,8 +144,8 @@ impl Image {
         for change in undo.changes.into_iter().rev() {
             self.change(change);
         }
-        if let Some(applied) = undo.applied {
-            self.applied = applied;
+        if undo.wrote_slice {
+            self.applied = undo.applied;
         }
         if let Some((key, record)) = undo.commit {
             self.put_commit(key, record);

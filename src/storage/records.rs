@@ -72,7 +72,7 @@ pub(super) fn parse_commit(key: Index, value: &[u8]) -> Result<CommitRecord, Fin
 
 #[derive(Serialize, Deserialize)]
 struct Applied {
-    applied: Index,
+    index: Index,
     hash: Hash,
     digest: Hash,
     members: Members,
@@ -88,7 +88,7 @@ struct Applied {
 /// ```
 pub(super) fn applied_value(slice: &Slice) -> Vec<u8> {
     let head = rmp_serde::to_vec(&Applied {
-        applied: slice.applied,
+        index: slice.applied,
         hash: slice.hash,
         digest: slice.digest,
         members: slice.members.clone(),
@@ -113,7 +113,7 @@ pub(super) fn parse_applied(value: &[u8]) -> Result<Slice, Finding> {
     let head: Applied = rmp_serde::from_slice(head)
         .map_err(|_| wrong("the applied slice's record does not parse"))?;
     Ok(Slice {
-        applied: head.applied,
+        applied: head.index,
         hash: head.hash,
         digest: head.digest,
         members: head.members,

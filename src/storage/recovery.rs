@@ -135,6 +135,11 @@ fn read_tail(
                 break;
             }
         }
+        damage.extend(
+            block
+                .windows(2)
+                .filter_map(|pair| breaks_chain(pair[0].stamp(), pair[0].hash(), &pair[1])),
+        );
         bytes += block.iter().map(|entry| entry.bytes().len()).sum::<usize>();
         at = first.previous();
         let begins_log = first == Index(1);
@@ -388,7 +393,7 @@ mod tests {
             }),
             ("run of another term", 11, |f| f.runs[1].1 = Term(3)),
             ("run above the end", 21, |f| {
-                f.runs.push((Index(21), Term(9)))
+                f.runs.push((Index(21), Term(9)));
             }),
             ("no runs", 1, |f| f.runs.clear()),
             ("commit of another hash", 16, |f| {

@@ -127,7 +127,6 @@ impl Rig {
         match self.run(&create(name, Some(request), token(name))) {
             Reply::LoggedIn { account, session } => User {
                 id: account.user,
-                name: account.name,
                 token: token(name),
                 client,
                 session,
@@ -161,7 +160,6 @@ impl Rig {
 #[derive(Clone, Debug)]
 pub struct User {
     pub id: UserId,
-    pub name: String,
     pub token: TokenHash,
     pub client: ClientId,
     pub session: u64,

@@ -65,25 +65,27 @@ fn sequences_may_come_out_of_order_but_not_below_the_floor() {
 }
 
 #[test]
-fn rows_below_the_floor_are_removed() {
+fn replies_below_the_floor_are_removed() {
     let mut rig = Rig::new();
     let mut alice = rig.create("alice");
+    let (from, to) = crate::state_machine::records::keys::of_user(b"r", alice.id);
+    // Records of 32 replies each.
+    let groups = |rig: &mut Rig| {
+        rig.drain();
+        rig.trees.within(Tree::Sessions, &from, &to).count() as u64
+    };
     for _ in 0..REPLIES_MAX + 200 {
         rig.run(&alice.next(Operation::UpdateProfile {
             full_name: "x".into(),
         }));
     }
-    rig.drain();
-    let (from, to) = crate::state_machine::records::keys::of_user(b"r", alice.id);
-    let rows = |rig: &Rig| rig.trees.within(Tree::Sessions, &from, &to).count() as u64;
-    assert_eq!(rows(&rig), REPLIES_MAX);
+    assert_eq!(groups(&mut rig), REPLIES_MAX / 32 + 1);
     rig.check();
     alice.sequence += 10_000;
-    for _ in 0..REPLIES_MAX / 2 {
+    for _ in 0..64 {
         rig.run(&alice.next(Operation::RevokeSession { session: 0 }));
     }
-    rig.drain();
-    assert_eq!(rows(&rig), REPLIES_MAX / 2);
+    assert!(groups(&mut rig) <= 3);
     rig.check();
 }
 
@@ -205,11 +207,9 @@ fn a_fronts_ids_need_no_registration_and_run_once() {
     let other = by_front("front", 1, bob.token, send("bob", "once"));
     assert_eq!(rig.run(&other), refused(Refusal::RequestIdReused));
     // Even what ends the token or the account is answered again.
-    for (sequence, operation) in [(2, Operation::RevokeOwnToken)] {
-        let command = by_front("front", sequence, alice.token, operation);
-        assert_eq!(rig.run(&command), Reply::Done);
-        assert_eq!(rig.run(&command), Reply::Done);
-    }
+    let logout = by_front("front", 2, alice.token, Operation::RevokeOwnToken);
+    assert_eq!(rig.run(&logout), Reply::Done);
+    assert_eq!(rig.run(&logout), Reply::Done);
     let delete = by_front("front", 3, bob.token, Operation::DeleteAccount);
     assert_eq!(rig.run(&delete), Reply::Done);
     assert_eq!(rig.run(&delete), Reply::Done);

@@ -1,0 +1,100 @@
+//! After the demo: the cluster stays up, and what to do with it is printed, ready to paste.
+
+use super::Accounts;
+use super::replicas::Replicas;
+use anyhow::{Context, Result};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// SIGINT and SIGTERM.
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// From now on these signals no longer end the process by themselves.
+    pub fn install() -> Result<Self> {
+        let install = |kind| signal(kind).context("cannot catch signals");
+        Ok(Self {
+            interrupt: install(SignalKind::interrupt())?,
+            terminate: install(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for one; returns the exit code that a shell expects of it.
+    pub async fn next(&mut self) -> ExitCode {
+        tokio::select! {
+            _ = self.interrupt.recv() => ExitCode::from(130),
+            _ = self.terminate.recv() => ExitCode::from(143),
+        }
+    }
+}
+
+/// Serves until a signal.
+pub async fn stay(
+    replicas: &mut Replicas,
+    directory: &Path,
+    accounts: &Accounts,
+    signals: &mut Signals,
+) -> Result<()> {
+    let description = replicas.write_description()?;
+    print_commands(replicas, directory, accounts)?;
+    println!("described in {}; Ctrl-C ends it", description.display());
+    loop {
+        tokio::select! {
+            _ = signals.next() => return Ok(()),
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+        for id in replicas.ended() {
+            println!("replica {id} has ended; to start it again:");
+            println!("  {}", replicas.command_line(id)?);
+            replicas.write_description()?;
+        }
+    }
+}
+
+fn print_commands(replicas: &Replicas, directory: &Path, accounts: &Accounts) -> Result<()> {
+    let program = std::env::current_exe().context("cannot find this executable")?;
+    let beside = |name: &str| program.with_file_name(name);
+    let (chat, admin) = (beside("chat"), beside("chat-admin"));
+    println!("\nThe cluster is up. To use it, in another terminal:");
+    if !chat.exists() || !admin.exists() {
+        println!("  cargo build --release --bin chat --bin chat-admin");
+    }
+    println!(
+        "  export CHAT_SERVER={}",
+        replicas.client_addresses().join(",")
+    );
+    println!("to chat with it (as one of the two who talked, or with an account of your own):");
+    let chat = chat.display();
+    for (name, password) in &accounts.logins {
+        println!("  echo {password} | {chat} --profile {name} login {name}");
+    }
+    println!("  {chat} --profile bob listen &");
+    println!("  {chat} --profile alice send bob 'hello, bob'");
+    println!("  {chat} create-account your-name");
+    println!("to kill a replica:");
+    for id in replicas.ids() {
+        if let Some(pid) = replicas.pid(id) {
+            println!("  kill -9 {pid}   # replica {id}");
+        }
+    }
+    println!("to look at it:");
+    let first = directory.join("replica-1");
+    println!(
+        "  {} status --data-dir {}",
+        admin.display(),
+        first.display()
+    );
+    let all: Vec<String> = replicas
+        .data_directories()
+        .iter()
+        .map(|path| format!("--data-dir {}", path.display()))
+        .collect();
+    println!("  {} verify {}", admin.display(), all.join(" "));
+    println!();
+    Ok(())
+}

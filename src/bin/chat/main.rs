@@ -1,0 +1,99 @@
+//! `chat`: the terminal client.
+//!
+//! Made for people and for scripts alike: it finds the primary, goes on when replicas die, and a
+//! send has succeeded when the command has. What a script needs to know is in the exit code, and
+//! `--output json` prints one object a line.
+
+mod args;
+mod commands;
+mod input;
+mod output;
+mod profile;
+
+use chat::client::{Class, ClientError};
+use clap::Parser;
+use std::process::ExitCode;
+
+/// Why a command failed, and with which exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The servers refused, were not there, or do not know the login.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// There is no login in this profile.
+    #[error("not logged in: use `chat login NAME` or `chat create-account NAME` first")]
+    NoLogin,
+    /// The command line or its input makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// What was waited for did not come in time.
+    #[error("{0}")]
+    TimedOut(String),
+    /// A file, the terminal, a pipe.
+    #[error("{what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Failure {
+    /// For `map_err`.
+    pub fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Client(error) => match error.class() {
+                Class::Refused => 1,
+                Class::Unreachable => 3,
+                Class::NotLoggedIn => 4,
+            },
+            Self::Usage(_) | Self::Io { .. } => 2,
+            Self::TimedOut(_) => 3,
+            Self::NoLogin => 4,
+        }
+    }
+
+    /// A stable word for programs.
+    fn reason(&self) -> &str {
+        match self {
+            Self::Client(error) => &error.reason,
+            Self::NoLogin => "NO_LOGIN",
+            Self::Usage(_) => "USAGE",
+            Self::TimedOut(_) => "TIMED_OUT",
+            Self::Io { .. } => "IO",
+        }
+    }
+
+    /// The reader of our output has gone: `chat listen | head -1`.
+    fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+}
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    let json = args.output == args::Format::Json;
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::failure(&failure, failure.reason(), json);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(args: args::Args) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::io("cannot start"))?
+        .block_on(commands::run(args))
+}

@@ -1,0 +1,226 @@
+//! Bad input over gRPC: each gets a clear error with its reason word, and the server goes on.
+
+use crate::cluster::{PATIENCE, TestCluster, eventually, reason};
+use chat::client::{Client, NewAccount};
+use chat::proto::chat as proto;
+use chat::proto::chat::chat_service_client::ChatServiceClient;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
+
+/// What a client without our library could send.
+struct Raw {
+    stub: ChatServiceClient<Channel>,
+    token: String,
+    client_id: [u8; 16],
+}
+
+impl Raw {
+    async fn login(cluster: &TestCluster, name: &str) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{}", cluster.client_addr(1)));
+        let stub = ChatServiceClient::new(endpoint.unwrap().connect().await.unwrap());
+        let mut raw = Self {
+            stub,
+            token: String::new(),
+            client_id: rand::random(),
+        };
+        let request = proto::LoginRequest {
+            username: name.into(),
+            password: "a password".into(),
+            request_id: raw.request_id(1),
+            ..proto::LoginRequest::default()
+        };
+        raw.token = raw.stub.login(request).await.unwrap().into_inner().token;
+        raw
+    }
+
+    fn request_id(&self, sequence: u64) -> Option<proto::RequestId> {
+        Some(proto::RequestId {
+            client_id: self.client_id.to_vec().into(),
+            sequence,
+        })
+    }
+
+    fn with_token<T>(message: T, token: &str) -> Request<T> {
+        let mut request = Request::new(message);
+        let bearer = format!("Bearer {token}").parse().unwrap();
+        request.metadata_mut().insert("authorization", bearer);
+        request
+    }
+
+    async fn send(
+        &mut self,
+        recipient: &str,
+        body: &[u8],
+        sequence: u64,
+    ) -> Result<proto::SendMessageResponse, Status> {
+        let request = proto::SendMessageRequest {
+            recipient: recipient.into(),
+            body: body.to_vec().into(),
+            content_type: String::new(),
+            request_id: self.request_id(sequence),
+        };
+        let request = Self::with_token(request, &self.token);
+        let reply = self.stub.send_message(request).await?;
+        Ok(reply.into_inner())
+    }
+}
+
+fn word(status: &Status) -> String {
+    status
+        .get_details_error_info()
+        .map_or_else(|| format!("no reason: {status:?}"), |info| info.reason)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_names_passwords_and_profiles_are_refused() {
+    let cluster = TestCluster::start(1).await;
+    let handle = cluster.handle(PATIENCE);
+    let create = async |name: &str, password: &str, full_name: &str| {
+        let account = NewAccount {
+            username: name.into(),
+            password: password.into(),
+            full_name: full_name.into(),
+            ..NewAccount::default()
+        };
+        reason(Client::create_account(&handle, account).await)
+    };
+    let long = "x".repeat(33);
+    for name in ["", "-a", ".a", "a b", "a/b", "ü", "a\n", long.as_str()] {
+        assert_eq!(
+            create(name, "a password", "").await,
+            "INVALID_NAME",
+            "{name:?}"
+        );
+    }
+    let password = "x".repeat(1_025);
+    for password in ["", password.as_str()] {
+        assert_eq!(create("carol", password, "").await, "INVALID_PASSWORD");
+    }
+    let full_name = "x".repeat(257);
+    assert_eq!(create("carol", "p", &full_name).await, "FULL_NAME_TOO_LONG");
+    let device = "x".repeat(65);
+    let alice = cluster.account("Alice").await;
+    assert_eq!(alice.session().username(), "alice", "names are folded");
+    let refused = Client::login(&handle, "alice", "a password", &device).await;
+    assert_eq!(reason(refused), "DEVICE_ID_INVALID");
+    assert_eq!(create("alice", "another", "").await, "NAME_TAKEN");
+    for (name, password) in [("alice", "wrong"), ("nobody", "a password")] {
+        let refused = Client::login(&handle, name, password, "").await;
+        assert_eq!(reason(refused), "BAD_CREDENTIALS", "{name}");
+    }
+    cluster.finish(&alice).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_messages_and_patterns_are_refused() {
+    let cluster = TestCluster::start(1).await;
+    let alice = cluster.account("alice").await;
+    assert_eq!(reason(alice.send("nobody", "x").await), "RECIPIENT_UNKNOWN");
+    assert_eq!(reason(alice.send("alice", "").await), "MESSAGE_EMPTY");
+    let long = vec![b'x'; 16 * 1024 + 1];
+    assert_eq!(reason(alice.send("alice", long).await), "MESSAGE_TOO_LONG");
+    let exact = vec![b'x'; 16 * 1024];
+    alice.send("alice", exact).await.expect("16 KiB is allowed");
+    let content_type = "x".repeat(129);
+    let refused = alice.send_as("alice", "x", &content_type).await;
+    assert_eq!(reason(refused), "CONTENT_TYPE_INVALID");
+
+    // More than any message: refused by the front before it is decoded.
+    let huge = alice.send("alice", vec![b'x'; 8 * 1024 * 1024]).await;
+    assert!(huge.is_err(), "8 MiB were accepted");
+
+    for pattern in ["(", "[z-a]", "((a{1,1000}){1,1000}){1,1000}"] {
+        let refused = alice.list_accounts(pattern, 0, "").await;
+        assert_eq!(reason(refused), "PATTERN_INVALID", "{pattern}");
+    }
+    let long = "a".repeat(257);
+    let refused = alice.list_accounts(&long, 0, "").await;
+    assert_eq!(reason(refused), "PATTERN_TOO_LONG");
+    let refused = alice.list_accounts("", 0, "\u{1}nonsense").await;
+    assert_eq!(reason(refused), "PAGE_TOKEN_INVALID");
+    assert_eq!(reason(alice.ack(99).await), "CURSOR_BEYOND_END");
+    assert_eq!(reason(alice.revoke_session(1).await), "SESSION_UNKNOWN");
+    assert_eq!(
+        alice.list_accounts("^al", 0, "").await.unwrap().usernames,
+        ["alice"]
+    );
+    cluster.finish(&alice).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn request_ids_name_one_request_for_ever() {
+    let cluster = TestCluster::start(1).await;
+    let alice = cluster.account("alice").await;
+    let mut raw = Raw::login(&cluster, "alice").await;
+    let first = raw.send("alice", b"hello", 2).await.unwrap();
+    // Exactly the same again: the same answer, and no second message.
+    assert_eq!(raw.send("alice", b"hello", 2).await.unwrap(), first);
+    assert_eq!(crate::cluster::read_inbox(&alice).await.len(), 1);
+    let reused = raw.send("alice", b"other", 2).await.unwrap_err();
+    assert_eq!(word(&reused), "REQUEST_ID_REUSED");
+    // Far ahead: what lies more than 2,048 behind is forgotten, and refused rather than repeated.
+    raw.send("alice", b"far ahead", 10_000).await.unwrap();
+    let old = raw.send("alice", b"old", 3).await.unwrap_err();
+    assert_eq!(word(&old), "REQUEST_TOO_OLD");
+    raw.client_id = [9; 16];
+    let unknown = raw.send("alice", b"x", 1).await.unwrap_err();
+    assert_eq!(word(&unknown), "CLIENT_UNKNOWN");
+    let request = proto::SendMessageRequest {
+        recipient: "alice".into(),
+        body: b"x".to_vec().into(),
+        request_id: Some(proto::RequestId {
+            client_id: b"short".to_vec().into(),
+            sequence: 1,
+        }),
+        ..proto::SendMessageRequest::default()
+    };
+    let token = raw.token.clone();
+    let malformed = raw
+        .stub
+        .send_message(Raw::with_token(request, &token))
+        .await;
+    assert_eq!(word(&malformed.unwrap_err()), "REQUEST_ID_INVALID");
+    cluster.finish(&alice).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_wrong_revoked_and_expired_tokens_are_refused() {
+    let cluster = TestCluster::start_with(1, &["--token-idle", "2s"]).await;
+    let alice = cluster.account("alice").await;
+    let mut raw = Raw::login(&cluster, "alice").await;
+    let missing = raw.stub.who_am_i(proto::WhoAmIRequest {}).await;
+    let missing = missing.unwrap_err();
+    assert_eq!(missing.code(), Code::Unauthenticated);
+    assert_eq!(word(&missing), "TOKEN_MISSING");
+    for wrong in ["x", "", &"0".repeat(64), &"x".repeat(5_000)] {
+        let request = Raw::with_token(proto::WhoAmIRequest {}, wrong);
+        let refused = raw.stub.who_am_i(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    }
+    let other = Client::login(&cluster.handle(PATIENCE), "alice", "a password", "").await;
+    let other = other.unwrap();
+    other.logout().await.unwrap();
+    assert_eq!(reason(other.who_am_i().await), "TOKEN_INVALID");
+
+    // Use would put the expiry off, so the listing of sessions by another login tells.
+    let watching = eventually("expiry of an unused token", async || {
+        let handle = cluster.handle(PATIENCE);
+        let fresh = Client::login(&handle, "alice", "a password", "").await;
+        let fresh = fresh.map_err(|error| error.to_string())?;
+        let sessions = fresh.list_sessions().await;
+        let sessions = sessions.map_err(|error| error.to_string())?;
+        let oldest = sessions.iter().map(|session| session.session_id).min();
+        fresh.logout().await.map_err(|error| error.to_string())?;
+        // The account's own creation is its first session.
+        if oldest == Some(alice.session().data().user_id) {
+            return Err(format!("{} sessions", sessions.len()));
+        }
+        Ok(())
+    });
+    watching.await;
+    let expired = alice.who_am_i().await;
+    assert_eq!(reason(expired), "TOKEN_INVALID");
+    let fresh = Client::login(&cluster.handle(PATIENCE), "alice", "a password", "").await;
+    cluster.finish(&fresh.unwrap()).await;
+}

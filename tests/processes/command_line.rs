@@ -1,0 +1,139 @@
+//! The `chat` command, as scripts use it.
+
+use crate::cluster::{TestCluster, program, read_inbox};
+use serde_json::Value;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+/// Runs `chat` with this standard input.
+fn chat(home: &Path, servers: &str, arguments: &[&str], input: &str) -> Output {
+    let mut child = program(env!("CARGO_BIN_EXE_chat"))
+        .env("XDG_CONFIG_HOME", home)
+        .args(["--server", servers])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that refuses at once does not read its input.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn succeeds(output: Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {errors}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn bodies(json_lines: &str) -> Vec<String> {
+    json_lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .map(|message| message["body"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_delivers_each_message_once_and_in_order_while_the_primary_is_killed() {
+    let mut cluster = TestCluster::start(3).await;
+    let bob = cluster.account("bob").await;
+    let (home, servers) = (cluster.scratch().to_owned(), cluster.server_list());
+    let run = |arguments: &[&str], input: &str| chat(&home, &servers, arguments, input);
+    succeeds(run(&["create-account", "alice"], "secret\n"));
+    let primary = cluster.primary(&bob).await;
+    let mut expected = Vec::new();
+    for number in 0..60 {
+        if number == 20 {
+            cluster.kill(&[primary]);
+        }
+        if number == 40 {
+            cluster.spawn(primary);
+        }
+        expected.push(format!("msg-{number}"));
+        succeeds(run(&["send", "bob", &expected[number]], ""));
+    }
+    // And as one process that reads lines.
+    let lines: Vec<String> = (0..300).map(|number| format!("line-{number}")).collect();
+    succeeds(run(&["send", "bob", "--lines"], &lines.join("\n")));
+    expected.extend(lines);
+    let inbox = read_inbox(&bob).await;
+    let heard: Vec<String> = inbox
+        .iter()
+        .map(|message| String::from_utf8(message.body.to_vec()).unwrap())
+        .collect();
+    assert_eq!(heard, expected);
+    cluster.finish(&bob).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_person_does_in_a_day() {
+    let cluster = TestCluster::start(1).await;
+    let (home, servers) = (cluster.scratch().to_owned(), cluster.server_list());
+    let run = |arguments: &[&str], input: &str| chat(&home, &servers, arguments, input);
+    let create = [
+        "create-account",
+        "alice",
+        "--full-name",
+        "Alice A.",
+        "--device",
+        "desk",
+    ];
+    let shown = succeeds(run(&create, "one\n"));
+    assert_eq!(shown, "alice (Alice A.), device desk\n");
+    succeeds(run(&["-p", "bob", "create-account", "bob"], "two\n"));
+    succeeds(run(&["-p", "bob", "send", "alice", "hello"], ""));
+    succeeds(run(
+        &["-p", "bob", "send", "alice"],
+        "from a pipe\nwith two lines\n",
+    ));
+
+    let listen = ["-o", "json", "listen", "--count", "2", "--timeout", "20"];
+    let heard = bodies(&succeeds(run(&listen, "")));
+    assert_eq!(heard, ["hello", "from a pipe\nwith two lines"]);
+    // Nothing was acknowledged: it comes again, and then no more.
+    let mut acking = listen.to_vec();
+    acking.push("--ack");
+    assert_eq!(bodies(&succeeds(run(&acking, ""))).len(), 2);
+    let quiet = run(&["listen", "--count", "1", "--timeout", "0.5"], "");
+    assert_eq!(quiet.status.code(), Some(3), "nothing is waiting");
+
+    assert_eq!(succeeds(run(&["list"], "")), "alice\nbob\n");
+    assert_eq!(succeeds(run(&["list", "^b"], "")), "bob\n");
+    let sessions = succeeds(run(&["-o", "json", "sessions"], ""));
+    assert_eq!(sessions.lines().count(), 1);
+    succeeds(run(
+        &["-p", "phone", "login", "alice", "--device", "phone"],
+        "one\n",
+    ));
+    succeeds(run(&["change-password"], "one\nthree\n"));
+    let ended = run(&["-p", "phone", "whoami"], "");
+    assert_eq!(ended.status.code(), Some(4), "the other login ended");
+    succeeds(run(&["logout"], ""));
+    assert_eq!(run(&["whoami"], "").status.code(), Some(4));
+    assert_eq!(run(&["login", "alice"], "one\n").status.code(), Some(1));
+    succeeds(run(&["login", "alice"], "three\n"));
+    assert_eq!(run(&["delete-account"], "wrong\n").status.code(), Some(1));
+    succeeds(run(&["delete-account"], "three\n"));
+    assert_eq!(succeeds(run(&["-p", "bob", "list"], "")), "bob\n");
+    cluster.verify();
+}
+
+#[test]
+fn exit_codes_without_a_server() {
+    let home = tempfile::tempdir().unwrap();
+    // Port 1 is reserved, and nobody listens there.
+    let run = |arguments: &[&str]| chat(home.path(), "127.0.0.1:1", arguments, "secret\n");
+    assert_eq!(run(&["whoami"]).status.code(), Some(4));
+    assert_eq!(run(&["send"]).status.code(), Some(2));
+    assert_eq!(
+        run(&["send", "bob", "text", "--lines"]).status.code(),
+        Some(2)
+    );
+    let gone = run(&["-o", "json", "--deadline", "0.5", "login", "alice"]);
+    assert_eq!(gone.status.code(), Some(3));
+    let error: Value = serde_json::from_slice(&gone.stderr).unwrap();
+    assert_eq!(error["error"], "NOT_APPLIED");
+}

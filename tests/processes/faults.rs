@@ -1,0 +1,117 @@
+//! Replicas that die or fall silent under load.
+
+use crate::cluster::{Load, SHORT, TestCluster, assert_unreachable, check_inbox, read_inbox};
+use chat::client::Client;
+use std::time::{Duration, Instant};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_primary_is_killed_under_load_again_and_again() {
+    let mut cluster = TestCluster::start(3).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let load = Load::start(&alice, "bob");
+    for _ in 0..3 {
+        load.more(100).await;
+        let primary = cluster.primary(&bob).await;
+        let killed = Instant::now();
+        cluster.kill(&[primary]);
+        // More than can have been acknowledged by replies that were on their way.
+        load.more(20).await;
+        let gap = killed.elapsed();
+        assert!(gap < Duration::from_secs(5), "{gap:?} without a primary");
+        cluster.spawn(primary);
+        // It must be back before the next one goes: one of three may be away.
+        read_inbox(&cluster.reader_on(primary, &bob)).await;
+    }
+    let sent = load.stop().await;
+    check_inbox(&read_inbox(&bob).await, &sent);
+    cluster.finish(&bob).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_five_two_are_killed_at_once_and_writes_go_on() {
+    let mut cluster = TestCluster::start(5).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let load = Load::start(&alice, "bob");
+    load.more(100).await;
+    let primary = cluster.primary(&bob).await;
+    let other = primary % 5 + 1;
+    cluster.kill(&[primary, other]);
+    load.more(100).await;
+    cluster.spawn(primary);
+    cluster.spawn(other);
+    load.more(50).await;
+    let sent = load.stop().await;
+    check_inbox(&read_inbox(&bob).await, &sent);
+    cluster.finish(&bob).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_five_the_second_is_killed_in_the_middle_of_the_election() {
+    let mut cluster = TestCluster::start(5).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let load = Load::start(&alice, "bob");
+    load.more(100).await;
+    let primary = cluster.primary(&bob).await;
+    let before: Vec<(u16, usize)> = (1..=5)
+        .filter(|id| *id != primary)
+        .map(|id| (id, cluster.log_len(id)))
+        .collect();
+    cluster.kill(&[primary]);
+    // The first that starts an election is killed for it.
+    let second = crate::cluster::eventually("election", || {
+        let started = before.iter().find(|(id, from)| {
+            let log = cluster.log_since(*id, *from);
+            log.contains(crate::cluster::says::ELECTION)
+        });
+        std::future::ready(started.map(|(id, _)| *id).ok_or("nobody starts one"))
+    })
+    .await;
+    cluster.kill(&[second]);
+    load.more(100).await;
+    cluster.spawn(primary);
+    cluster.spawn(second);
+    load.more(50).await;
+    let sent = load.stop().await;
+    check_inbox(&read_inbox(&bob).await, &sent);
+    cluster.finish(&bob).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_three_a_second_fault_stops_writes_with_a_clear_error_until_one_returns() {
+    let mut cluster = TestCluster::start(3).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let load = Load::start(&alice, "bob");
+    load.more(100).await;
+    let primary = cluster.primary(&bob).await;
+    let other = primary % 3 + 1;
+    cluster.kill(&[primary, other]);
+
+    let impatient = cluster.handle(SHORT);
+    let refused = Client::login(&impatient, "alice", "a password", "").await;
+    assert_unreachable(refused.err(), &cluster);
+    let reader = Client::resume(&impatient, bob.session().data()).unwrap();
+    assert_unreachable(reader.who_am_i().await.err(), &cluster);
+
+    cluster.spawn(other);
+    load.more(100).await;
+    cluster.spawn(primary);
+    let sent = load.stop().await;
+    check_inbox(&read_inbox(&bob).await, &sent);
+    cluster.finish(&bob).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_falls_silent_is_replaced_and_comes_back_as_a_secondary() {
+    let cluster = TestCluster::start(3).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let load = Load::start(&alice, "bob");
+    load.more(100).await;
+    let primary = cluster.primary(&bob).await;
+    cluster.pause(primary);
+    load.more(100).await;
+    cluster.resume(primary);
+    load.more(50).await;
+    let sent = load.stop().await;
+    check_inbox(&read_inbox(&cluster.reader_on(primary, &bob)).await, &sent);
+    cluster.finish(&bob).await;
+}

@@ -1,0 +1,93 @@
+//! What one replica acknowledges, all have; and they keep it.
+
+use crate::cluster::{Load, TestCluster, check_inbox, read_inbox};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_any_replica_acknowledges_every_replica_delivers() {
+    let cluster = TestCluster::start(3).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    for number in 0..30 {
+        let on = cluster.handle_on(number % 3 + 1, crate::cluster::PATIENCE);
+        // A login of its own on each replica, so that no two share sequences.
+        let sender = chat::client::Client::login(&on, "alice", "a password", "")
+            .await
+            .unwrap();
+        let receipt = sender.send("bob", format!("message {number}")).await;
+        let receipt = receipt.unwrap();
+        assert_eq!(receipt.inbox_seq, u64::from(number) + 1);
+        for id in 1..=3 {
+            let inbox = read_inbox(&cluster.reader_on(id, &bob)).await;
+            let last = inbox.last().unwrap();
+            assert_eq!(last.message_id, receipt.message_id, "at replica {id}");
+            assert_eq!(last.sender, "alice");
+        }
+    }
+    drop(alice);
+    cluster.finish(&bob).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_away_catches_up() {
+    let mut cluster = TestCluster::start(3).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let primary = cluster.primary(&alice).await;
+    let away = primary % 3 + 1;
+    cluster.kill(&[away]);
+    let load = Load::start(&alice, "bob");
+    load.more(500).await;
+    cluster.spawn(away);
+    load.more(100).await;
+    let sent = load.stop().await;
+    check_inbox(&read_inbox(&cluster.reader_on(away, &bob)).await, &sent);
+    cluster.finish(&bob).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_replicas_killed_at_once_come_back_with_everything() {
+    let mut cluster = TestCluster::start(3).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let load = Load::start(&alice, "bob");
+    load.more(200).await;
+    cluster.kill(&[1, 2, 3]);
+    for id in 1..=3 {
+        cluster.spawn(id);
+    }
+    // The sends that were under way find the new cluster by themselves.
+    load.more(100).await;
+    let sent = load.stop().await;
+    check_inbox(&read_inbox(&bob).await, &sent);
+    assert_eq!(alice.who_am_i().await.unwrap().0.username, "alice");
+    cluster.finish(&bob).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_is_terminated_hands_over_and_exits_well() {
+    let mut cluster = TestCluster::start(3).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let primary = cluster.primary(&alice).await;
+    let load = Load::start(&alice, "bob");
+    load.more(100).await;
+    let status = cluster.terminate(primary).await;
+    assert_eq!(status.code(), Some(0), "{}", cluster.logs());
+    load.more(100).await;
+    assert_ne!(cluster.primary(&alice).await, primary);
+    cluster.spawn(primary);
+    load.more(50).await;
+    let sent = load.stop().await;
+    check_inbox(&read_inbox(&bob).await, &sent);
+    cluster.finish(&bob).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_of_one_keeps_what_it_acknowledged() {
+    let mut cluster = TestCluster::start(1).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let load = Load::start(&alice, "bob");
+    load.more(100).await;
+    cluster.kill(&[1]);
+    cluster.spawn(1);
+    load.more(50).await;
+    let sent = load.stop().await;
+    check_inbox(&read_inbox(&bob).await, &sent);
+    cluster.finish(&bob).await;
+}

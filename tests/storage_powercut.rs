@@ -1,0 +1,39 @@
+//! Twenty power cuts on a real file system, and two with the syncs left out, which must be noticed.
+
+use std::process::{Command, Output};
+
+fn powercut(arguments: &[&str]) -> Option<Output> {
+    let root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|o| o.stdout == b"0\n");
+    if !root {
+        eprintln!("skipped: needs root");
+        return None;
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_powercut"))
+        .args(arguments)
+        .output()
+        .expect("the tool starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(2) && errors.contains("mount failed") {
+        eprintln!("skipped: needs loop mounts ({})", errors.trim());
+        return None;
+    }
+    println!("{}{errors}", String::from_utf8_lossy(&output.stdout));
+    Some(output)
+}
+
+#[test]
+fn what_was_synced_survives_twenty_power_cuts() {
+    if let Some(output) = powercut(&["--cuts", "20"]) {
+        assert_eq!(output.status.code(), Some(0));
+    }
+}
+
+#[test]
+fn without_the_sync_the_same_cuts_lose_something() {
+    if let Some(output) = powercut(&["--cuts", "2", "--without-sync"]) {
+        assert_eq!(output.status.code(), Some(1));
+    }
+}

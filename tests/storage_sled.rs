@@ -1,0 +1,315 @@
+//! The store in sled and its directory: durability calls, locks, identity, and damage that is
+//! found and never taken for an empty store.
+
+mod storage_common;
+
+use chat::storage::{
+    FORMAT, Inspection, OpenOptions, Opened, StateReader, StorageError, Store, Tree, Write,
+    fdatasync_calls, open_directory,
+};
+use chat::types::entry::Entry;
+use chat::types::{Index, ReplicaId, Stamp, Term};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::Path;
+use storage_common::{End, Random, all, append, commit, granted, open, options, put, slice};
+
+/// A directory with 400 entries, committed and applied to the last, and a mark that says so.
+fn filled(path: &Path) -> Vec<Entry> {
+    let (mut store, recovered) = open(path);
+    let entries = End::default().entries(2, 400, 300);
+    for batch in entries.chunks(40) {
+        append(&mut store, batch);
+        store.sync().unwrap();
+    }
+    let last = entries.last().unwrap();
+    let changes = (0..50)
+        .map(|n| put(Tree::Inboxes, &[n], &[n; 200]))
+        .collect();
+    store
+        .write(Write {
+            commit: Some(commit(last)),
+            slice: Some(slice(last, changes)),
+            ..Write::default()
+        })
+        .unwrap();
+    store.sync().unwrap();
+    let mut state = granted(&recovered.hard_state.unwrap(), 2, 3);
+    state.mark = last.stamp();
+    store.write_hard_state(&state, true).unwrap();
+    entries
+}
+
+#[test]
+fn a_sync_reaches_the_disk_and_what_was_synced_is_there_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(directory.path());
+    let before = fdatasync_calls();
+    append(&mut store, &End::default().entries(1, 3, 100));
+    store.sync().unwrap();
+    assert!(
+        fdatasync_calls() > before,
+        "sled's flush must be redirected"
+    );
+    assert!(store.size_bytes() > 0);
+    drop(store);
+    let (store, recovered) = open(directory.path());
+    assert_eq!(recovered.last, Stamp::new(Term(1), Index(3)));
+    assert_eq!(all(&store).len(), 3);
+}
+
+#[test]
+fn a_truncation_inside_a_block_keeps_the_block_s_beginning() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(directory.path());
+    let entries = End::default().entries(1, 30, 5_000);
+    append(&mut store, &entries);
+    let new = End::of(&entries[16]).entries(4, 2, 10);
+    store
+        .write(Write {
+            truncate_after: Some(Index(17)),
+            append: new.clone(),
+            ..Write::default()
+        })
+        .unwrap();
+    store.sync().unwrap();
+    let expected = [&entries[..17], &new[..]].concat();
+    assert_eq!(all(&store), expected);
+    drop(store);
+    let (store, recovered) = open(directory.path());
+    assert_eq!(all(&store), expected);
+    assert_eq!(recovered.term_runs.last(), Some(&(Index(18), Term(4))));
+    assert_eq!(recovered.damage, []);
+}
+
+#[test]
+fn promises_survive_and_a_lazy_one_may() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, recovered) = open(directory.path());
+    let first = recovered.hard_state.unwrap();
+    assert_eq!(first.incarnation, options(1).incarnation);
+    let state = granted(&first, 7, 2);
+    store.write_hard_state(&state, true).unwrap();
+    let mut marked = state.clone();
+    marked.others_marks.insert(ReplicaId(3), Stamp::FORMATION);
+    store.write_hard_state(&marked, false).unwrap();
+    drop(store);
+    // The incarnation offered for a new directory is not taken for one that exists.
+    let options = OpenOptions {
+        incarnation: chat::types::Incarnation([99; 16]),
+        ..options(1)
+    };
+    let Opened::Good { recovered, .. } = open_directory(directory.path(), &options).unwrap() else {
+        panic!("nothing is damaged");
+    };
+    assert_eq!(recovered.hard_state, Some(marked));
+}
+
+#[test]
+fn only_one_process_and_only_its_owner_may_enter() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("new");
+    let (store, _) = open(&path);
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    let sentence = |result: Result<Opened, StorageError>| match result {
+        Err(StorageError::Unusable(sentence)) => sentence,
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it should not open"),
+    };
+    let second = sentence(open_directory(&path, &options(1)));
+    assert!(second.contains("in use by another process"), "{second}");
+    assert!(second.contains(path.to_str().unwrap()), "{second}");
+    assert!(
+        Inspection::open(&path).is_err(),
+        "an inspection takes it too"
+    );
+    drop(store);
+    let other = sentence(open_directory(&path, &options(2)));
+    assert!(other.contains("belongs to replica 1"), "{other}");
+    open(&path);
+}
+
+#[test]
+fn a_store_of_a_larger_cluster_is_refused_by_a_cluster_of_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, recovered) = open(directory.path());
+    append(&mut store, &End::default().entries(1, 1, 0));
+    store.sync().unwrap();
+    let mut state = recovered.hard_state.unwrap();
+    state.formation = chat::consensus::FormationStatus::Formed(storage_common::members());
+    store.write_hard_state(&state, true).unwrap();
+    drop(store);
+    let alone = OpenOptions {
+        ids: vec![ReplicaId(1)],
+        ..options(1)
+    };
+    let Err(StorageError::Unusable(sentence)) = open_directory(directory.path(), &alone) else {
+        panic!("it should not open");
+    };
+    assert!(sentence.contains("replicas 1, 2, 3"), "{sentence}");
+    open(directory.path());
+}
+
+#[test]
+fn a_newer_format_is_refused_and_nothing_is_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path()));
+    let file = directory.path().join("store-0001/store_format");
+    let newer = format!("format {}\nsegment_bytes 8388608\n", FORMAT + 1);
+    std::fs::write(&file, &newer).unwrap();
+    let Err(StorageError::Unusable(sentence)) = open_directory(directory.path(), &options(1))
+    else {
+        panic!("it should not open");
+    };
+    assert!(sentence.contains("a newer version wrote it"), "{sentence}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), newer);
+    assert!(Inspection::open(directory.path()).is_err());
+}
+
+/// The sentence that says what is wrong, `None` if nothing is.
+fn damage(path: &Path) -> Option<String> {
+    open_directory(path, &options(1))
+        .unwrap()
+        .damage()
+        .map(|(_, sentence)| sentence)
+}
+
+#[test]
+fn each_file_that_is_lost_is_missed() {
+    for (file, word) in [
+        ("CURRENT", "CURRENT"),
+        ("hard_state", "hard_state"),
+        ("store-0001/db", "db"),
+        ("store-0001/store_format", "store_format"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        filled(directory.path());
+        assert_eq!(damage(directory.path()), None);
+        std::fs::remove_file(directory.path().join(file)).unwrap();
+        let sentence = damage(directory.path()).expect(file);
+        assert!(sentence.contains(word), "{file}: {sentence}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path());
+    std::fs::remove_file(directory.path().join("store-0001/conf")).unwrap();
+    assert_eq!(
+        damage(directory.path()),
+        None,
+        "store_format knows the size"
+    );
+}
+
+#[test]
+fn a_file_under_blobs_is_fatal() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path()));
+    std::fs::write(directory.path().join("store-0001/blobs/17"), b"x").unwrap();
+    let sentence = damage(directory.path()).unwrap();
+    assert!(sentence.contains("blobs"), "{sentence}");
+}
+
+#[test]
+fn a_cut_file_is_never_an_empty_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let entries = filled(directory.path());
+    let db = directory.path().join("store-0001/db");
+    let whole = std::fs::read(&db).unwrap();
+    for keep in [0, 1, 4096, 100_000, whole.len() / 4] {
+        std::fs::write(&db, &whole[..keep]).unwrap();
+        remove_snapshots(directory.path());
+        match open_directory(directory.path(), &options(1)).unwrap() {
+            // Only fillers were cut off.
+            Opened::Good { store, recovered } if recovered.damage.is_empty() => {
+                assert_eq!(all(&store), entries, "cut to {keep} bytes");
+                assert!(keep > 100_000, "cut to {keep} bytes");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn remove_snapshots(path: &Path) {
+    for entry in std::fs::read_dir(path.join("store-0001")).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_string_lossy().starts_with("snap") {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn flipped_bytes_are_damage_or_change_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let entries = filled(directory.path());
+    let db = directory.path().join("store-0001/db");
+    let whole = std::fs::read(&db).unwrap();
+    let mut random = Random(1);
+    let mut found = 0;
+    for _ in 0..12 {
+        std::fs::write(&db, &whole).unwrap();
+        remove_snapshots(directory.path());
+        let at = random.below(200_000);
+        let file = std::fs::File::options().write(true).open(&db).unwrap();
+        file.write_all_at(&[!whole[at]], at as u64).unwrap();
+        match open_directory(directory.path(), &options(1)) {
+            Ok(Opened::Good { store, recovered }) if recovered.damage.is_empty() => {
+                assert_eq!(all(&store), entries, "byte {at}");
+            }
+            Ok(_) => found += 1,
+            Err(error) => panic!("byte {at}: {error}"),
+        }
+    }
+    assert!(found > 0, "at least one of these bytes matters");
+}
+
+#[test]
+fn an_inspection_reads_everything_and_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let entries = filled(directory.path());
+    let before = fingerprint(directory.path());
+    let inspection = Inspection::open(directory.path()).unwrap();
+    assert_eq!(inspection.format(), FORMAT);
+    assert_eq!(inspection.hard_state().unwrap().unwrap().term, Term(2));
+    assert_eq!(inspection.recovered().last, entries[399].stamp());
+    assert_eq!(inspection.recovered().damage, []);
+    let verified = inspection.verify_log();
+    assert_eq!(verified.findings(), []);
+    assert_eq!(verified.compared(), (400, 1));
+    assert_eq!(verified.last(), entries[399].stamp());
+    let mut after: Option<Vec<u8>> = None;
+    let mut records = 0;
+    loop {
+        let page = inspection
+            .state_records(Tree::Inboxes, after.as_deref(), 7)
+            .unwrap();
+        let Some((key, _)) = page.last() else { break };
+        after = Some(key.to_vec());
+        records += page.len();
+    }
+    assert_eq!(records, 50);
+    let one = inspection
+        .reader()
+        .get(Tree::Inboxes, &[3])
+        .unwrap()
+        .unwrap();
+    assert_eq!(one[..], [3; 200]);
+    drop(inspection);
+    assert_eq!(fingerprint(directory.path()), before);
+    assert!(Inspection::open(&directory.path().join("none")).is_err());
+}
+
+/// Names, lengths and hashes of all files.
+fn fingerprint(path: &Path) -> Vec<(String, u64, blake3::Hash)> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(fingerprint(&path));
+        } else {
+            let bytes = std::fs::read(&path).unwrap();
+            let name = path.display().to_string();
+            files.push((name, bytes.len() as u64, blake3::hash(&bytes)));
+        }
+    }
+    files.sort_by(|a, b| a.0.cmp(&b.0));
+    files
+}

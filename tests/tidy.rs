@@ -1,0 +1,590 @@
+//! What the compiler cannot check: who may import whom, sizes, leftovers.
+//!
+//! The checks read the sources as text, without comments and literals, so that talking about
+//! something is not doing it. Each failure names the file, the line and the rule.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// Each module of the library, and what it may name of the crate besides itself.
+///
+/// The pure modules know numbers and limits; `state_machine` also the trait through which it
+/// reads records. `client` is what any other client could be: it knows the protocol only.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("limits", &[]),
+    ("types", &["limits"]),
+    ("consensus", &["types", "limits"]),
+    ("state_machine", &["types", "limits", "storage"]),
+    ("storage", &["types", "limits", "consensus"]),
+    (
+        "replica",
+        &["types", "limits", "consensus", "state_machine", "storage"],
+    ),
+    ("config", &["types", "limits", "consensus", "replica"]),
+    ("service", &["types", "limits", "replica", "state_machine"]),
+    // The client API, and the conversions of the inter-server and admin APIs.
+    (
+        "grpc",
+        &[
+            "types",
+            "limits",
+            "proto",
+            "service",
+            "replica",
+            "state_machine",
+            "consensus",
+            "storage",
+            "admin",
+            "net",
+            "config",
+        ],
+    ),
+    (
+        "net",
+        &[
+            "types",
+            "limits",
+            "proto",
+            "config",
+            "grpc",
+            "replica",
+            "consensus",
+            "state_machine",
+        ],
+    ),
+    (
+        "admin",
+        &[
+            "types",
+            "limits",
+            "proto",
+            "consensus",
+            "replica",
+            "state_machine",
+            "storage",
+        ],
+    ),
+    ("client", &["proto"]),
+];
+
+/// Modules without I/O, clocks and chance: equal input must give equal output everywhere.
+const PURE: &[&str] = &["consensus", "state_machine", "types", "limits"];
+const IMPURE: &[&str] = &[
+    "tokio",
+    "sled",
+    "tonic",
+    "prost",
+    "std::time",
+    "std::fs",
+    "std::net",
+    "std::thread",
+    "SystemTime",
+    "Instant",
+    "rand",
+    "HashMap",
+    "HashSet",
+];
+
+/// Where sled may be named: one file of the library, and the migrations.
+const SLED: &[&str] = &["src/storage/sled_store", "migrations/", "tests/"];
+
+/// Where unsafe code may be: the fdatasync redirect, and the power cut of the storage tests.
+const UNSAFE: &[&str] = &["src/storage/fdatasync.rs", "tools/powercut/ioctl.rs"];
+
+const FILE_LINES_MAX: usize = 600;
+const FUNCTION_LINES_MAX: usize = 70;
+/// For tests, which tell a story, and for functions that are one match, which are tables.
+const STORY_LINES_MAX: usize = 100;
+
+struct Source {
+    /// From the root of the repository.
+    path: String,
+    text: String,
+    /// Without comments and the contents of literals; lines are where they were.
+    code: String,
+    /// First line (from 0) of test code; the number of lines if there is none.
+    tests_from: usize,
+}
+
+#[test]
+fn modules_import_only_what_they_may() {
+    let mut wrong = String::new();
+    for source in sources() {
+        let Some(module) = module_of(&source.path) else {
+            continue;
+        };
+        let rule = MAY_IMPORT.iter().find(|(name, _)| *name == module);
+        let Some((_, allowed)) = rule else {
+            let _ = writeln!(
+                wrong,
+                "{}: give `{module}` a line in this test",
+                source.path
+            );
+            continue;
+        };
+        for (number, line) in product_lines(&source) {
+            for name in named_after(line, "crate::") {
+                if name != module && !allowed.contains(&name) && is_module(name) {
+                    let path = &source.path;
+                    let _ = writeln!(wrong, "{path}:{number}: {module} may not use {name}");
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn pure_modules_are_pure() {
+    let mut wrong = String::new();
+    for source in sources() {
+        if !module_of(&source.path).is_some_and(|module| PURE.contains(&module)) {
+            continue;
+        }
+        for (number, line) in source.code.lines().enumerate() {
+            for word in IMPURE.iter().filter(|word| has_word(line, word)) {
+                let _ = writeln!(wrong, "{}:{}: {word}", source.path, number + 1);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn sled_and_unsafe_code_stay_where_they_belong() {
+    let mut wrong = String::new();
+    for source in sources() {
+        for (word, allowed) in [("sled", SLED), ("unsafe", UNSAFE)] {
+            if allowed.iter().any(|prefix| source.path.starts_with(prefix)) {
+                continue;
+            }
+            for (number, line) in source.code.lines().enumerate() {
+                if has_word(line, word) {
+                    let _ = writeln!(wrong, "{}:{}: {word}", source.path, number + 1);
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn files_and_functions_have_a_readable_size() {
+    let mut wrong = String::new();
+    for source in sources() {
+        let lines = source.text.lines().count();
+        if lines > FILE_LINES_MAX {
+            let _ = writeln!(wrong, "{}: {lines} lines", source.path);
+        }
+        for function in functions(&source.code) {
+            let story = function.is_match || function.first_line >= source.tests_from;
+            let allowed = if story {
+                STORY_LINES_MAX
+            } else {
+                FUNCTION_LINES_MAX
+            };
+            if function.lines > allowed {
+                let _ = writeln!(
+                    wrong,
+                    "{}:{}: `{}` has {} lines of {allowed}",
+                    source.path,
+                    function.first_line + 1,
+                    function.name,
+                    function.lines
+                );
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn nothing_is_left_over() {
+    let mut wrong = String::new();
+    for source in sources() {
+        let lines = source.code.lines().zip(source.text.lines());
+        for (number, (code, text)) in lines.enumerate() {
+            let mut found: Vec<&str> = ["todo!", "unimplemented!", "dbg!", "#[ignore"]
+                .into_iter()
+                .filter(|leftover| code.contains(leftover))
+                .collect();
+            if number < source.tests_from && code.contains(".unwrap()") {
+                found.push(".unwrap() outside tests");
+            }
+            // In comments, too; this file must name it.
+            if source.path != "tests/tidy.rs" && has_word(text, "FIXME") {
+                found.push("FIXME");
+            }
+            for leftover in found {
+                let _ = writeln!(wrong, "{}:{}: {leftover}", source.path, number + 1);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let silent: Vec<String> = sources()
+        .into_iter()
+        .filter(|source| !source.text.starts_with("//!"))
+        .map(|source| source.path)
+        .collect();
+    assert!(silent.is_empty(), "without a first `//!`: {silent:#?}");
+}
+
+/// The lines of a file that are no tests, from 1.
+fn product_lines(source: &Source) -> impl Iterator<Item = (usize, &str)> {
+    let lines = (1..).zip(source.code.lines());
+    lines.take(source.tests_from)
+}
+
+/// `consensus` for `src/consensus/node.rs` and `src/consensus.rs`; none for the binaries, for
+/// `lib.rs` and outside `src`.
+fn module_of(path: &str) -> Option<&str> {
+    let inside = path.strip_prefix("src/")?;
+    let module = inside.split('/').next()?;
+    let module = module.strip_suffix(".rs").unwrap_or(module);
+    (!matches!(module, "bin" | "lib")).then_some(module)
+}
+
+/// Modules begin with a small letter; what else hangs under the crate's root is exported there.
+fn is_module(name: &str) -> bool {
+    name.starts_with(|letter: char| letter.is_ascii_lowercase())
+}
+
+/// The identifiers that follow `prefix` in this line, also in `prefix{a, b::c}`.
+fn named_after<'a>(line: &'a str, prefix: &str) -> Vec<&'a str> {
+    let mut names = Vec::new();
+    for (at, _) in line.match_indices(prefix) {
+        let before = line[..at].chars().next_back();
+        if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '$') {
+            continue;
+        }
+        let rest = &line[at + prefix.len()..];
+        match rest.strip_prefix('{') {
+            None => names.extend(identifier(rest)),
+            Some(list) => names.extend(list.split(',').filter_map(|one| identifier(one.trim()))),
+        }
+    }
+    names
+}
+
+fn identifier(text: &str) -> Option<&str> {
+    let end = text
+        .find(|c: char| !c.is_alphanumeric() && c != '_')
+        .unwrap_or(text.len());
+    (end > 0).then(|| &text[..end])
+}
+
+fn has_word(line: &str, word: &str) -> bool {
+    let inside = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    line.match_indices(word).any(|(at, _)| {
+        let after = line[at + word.len()..].chars().next();
+        !inside(line[..at].chars().next_back()) && !inside(after)
+    })
+}
+
+struct Function {
+    name: String,
+    /// From 0.
+    first_line: usize,
+    lines: usize,
+    /// Its body is one match expression.
+    is_match: bool,
+}
+
+/// Every function with a body, by its braces.
+fn functions(code: &str) -> Vec<Function> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("fn ") {
+        if at > 0 && !code[..at].ends_with([' ', '\n', '(']) {
+            continue;
+        }
+        let Some(name) = identifier(&code[at + 3..]) else {
+            continue;
+        };
+        let Some(open) = body_of(&code[at..]).map(|open| at + open) else {
+            continue;
+        };
+        let Some(length) = block_length(&code[open..]) else {
+            continue;
+        };
+        let first_line = code[..at].matches('\n').count();
+        found.push(Function {
+            name: name.to_owned(),
+            first_line,
+            lines: code[at..open + length].matches('\n').count() + 1,
+            is_match: code[open + 1..].trim_start().starts_with("match "),
+        });
+    }
+    found
+}
+
+/// Where the body begins; none if the signature ends with a semicolon.
+fn body_of(signature: &str) -> Option<usize> {
+    let mut depth = 0i32;
+    for (at, letter) in signature.char_indices() {
+        match letter {
+            '(' | '[' => depth += 1,
+            ')' | ']' => depth -= 1,
+            '{' if depth == 0 => return Some(at),
+            ';' if depth == 0 => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Bytes from this brace to the one that closes it.
+fn block_length(block: &str) -> Option<usize> {
+    let mut depth = 0i32;
+    for (at, letter) in block.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(at + 1);
+        }
+    }
+    None
+}
+
+/// Every Rust file of the repository.
+fn sources() -> Vec<Source> {
+    let root = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let mut paths = vec![root.join("build.rs")];
+    for directory in ["src", "tools", "tests", "migrations"] {
+        collect(&root.join(directory), &mut paths);
+    }
+    let mut test_modules = BTreeSet::new();
+    let mut sources = Vec::new();
+    for path in paths {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = without_comments_and_literals(&text);
+        let relative = path.strip_prefix(&root).unwrap().display().to_string();
+        test_modules.extend(test_modules_in(&relative, &code));
+        sources.push(Source {
+            tests_from: tests_from(&code),
+            path: relative,
+            text,
+            code,
+        });
+    }
+    assert!(
+        sources.len() > 20,
+        "only {} files were found",
+        sources.len()
+    );
+    for source in &mut sources {
+        let inside = |module: &String| source.path.starts_with(module.as_str());
+        if source.path.starts_with("tests/") || test_modules.iter().any(inside) {
+            source.tests_from = 0;
+        }
+    }
+    sources
+}
+
+fn collect(directory: &Path, paths: &mut Vec<PathBuf>) {
+    // A directory that is not there yet has no files.
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
+    let mut entries: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            collect(&path, paths);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            paths.push(path);
+        }
+    }
+}
+
+/// Line of the first `#[cfg(test)]` that opens a module with a body here.
+fn tests_from(code: &str) -> usize {
+    let lines: Vec<&str> = code.lines().collect();
+    let opens = |at: usize| {
+        let next = lines[at + 1..]
+            .iter()
+            .find(|line| !line.trim().starts_with("#["));
+        next.is_some_and(|line| line.contains("mod ") && line.trim_end().ends_with('{'))
+    };
+    (0..lines.len())
+        .find(|at| lines[*at].contains("#[cfg(test)]") && opens(*at))
+        .unwrap_or(lines.len())
+}
+
+/// Path prefixes of the modules that this file declares for tests only.
+fn test_modules_in(path: &str, code: &str) -> Vec<String> {
+    let stem = path.strip_suffix(".rs").unwrap_or(path);
+    let home = match stem.rsplit_once('/') {
+        Some((directory, "mod" | "lib" | "main")) => directory,
+        _ => stem,
+    };
+    let mut found = Vec::new();
+    let mut rest = code;
+    while let Some(at) = rest.find("#[cfg(test)]") {
+        rest = &rest[at + "#[cfg(test)]".len()..];
+        let declaration = rest.trim_start();
+        let declaration = declaration
+            .strip_prefix("pub(crate) ")
+            .or_else(|| declaration.strip_prefix("pub(super) "))
+            .or_else(|| declaration.strip_prefix("pub "))
+            .unwrap_or(declaration);
+        let name = declaration.strip_prefix("mod ").and_then(identifier);
+        if let Some(name) = name
+            && declaration[4 + name.len()..].starts_with(';')
+        {
+            found.push(format!("{home}/{name}.rs"));
+            found.push(format!("{home}/{name}/"));
+        }
+    }
+    found
+}
+
+/// Comments and the contents of literals become spaces; every line stays where it is.
+fn without_comments_and_literals(text: &str) -> String {
+    let letters: Vec<char> = text.chars().collect();
+    let mut code = String::with_capacity(text.len());
+    let mut at = 0;
+    while at < letters.len() {
+        let rest = &letters[at..];
+        let previous = at.checked_sub(1).map(|before| letters[before]);
+        let skip = match rest {
+            ['/', '/', ..] => rest.iter().position(|c| *c == '\n').unwrap_or(rest.len()),
+            ['/', '*', ..] => comment_length(rest),
+            ['"', ..] => string_length(rest),
+            ['r', '"' | '#', ..] if !is_inside_word(previous) => raw_length(rest),
+            ['\'', '\\', ..] => {
+                2 + rest[2..]
+                    .iter()
+                    .skip(1)
+                    .position(|c| *c == '\'')
+                    .unwrap_or(0)
+                    + 2
+            }
+            ['\'', _, '\'', ..] => 3,
+            _ => 0,
+        };
+        if skip == 0 {
+            code.push(letters[at]);
+            at += 1;
+            continue;
+        }
+        let end = (at + skip).min(letters.len());
+        code.extend(
+            letters[at..end]
+                .iter()
+                .map(|c| if *c == '\n' { '\n' } else { ' ' }),
+        );
+        at = end;
+    }
+    code
+}
+
+fn is_inside_word(previous: Option<char>) -> bool {
+    // `br"…"` is a raw literal as well.
+    previous.is_some_and(|c| c != 'b' && (c.is_alphanumeric() || c == '_'))
+}
+
+fn comment_length(rest: &[char]) -> usize {
+    let (mut depth, mut at) = (0, 0);
+    while at < rest.len() {
+        match rest[at..] {
+            ['/', '*', ..] => (depth, at) = (depth + 1, at + 2),
+            ['*', '/', ..] => (depth, at) = (depth - 1, at + 2),
+            _ => at += 1,
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    rest.len()
+}
+
+fn string_length(rest: &[char]) -> usize {
+    let mut at = 1;
+    while at < rest.len() {
+        match rest[at] {
+            '\\' => at += 2,
+            '"' => return at + 1,
+            _ => at += 1,
+        }
+    }
+    rest.len()
+}
+
+/// `r"…"` and `r#"…"#`; 0 for a raw identifier.
+fn raw_length(rest: &[char]) -> usize {
+    let hashes = rest[1..].iter().take_while(|c| **c == '#').count();
+    if rest.get(1 + hashes) != Some(&'"') {
+        return 0;
+    }
+    let mut end = vec!['"'];
+    end.resize(1 + hashes, '#');
+    let body = 2 + hashes;
+    let found = rest[body..]
+        .windows(end.len())
+        .position(|window| window == end);
+    found.map_or(rest.len(), |found| body + found + end.len())
+}
+
+/// The checks check themselves: a scanner that sees nothing finds nothing.
+mod scanner {
+    use super::*;
+
+    #[test]
+    fn comments_and_literals_are_not_code() {
+        let text =
+            "a // todo!\nb /* x /* y */ z */ c \"todo! \\\" d\" e r#\"f \" g\"# 'h' '\\'' &'i j";
+        let code = without_comments_and_literals(text);
+        let words: Vec<&str> = code.split_whitespace().collect();
+        assert_eq!(words, ["a", "b", "c", "e", "&'i", "j"]);
+        assert_eq!(code.lines().count(), text.lines().count());
+    }
+
+    #[test]
+    fn imports_are_seen_in_every_form() {
+        assert_eq!(
+            named_after("use crate::replica::Handle;", "crate::"),
+            ["replica"]
+        );
+        assert_eq!(
+            named_after("let x: crate::net::A = crate::b::C;", "crate::"),
+            ["net", "b"]
+        );
+        assert_eq!(
+            named_after("use crate::{types::Term, limits};", "crate::"),
+            ["types", "limits"]
+        );
+        assert!(named_after("use other_crate::x;", "crate::").is_empty());
+        assert!(has_word("use sled::Db;", "sled") && !has_word("sled_store::open", "sled"));
+    }
+
+    #[test]
+    fn functions_are_measured_with_their_braces() {
+        let code = "trait T { fn a(&self); }\nfn b(x: [u8; 2]) -> u8 {\n  match x {\n    _ => 1,\n  }\n}\n";
+        let found = functions(code);
+        assert_eq!(found.len(), 1);
+        let b = &found[0];
+        assert_eq!(
+            (b.name.as_str(), b.first_line, b.lines, b.is_match),
+            ("b", 1, 5, true)
+        );
+    }
+
+    #[test]
+    fn tests_begin_where_they_are_declared() {
+        let code = "fn a() {}\n#[cfg(test)]\nmod fakes;\n#[cfg(test)]\nmod tests {\n}\n";
+        assert_eq!(tests_from(code), 3);
+        let modules = test_modules_in("src/storage/mod.rs", code);
+        assert_eq!(modules, ["src/storage/fakes.rs", "src/storage/fakes/"]);
+        let modules = test_modules_in("src/storage.rs", code);
+        assert_eq!(modules[0], "src/storage/fakes.rs");
+    }
+}

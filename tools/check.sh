@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The one gate: everything that CI runs, in the order in which it fails soonest.
+# `tools/check.sh --quick` leaves out what takes minutes (simulation, mutation gate, demo).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() {
+    printf '\n== %s\n' "$*"
+    "$@"
+}
+
+step cargo fmt --check
+step cargo clippy --release --all-targets -- -D warnings
+# The README's test command. In release, so that the demo and the simulation use the same build.
+step cargo test --release
+RUSTDOCFLAGS='-D warnings' step cargo doc --release --no-deps
+
+if [ "${1:-}" = --quick ]; then
+    exit 0
+fi
+
+for replicas in 1 3 5; do
+    step cargo run --release --bin simulate -- --seeds "${CHECK_SEEDS:-10000}" --replicas "$replicas"
+done
+# In a directory of its own: with the feature on, nothing here may be taken for a shipped binary.
+CARGO_TARGET_DIR=target/mutants step cargo run --release --features mutants --bin simulate -- --mutants
+# Without a terminal on standard input it ends by itself.
+step cargo run --release -- demo </dev/null
+step cargo run --release -- demo --replicas 5 </dev/null
+
+printf '\nall checks passed\n'
