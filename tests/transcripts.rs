@@ -61,7 +61,11 @@ fn every_transcript_comes_out_as_it_is_written() {
     assert!(scripts.len() >= 10, "the scripts are there");
     for path in scripts {
         let text = fs::read_to_string(&path).expect("a readable script");
-        assert!(text.starts_with("# "), "{}: the top line says what it guards against", path.display());
+        assert!(
+            text.starts_with("# "),
+            "{}: the top line says what it guards against",
+            path.display()
+        );
         let played = play(&text);
         if update {
             fs::write(&path, &played).expect("a writable script");
@@ -77,5 +81,9 @@ fn every_transcript_comes_out_as_it_is_written() {
             ));
         }
     }
-    assert!(wrong.is_empty(), "UPDATE=1 rewrites them, if the new ones are right\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "UPDATE=1 rewrites them, if the new ones are right\n{}",
+        wrong.join("\n")
+    );
 }

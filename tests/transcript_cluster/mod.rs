@@ -5,7 +5,9 @@ use chat::consensus::{
     Start,
 };
 use chat::types::entry::{Entry, Kind};
-use chat::types::{Hash, Incarnation, Index, Members, Monotonic, ReplicaId, RunNonce, Stamp, Term, WallTime};
+use chat::types::{
+    Hash, Incarnation, Index, Members, Monotonic, ReplicaId, RunNonce, Stamp, Term, WallTime,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 struct Disk {
@@ -58,8 +60,13 @@ impl Cluster {
     pub fn command(&mut self, line: &str) -> Vec<String> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let id = |at: usize| -> ReplicaId {
-            let word = words.get(at).unwrap_or_else(|| panic!("{line}: a replica is missing"));
-            ReplicaId(word.parse().unwrap_or_else(|_| panic!("{line}: {word} is no replica")))
+            let word = words
+                .get(at)
+                .unwrap_or_else(|| panic!("{line}: a replica is missing"));
+            ReplicaId(
+                word.parse()
+                    .unwrap_or_else(|_| panic!("{line}: {word} is no replica")),
+            )
         };
         match words[0] {
             "start" => self.start(id(1).0),
@@ -152,7 +159,10 @@ impl Cluster {
         let log = &replica.disk.log;
         let mut term_runs: Vec<(Index, Term)> = Vec::new();
         for entry in log {
-            if term_runs.last().is_none_or(|(_, term)| *term != entry.stamp().term) {
+            if term_runs
+                .last()
+                .is_none_or(|(_, term)| *term != entry.stamp().term)
+            {
                 term_runs.push((entry.index(), entry.stamp().term));
             }
         }
@@ -288,11 +298,17 @@ impl Cluster {
         }
         for entry in &ready.committed {
             let text = String::from_utf8_lossy(entry.payload()).into_owned();
-            let text = if entry.kind() == Kind::Command { text } else { format!("{:?}", entry.kind()) };
-            self.out.push(format!("{id}: commits {} {text}", entry.stamp()));
+            let text = if entry.kind() == Kind::Command {
+                text
+            } else {
+                format!("{:?}", entry.kind())
+            };
+            self.out
+                .push(format!("{id}: commits {} {text}", entry.stamp()));
         }
         for (read, index) in &ready.reads {
-            self.out.push(format!("{id}: read {} is served at {index}", read.0));
+            self.out
+                .push(format!("{id}: read {} is served at {index}", read.0));
         }
         for read in &ready.reads_failed {
             self.out.push(format!("{id}: read {} fails", read.0));
@@ -300,7 +316,11 @@ impl Cluster {
         let now = self.now();
         for fetch in &ready.fetches {
             let log = &self.replicas[&id].disk.log;
-            let entries = log.iter().skip(fetch.from.0 as usize - 1).cloned().collect();
+            let entries = log
+                .iter()
+                .skip(fetch.from.0 as usize - 1)
+                .cloned()
+                .collect();
             if let Some(node) = self.node(id) {
                 node.on_fetched(now, fetch.peer, entries);
             }
@@ -324,7 +344,13 @@ impl Cluster {
         let lost = self.cut.contains(&(message.from, message.to));
         let held = self.held_kinds.contains(kind);
         if let Some(detail) = detail {
-            let end = if lost { " (lost)" } else if held { " (held)" } else { "" };
+            let end = if lost {
+                " (lost)"
+            } else if held {
+                " (held)"
+            } else {
+                ""
+            };
             self.out.push(format!(
                 "{} -> {} term {} {kind}{detail}{end}",
                 message.from, message.to, message.term
@@ -377,8 +403,15 @@ fn describe(body: &Body) -> (&'static str, Option<String>) {
         Body::Grant { .. } => ("grant", Some(String::new())),
         Body::Append(append) if append.entries.is_empty() => ("append", None),
         Body::Append(append) => {
-            let entries: Vec<String> = append.entries.iter().map(|e| e.stamp().to_string()).collect();
-            ("append", Some(format!(" after {} {}", append.previous, entries.join(" "))))
+            let entries: Vec<String> = append
+                .entries
+                .iter()
+                .map(|e| e.stamp().to_string())
+                .collect();
+            (
+                "append",
+                Some(format!(" after {} {}", append.previous, entries.join(" "))),
+            )
         }
         Body::AppendReply(AppendReply::Match { index, counting }) => {
             let note = if *counting { "" } else { ", not counting" };
@@ -393,6 +426,8 @@ fn describe(body: &Body) -> (&'static str, Option<String>) {
         Body::ReadIndexReply { index, .. } => ("read index reply", Some(format!(" {index}"))),
         Body::CampaignNow => ("campaign now", Some(String::new())),
         Body::CopyRequest { after, .. } => ("copy request", Some(format!(" after {after}"))),
-        Body::CopyPiece { entries, .. } => ("copy piece", Some(format!(" {} entries", entries.len()))),
+        Body::CopyPiece { entries, .. } => {
+            ("copy piece", Some(format!(" {} entries", entries.len())))
+        }
     }
 }

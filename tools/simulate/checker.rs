@@ -81,8 +81,8 @@ pub struct Run {
     pub primary: Option<(Term, Index)>,
     /// Highest term in which it stepped down.
     pub stepped_down: Option<Term>,
-    /// The same, if it was in this very step.
-    pub steps_down: Option<Term>,
+    /// The term in which it was primary after the last step.
+    pub leads: Option<Term>,
     /// Its term and durable index after the last step, as it knows them.
     pub term: Term,
     pub durable: Index,
@@ -110,6 +110,8 @@ pub struct Checker {
     /// Incarnations in force by the committed prefix.
     pub in_force: Members,
     founders: Option<Members>,
+    /// Index of the formation, or of the last readmission that is committed.
+    pub last_readmission: Index,
     cluster: Option<ClusterId>,
     pub(super) primaries: BTreeMap<Term, (ReplicaId, RunNonce)>,
     pub(super) grants: BTreeMap<(Term, ReplicaId), Vec<(Incarnation, ReplicaId)>>,
@@ -132,6 +134,7 @@ impl Checker {
             digests: Vec::new(),
             in_force: Members::new(),
             founders: None,
+            last_readmission: Index(1),
             cluster: None,
             primaries: BTreeMap::new(),
             grants: BTreeMap::new(),
@@ -186,7 +189,11 @@ impl Checker {
     fn holders(&self, index: Index, hash: Hash, without: Option<ReplicaId>) -> usize {
         let at = index.0 as usize - 1;
         let founders = self.founders.as_ref().unwrap_or(&self.in_force);
-        let members = if self.committed.is_empty() { founders } else { &self.in_force };
+        let members = if self.committed.is_empty() {
+            founders
+        } else {
+            &self.in_force
+        };
         let holds = |log: &Vec<Mark>| log.get(at).is_some_and(|m| m.1 == hash);
         self.views
             .iter()
@@ -220,7 +227,9 @@ impl Checker {
             if i == 0 {
                 self.in_force = self.founders.clone().unwrap_or_default();
             }
-            if let Some(replace) = self.replacements.get(&stamp).copied() {
+            if let Some(replace) = self.replacements.get(&stamp).copied()
+                && self.in_force.get(&replace.id) == Some(&replace.old)
+            {
                 let holders = self.holders(stamp.index, hash, Some(replace.id));
                 self.check(
                     holders >= self.majority(),
@@ -228,6 +237,7 @@ impl Checker {
                     || format!("{stamp} readmits {}: {holders} others hold it", replace.id),
                 );
                 self.in_force.insert(replace.id, replace.new);
+                self.last_readmission = stamp.index;
                 self.count("readmissions committed");
             }
         }
@@ -257,25 +267,38 @@ impl Checker {
         let node = &status.node;
         let id = id_of(at);
         let before = self.runs[at].commit;
-        self.check(node.commit >= before, "the commit index never falls", || {
-            format!("replica {id}: {} after {before}", node.commit)
-        });
-        self.check(status.applied <= node.commit, "only committed entries are applied", || {
-            format!("replica {id}: applied {} of {}", status.applied, node.commit)
-        });
-        self.check(node.term >= node.last.term, "the term is at least the log's", || {
-            format!("replica {id} in term {} has {}", node.term, node.last)
-        });
+        self.check(
+            node.commit >= before,
+            "the commit index never falls",
+            || format!("replica {id}: {} after {before}", node.commit),
+        );
+        self.check(
+            status.applied <= node.commit,
+            "only committed entries are applied",
+            || {
+                format!(
+                    "replica {id}: applied {} of {}",
+                    status.applied, node.commit
+                )
+            },
+        );
+        self.check(
+            node.term >= node.last.term,
+            "the term is at least the log's",
+            || format!("replica {id} in term {} has {}", node.term, node.last),
+        );
         let advanced = node.commit > before;
         self.runs[at].commit = node.commit;
-        self.runs[at].last = node.last;
         self.runs[at].admitted = node.members.get(&id) == Some(&node.incarnation);
         let run = &mut self.runs[at];
         if node.term > run.term {
             run.left.push((node.term, run.durable));
         }
         (run.term, run.durable) = (node.term, node.durable.index);
-        let ended = run.steps_down.take();
+        let ended = run.leads.take();
+        if node.role == Role::Primary {
+            run.leads = Some(node.term);
+        }
         if node.role == Role::Primary {
             self.on_primary(at, node, advanced);
         } else if let Some(term) = ended
@@ -296,7 +319,11 @@ impl Checker {
             self.runs[at].primary = Some((term, node.commit));
             self.on_became_primary(at, term);
         }
-        if !advanced || self.runs[at].primary.is_none_or(|(_, since)| node.commit <= since) {
+        if !advanced
+            || self.runs[at]
+                .primary
+                .is_none_or(|(_, since)| node.commit <= since)
+        {
             return;
         }
         let stamp = Stamp::new(term, node.commit);
@@ -314,9 +341,11 @@ impl Checker {
         };
         self.commit_prefix(at, &log, term);
         let holders = self.holders(node.commit, hash, None);
-        self.check(holders >= self.majority(), "committed is durable on a majority", || {
-            format!("primary {id} commits {stamp}: {holders} disks hold it")
-        });
+        self.check(
+            holders >= self.majority(),
+            "committed is durable on a majority",
+            || format!("primary {id} commits {stamp}: {holders} disks hold it"),
+        );
     }
 
     /// A primary may commit and step down in one step (a handover does).
@@ -346,18 +375,22 @@ impl Checker {
         self.check(self.runs[at].admitted, "only admitted replicas win", || {
             format!("replica {id} in term {term}")
         });
-        self.check(!self.views[at].damaged, "a damaged replica never wins", || {
-            format!("replica {id} in term {term}")
-        });
+        self.check(
+            !self.views[at].damaged,
+            "a damaged replica never wins",
+            || format!("replica {id} in term {term}"),
+        );
         let granted = (0..self.replicas)
             .filter(|i| {
                 let given = self.grants.get(&(term, id_of(*i)));
                 given.is_some_and(|given| given.iter().any(|(_, to)| *to == id))
             })
             .count();
-        self.check(granted >= self.majority(), "a primary holds a majority of grants", || {
-            format!("replica {id} in term {term}: {granted} durable grants")
-        });
+        self.check(
+            granted >= self.majority(),
+            "a primary holds a majority of grants",
+            || format!("replica {id} in term {term}: {granted} durable grants"),
+        );
         let durable = &self.views[at].durable;
         let lacking = self.committed.iter().enumerate().find(|(i, entry)| {
             entry.2 < term && durable.get(*i).is_none_or(|mine| mine.1 != entry.1)
@@ -377,12 +410,16 @@ impl Checker {
         for i in from..to.min(self.committed.len()) {
             let mine = self.views[at].durable.get(i).copied();
             let (stamp, hash, _) = self.committed[i];
-            self.check(mine == Some((stamp, hash)), "a committed entry never changes", || {
-                format!(
-                    "replica {} holds {mine:?} as committed, the cluster {stamp} {hash:?}",
-                    at + 1
-                )
-            });
+            self.check(
+                mine == Some((stamp, hash)),
+                "a committed entry never changes",
+                || {
+                    format!(
+                        "replica {} holds {mine:?} as committed, the cluster {stamp} {hash:?}",
+                        at + 1
+                    )
+                },
+            );
         }
         if to > self.committed.len() {
             // Only a formation that no primary has built on is committed unseen.
@@ -402,7 +439,10 @@ impl Checker {
         }
         let known = *self.digests[i].get_or_insert(digest);
         self.check(known == digest, "equal index, equal state digest", || {
-            format!("index {index}: {known:?}, and on replica {} {digest:?}", at + 1)
+            format!(
+                "index {index}: {known:?}, and on replica {} {digest:?}",
+                at + 1
+            )
         });
     }
 
@@ -416,9 +456,11 @@ impl Checker {
             return;
         };
         let holders = self.holders(index, hash, None);
-        self.check(holders >= self.majority(), "acknowledged is durable on a majority", || {
-            format!("{stamp}: {holders} disks hold it")
-        });
+        self.check(
+            holders >= self.majority(),
+            "acknowledged is durable on a majority",
+            || format!("{stamp}: {holders} disks hold it"),
+        );
     }
 
     /// A disk was replaced by an empty one.
@@ -437,9 +479,11 @@ impl Checker {
             && before.incarnation == state.incarnation
         {
             let before = before.clone();
-            self.check(state.term >= before.term, "a persisted term never falls", || {
-                format!("replica {id}: {} after {}", state.term, before.term)
-            });
+            self.check(
+                state.term >= before.term,
+                "a persisted term never falls",
+                || format!("replica {id}: {} after {}", state.term, before.term),
+            );
             let changed = state.term == before.term
                 && before.granted_to.is_some()
                 && state.granted_to != before.granted_to;
@@ -468,7 +512,10 @@ impl Checker {
             given.push((life, to));
         }
         self.check(other.is_none(), "one grant a term", || {
-            format!("replica {from} in term {term}: to {to} after {:?}", other.map(|o| o.1))
+            format!(
+                "replica {from} in term {term}: to {to} after {:?}",
+                other.map(|o| o.1)
+            )
         });
     }
 

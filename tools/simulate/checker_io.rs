@@ -16,19 +16,31 @@ impl Checker {
         };
         let view = self.views[at].clone();
         if !view.damaged {
-            self.check(recovered.damage.is_empty(), "a crash damages nothing", || {
-                format!("replica {id}: {:?}", recovered.damage)
-            });
+            self.check(
+                recovered.damage.is_empty(),
+                "a crash damages nothing",
+                || format!("replica {id}: {:?}", recovered.damage),
+            );
             let allowed = view.allows(&log);
             self.check(allowed, "a synced log survives a crash", || {
                 let last = log.last().map(|m| m.0);
-                format!("replica {id} reopens with {last:?}, synced {:?}", view.durable_last())
+                format!(
+                    "replica {id} reopens with {last:?}, synced {:?}",
+                    view.durable_last()
+                )
             });
             self.check_hard_state(at, recovered.hard_state.as_ref());
             let commit = recovered.commit.map_or(Index(0), |c| c.stamp.index);
-            self.check(commit >= view.commit_durable, "the commit index never falls", || {
-                format!("replica {id} reopens with {commit} after {}", view.commit_durable)
-            });
+            self.check(
+                commit >= view.commit_durable,
+                "the commit index never falls",
+                || {
+                    format!(
+                        "replica {id} reopens with {commit} after {}",
+                        view.commit_durable
+                    )
+                },
+            );
         }
         let view = &mut self.views[at];
         view.live.clone_from(&log);
@@ -102,18 +114,24 @@ impl Checker {
             self.views[at].commit_live = record.stamp.index;
             let i = record.stamp.index.0 as usize - 1;
             let known = self.committed.get(i).copied();
-            let good = known.is_none_or(|(stamp, hash, _)| (stamp, hash) == (record.stamp, record.hash));
+            let good =
+                known.is_none_or(|(stamp, hash, _)| (stamp, hash) == (record.stamp, record.hash));
             self.check(good, "a commit record names what was committed", || {
-                format!("replica {id}: {} {:?}, committed {known:?}", record.stamp, record.hash)
+                format!(
+                    "replica {id}: {} {:?}, committed {known:?}",
+                    record.stamp, record.hash
+                )
             });
             self.on_digest(at, record.stamp.index, record.digest);
         }
         if let Some(slice) = &write.slice {
             self.on_digest(at, slice.applied, slice.digest);
             let recorded = self.views[at].commit_live;
-            self.check(slice.applied <= recorded, "a slice ends below a commit record", || {
-                format!("replica {id}: {} above {recorded}", slice.applied)
-            });
+            self.check(
+                slice.applied <= recorded,
+                "a slice ends below a commit record",
+                || format!("replica {id}: {} above {recorded}", slice.applied),
+            );
         }
         let view = &mut self.views[at];
         if keep < log.len() || write.truncate_after.is_some() {
@@ -163,13 +181,17 @@ impl Checker {
         );
         if promising {
             let known = durable_term.is_some_and(|t| t >= message.term);
-            self.check(known, "nothing is sent before what it promises is durable", || {
-                format!(
-                    "replica {id} sends {} in term {}, durable is {durable_term:?}",
-                    name(&message.body),
-                    message.term
-                )
-            });
+            self.check(
+                known,
+                "nothing is sent before what it promises is durable",
+                || {
+                    format!(
+                        "replica {id} sends {} in term {}, durable is {durable_term:?}",
+                        name(&message.body),
+                        message.term
+                    )
+                },
+            );
             let takes_part = !self.views[at].damaged;
             self.check(takes_part, "a damaged replica takes no part", || {
                 format!("replica {id} sends {}", name(&message.body))
@@ -200,16 +222,24 @@ impl Checker {
         let (id, term) = (id_of(at), message.term);
         let view = &self.views[at];
         let known = last.index.0 as usize;
-        let durable = last == Stamp::ZERO || view.durable.get(known.wrapping_sub(1)).is_some_and(|m| m.0 == last);
+        let durable = last == Stamp::ZERO
+            || view
+                .durable
+                .get(known.wrapping_sub(1))
+                .is_some_and(|m| m.0 == last);
         self.check(durable, "a ballot names durable entries only", || {
             format!("replica {id} in term {term} names {last}")
         });
-        self.check(self.runs[at].admitted, "only admitted replicas ballot", || {
-            format!("replica {id} in term {term}")
-        });
+        self.check(
+            self.runs[at].admitted,
+            "only admitted replicas ballot",
+            || format!("replica {id} in term {term}"),
+        );
         let life = message.from_incarnation;
         let given = self.ballots.entry((term, id)).or_default();
-        let other = given.iter().any(|(l, run, _)| *l == life && *run != message.run);
+        let other = given
+            .iter()
+            .any(|(l, run, _)| *l == life && *run != message.run);
         if !given.contains(&(life, message.run, last)) {
             given.push((life, message.run, last));
             self.count("ballots");
@@ -222,15 +252,23 @@ impl Checker {
     fn on_grant_sent(&mut self, at: usize, message: &Message) {
         let (id, term, to) = (id_of(at), message.term, message.to);
         let hard = self.views[at].hard_durable.as_ref();
-        let kept = hard.is_some_and(|h| h.term > term || (h.term == term && h.granted_to == Some(to)));
-        self.check(kept, "nothing is sent before what it promises is durable", || {
-            format!("replica {id} grants term {term} to {to} without having written it")
-        });
-        self.check(self.runs[at].admitted, "only admitted replicas grant", || {
-            format!("replica {id} in term {term}")
-        });
+        let kept =
+            hard.is_some_and(|h| h.term > term || (h.term == term && h.granted_to == Some(to)));
+        self.check(
+            kept,
+            "nothing is sent before what it promises is durable",
+            || format!("replica {id} grants term {term} to {to} without having written it"),
+        );
+        self.check(
+            self.runs[at].admitted,
+            "only admitted replicas grant",
+            || format!("replica {id} in term {term}"),
+        );
         let life = message.from_incarnation;
-        let first = self.grants.get(&(term, id)).is_none_or(|g| !g.contains(&(life, to)));
+        let first = self
+            .grants
+            .get(&(term, id))
+            .is_none_or(|g| !g.contains(&(life, to)));
         self.on_grant(id, life, term, to);
         if first {
             self.count("grants sent before they were seen on a disk");
@@ -258,7 +296,11 @@ impl Checker {
         let i = index.0 as usize;
         // An answer may have waited for its term to be durable, and that term may have ended
         // meanwhile: it was true when it was made, as one that is late on its way.
-        let left = self.runs[at].left.iter().find(|(next, _)| *next > term).copied();
+        let left = self.runs[at]
+            .left
+            .iter()
+            .find(|(next, _)| *next > term)
+            .copied();
         let held = left.is_some() || self.views[at].durable.len() >= i;
         self.check(held, "nothing is acknowledged before it is durable", || {
             format!("replica {id} acknowledges {index} in term {term}")
@@ -266,13 +308,17 @@ impl Checker {
         if !counting {
             return;
         }
-        self.check(self.runs[at].admitted, "only admitted replicas count", || {
-            format!("replica {id} acknowledges {index}")
-        });
+        self.check(
+            self.runs[at].admitted,
+            "only admitted replicas count",
+            || format!("replica {id} acknowledges {index}"),
+        );
         let current = left.is_none_or(|(_, durable)| index <= durable);
-        self.check(current, "nothing is acknowledged after a grant above it", || {
-            format!("replica {id} acknowledges {index} in term {term}, which it left: {left:?}")
-        });
+        self.check(
+            current,
+            "nothing is acknowledged after a grant above it",
+            || format!("replica {id} acknowledges {index} in term {term}, which it left: {left:?}"),
+        );
         if left.is_some() {
             return;
         }
@@ -289,11 +335,15 @@ impl Checker {
                 self.views[slot(message.to)].live.get(i - 1).copied(),
             )
             && theirs.0.term <= term
-            && self.runs[slot(message.to)].primary.is_some_and(|(t, _)| t == term)
+            && self.runs[slot(message.to)]
+                .primary
+                .is_some_and(|(t, _)| t == term)
         {
-            self.check(mine == theirs, "an acknowledged entry is the primary's", || {
-                format!("replica {id} acknowledges {mine:?}, the primary has {theirs:?}")
-            });
+            self.check(
+                mine == theirs,
+                "an acknowledged entry is the primary's",
+                || format!("replica {id} acknowledges {mine:?}, the primary has {theirs:?}"),
+            );
         }
     }
 
@@ -321,14 +371,15 @@ impl Checker {
             Event::SteppedDown { term, .. } => {
                 let run = &mut self.runs[at];
                 run.stepped_down = run.stepped_down.max(Some(*term));
-                run.steps_down = Some(*term);
                 self.count("primaries that stepped down");
             }
             Event::BecamePrimary(term) => {
                 let again = self.runs[at].stepped_down.is_some_and(|t| t >= *term);
-                self.check(!again, "who stepped down is never primary again in that term", || {
-                    format!("replica {id} in term {term}")
-                });
+                self.check(
+                    !again,
+                    "who stepped down is never primary again in that term",
+                    || format!("replica {id} in term {term}"),
+                );
             }
             Event::Adopted { last, .. } => {
                 let before = self.runs[at].last;

@@ -7,9 +7,7 @@
 
 use super::world::{Happening, World};
 use chat::replica::{Consistency, Input, ReadError, Ticket, WriteError, Written};
-use chat::state_machine::{
-    Answer, Auth, Command, NewToken, Operation, Query, Refusal, Reply,
-};
+use chat::state_machine::{Answer, Auth, Command, NewToken, Operation, Query, Refusal, Reply};
 use chat::types::{ClientId, InboxSeq, Index, RequestId, TokenHash, UserId};
 use std::collections::BTreeMap;
 
@@ -23,10 +21,15 @@ pub enum What {
     Credentials,
     Login(TokenHash),
     Logout(TokenHash),
-    Send { to: usize, number: u64 },
+    Send {
+        to: usize,
+        number: u64,
+    },
     Acknowledge(u64),
     Profile,
-    Inbox { after: u64 },
+    Inbox {
+        after: u64,
+    },
     WhoAmI,
     /// A revoked token is tried again.
     Revoked(TokenHash),
@@ -132,7 +135,11 @@ impl World {
 
     /// A client looks what to do.
     pub fn client_wakes(&mut self, at: usize) {
-        if self.clients[at].pending.as_ref().is_some_and(|p| p.ticket != 0) {
+        if self.clients[at]
+            .pending
+            .as_ref()
+            .is_some_and(|p| p.ticket != 0)
+        {
             return;
         }
         if self.clients[at].token.is_some()
@@ -263,7 +270,10 @@ impl World {
             Operation::CreateAccount { .. } | Operation::IssueToken { .. }
         );
         Command {
-            auth: client.token.filter(|_| needs_login).map(|token| Auth { token }),
+            auth: client
+                .token
+                .filter(|_| needs_login)
+                .map(|token| Auth { token }),
             request: Some(RequestId {
                 client: client.id,
                 sequence: client.sequence,
@@ -290,7 +300,10 @@ impl World {
         self.history.next_ticket += 1;
         let ticket = self.history.next_ticket;
         let user = self.clients[at].user;
-        let floor = user.and_then(|u| self.history.acknowledged.get(&u)).copied().unwrap_or(0);
+        let floor = user
+            .and_then(|u| self.history.acknowledged.get(&u))
+            .copied()
+            .unwrap_or(0);
         let Some(pending) = self.clients[at].pending.as_mut() else {
             return;
         };
@@ -308,7 +321,11 @@ impl World {
 
     /// The client has waited long enough.
     pub fn client_timeout(&mut self, at: usize, ticket: u64) {
-        if self.clients[at].pending.as_ref().is_some_and(|p| p.ticket == ticket) {
+        if self.clients[at]
+            .pending
+            .as_ref()
+            .is_some_and(|p| p.ticket == ticket)
+        {
             self.retry(at, true, 1_000);
         }
     }
@@ -334,7 +351,12 @@ impl World {
     }
 
     /// A write has an outcome.
-    pub fn on_written(&mut self, replica: usize, ticket: u64, outcome: Result<Written, WriteError>) {
+    pub fn on_written(
+        &mut self,
+        replica: usize,
+        ticket: u64,
+        outcome: Result<Written, WriteError>,
+    ) {
         let Some((at, _)) = self.tickets.remove(&ticket) else {
             self.checker.fail("one outcome a request", || {
                 format!("replica {} answers ticket {ticket} again", replica + 1)
@@ -345,7 +367,11 @@ impl World {
             self.checker.on_acknowledged(replica, written.index);
         }
         self.note(|| format!("user{at} hears from {}: {outcome:?}", replica + 1));
-        let Some(pending) = self.clients[at].pending.clone().filter(|p| p.ticket == ticket) else {
+        let Some(pending) = self.clients[at]
+            .pending
+            .clone()
+            .filter(|p| p.ticket == ticket)
+        else {
             return;
         };
         match outcome {
@@ -374,14 +400,21 @@ impl World {
 
     fn on_reply(&mut self, at: usize, pending: Pending, reply: Reply) {
         let name = self.clients[at].name.clone();
-        if let Request::Write(Command { request: Some(id), .. }) = &pending.request
+        if let Request::Write(Command {
+            request: Some(id), ..
+        }) = &pending.request
             && !matches!(reply, Reply::Refused(_))
         {
-            let known = self.history.replies.entry(*id).or_insert_with(|| reply.clone());
+            let known = self
+                .history
+                .replies
+                .entry(*id)
+                .or_insert_with(|| reply.clone());
             let same = *known == reply || !matches!(reply, Reply::Sent { .. });
-            self.checker.check(same, "a request is applied at most once", || {
-                format!("{name}: {id:?} came to {reply:?} after another reply")
-            });
+            self.checker
+                .check(same, "a request is applied at most once", || {
+                    format!("{name}: {id:?} came to {reply:?} after another reply")
+                });
         }
         let expires = self.tokens_expire();
         let client = &mut self.clients[at];
@@ -413,9 +446,11 @@ impl World {
                 self.done(at);
                 return;
             }
-            (what, reply) => self.checker.fail("a request is answered as it must be", || {
-                format!("{name}: {what:?} came to {reply:?}")
-            }),
+            (what, reply) => self
+                .checker
+                .fail("a request is answered as it must be", || {
+                    format!("{name}: {what:?} came to {reply:?}")
+                }),
         }
         if pending.after_heal {
             self.clients[at].acknowledged_after_heal = true;
@@ -445,9 +480,10 @@ impl World {
 
     fn on_told(&mut self, user: UserId, place: u64, told: Told) {
         let known = *self.history.inboxes.entry((user, place)).or_insert(told);
-        self.checker.check(known == told, "a message keeps its place", || {
-            format!("inbox of {user}, place {place}: {known:?} and then {told:?}")
-        });
+        self.checker
+            .check(known == told, "a message keeps its place", || {
+                format!("inbox of {user}, place {place}: {known:?} and then {told:?}")
+            });
     }
 
     /// A read has an outcome.
@@ -458,7 +494,11 @@ impl World {
             });
             return;
         };
-        let Some(pending) = self.clients[at].pending.clone().filter(|p| p.ticket == ticket) else {
+        let Some(pending) = self.clients[at]
+            .pending
+            .clone()
+            .filter(|p| p.ticket == ticket)
+        else {
             return;
         };
         match outcome {
@@ -492,7 +532,14 @@ impl World {
                 self.schedule(1, Happening::Client { client: at });
                 return;
             }
-            (What::Inbox { after }, Answer::Inbox { messages, cursor, user }) => {
+            (
+                What::Inbox { after },
+                Answer::Inbox {
+                    messages,
+                    cursor,
+                    user,
+                },
+            ) => {
                 self.checker.check(
                     cursor.last.0 >= pending.floor,
                     "a read sees what was acknowledged before it began",
@@ -510,7 +557,11 @@ impl World {
                     self.checker.check(gapless, "an inbox has no gap", || {
                         format!("{name}: {} where {place} is expected", message.seq)
                     });
-                    let number = message.body.as_slice().try_into().map_or(0, u64::from_be_bytes);
+                    let number = message
+                        .body
+                        .as_slice()
+                        .try_into()
+                        .map_or(0, u64::from_be_bytes);
                     self.on_told(user, place, (message.sender, number, message.id));
                 }
                 let client = &mut self.clients[at];
@@ -534,13 +585,16 @@ impl World {
                 self.checker.count("revoked tokens refused");
             }
             (What::Revoked(token), Answer::WhoAmI { .. }) => {
-                self.checker.fail("a revoked token is never judged valid", || {
-                    format!("{name}: {token:?} on replica {}", replica + 1)
-                });
+                self.checker
+                    .fail("a revoked token is never judged valid", || {
+                        format!("{name}: {token:?} on replica {}", replica + 1)
+                    });
             }
-            (what, answer) => self.checker.fail("a request is answered as it must be", || {
-                format!("{name}: {what:?} came to {answer:?}")
-            }),
+            (what, answer) => self
+                .checker
+                .fail("a request is answered as it must be", || {
+                    format!("{name}: {what:?} came to {answer:?}")
+                }),
         }
         self.done(at);
     }
@@ -556,26 +610,30 @@ impl World {
                 Some((before, place, _)) if before == user => place + 1,
                 _ => 1,
             };
-            self.checker.check(place == expected, "an inbox has no gap", || {
-                format!("inbox of {user}: {place} where {expected} is expected")
-            });
+            self.checker
+                .check(place == expected, "an inbox has no gap", || {
+                    format!("inbox of {user}: {place} where {expected} is expected")
+                });
             let rises = last.is_none_or(|(before, _, other)| before != user || other < id);
-            self.checker.check(rises, "an inbox is in the log's order", || {
-                format!("inbox of {user} at {place}")
-            });
+            self.checker
+                .check(rises, "an inbox is in the log's order", || {
+                    format!("inbox of {user} at {place}")
+                });
             let expected = next.entry((user, sender)).or_insert(1);
             let right = *expected == number;
-            self.checker.check(right, "each message once and in order", || {
-                format!("inbox of {user}: {number} of {sender} where {expected} is expected")
-            });
+            self.checker
+                .check(right, "each message once and in order", || {
+                    format!("inbox of {user}: {number} of {sender} where {expected} is expected")
+                });
             *expected = number + 1;
             last = Some((user, place, id));
         }
         for (user, place) in std::mem::take(&mut self.history.acknowledged) {
             let there = inboxes.contains_key(&(user, place));
-            self.checker.check(there, "what was acknowledged is there", || {
-                format!("inbox of {user}: {place} is missing")
-            });
+            self.checker
+                .check(there, "what was acknowledged is there", || {
+                    format!("inbox of {user}: {place} is missing")
+                });
         }
     }
 }

@@ -5,10 +5,10 @@
 use super::checker::{Checker, Mark};
 use super::rng::Rng;
 use chat::consensus::HardState;
-use chat::storage::{Effect, MemDisk, MemReader, MemStore};
 use chat::storage::{CommitRecord, Recovered, StorageError, Store, Write};
-use chat::types::entry::Entry;
+use chat::storage::{Effect, MemDisk, MemReader, MemStore};
 use chat::types::Index;
+use chat::types::entry::Entry;
 
 /// A disk. Survives the processes that use it.
 pub struct Disk {

@@ -4,10 +4,10 @@
 //! own, so that some runs are nearly calm and others see one kind only (swarm testing). A
 //! [`Director`] replaces the draw by a schedule of its own.
 
+use super::disk::Disk;
 use super::network::{Weather, id_of};
 use super::rng::Rng;
 use super::world::{Clock, Happening, Options, World};
-use super::disk::Disk;
 use chat::consensus::Role;
 use chat::replica::{Input, PeerMessage};
 
@@ -96,7 +96,10 @@ impl FaultSet {
                     let known = FAULTS.iter().find(|(name, _)| *name == word);
                     let Some((_, fault)) = known else {
                         let names: Vec<&str> = FAULTS.iter().map(|(name, _)| *name).collect();
-                        return Err(format!("no fault {word:?}; there are: {}", names.join(", ")));
+                        return Err(format!(
+                            "no fault {word:?}; there are: {}",
+                            names.join(", ")
+                        ));
                     };
                     set = set.with(*fault);
                 }
@@ -186,9 +189,17 @@ impl Plan {
     pub fn clock(&self, rng: &mut Rng) -> Clock {
         let drifts = self.faults.has(Fault::Clock);
         Clock {
-            drift_ppm: if drifts { rng.between(0, 20_000) as i64 - 10_000 } else { 0 },
+            drift_ppm: if drifts {
+                rng.between(0, 20_000) as i64 - 10_000
+            } else {
+                0
+            },
             started: 0,
-            wall_ahead_us: if drifts { rng.below(200_000_000) as i64 - 100_000_000 } else { 0 },
+            wall_ahead_us: if drifts {
+                rng.below(200_000_000) as i64 - 100_000_000
+            } else {
+                0
+            },
         }
     }
 
@@ -206,7 +217,9 @@ impl Plan {
 impl World {
     /// Does a director hold this message back?
     pub fn is_filtered(&mut self, message: &PeerMessage) -> bool {
-        self.director.as_mut().is_some_and(|d| !d.lets_pass(message))
+        self.director
+            .as_mut()
+            .is_some_and(|d| !d.lets_pass(message))
     }
 
     /// The next fault, and when the one after it comes.
@@ -302,7 +315,11 @@ impl World {
         let n = self.members.len() as u64;
         let primary = self.primary();
         let random = self.rng.below(n) as usize;
-        if self.rng.chance(500) { primary.unwrap_or(random) } else { random }
+        if self.rng.chance(500) {
+            primary.unwrap_or(random)
+        } else {
+            random
+        }
     }
 
     /// The running primary of the highest term.
@@ -320,7 +337,13 @@ impl World {
         let lonely = self.victim();
         let split = self.rng.chance(500);
         let group: Vec<bool> = (0..n)
-            .map(|at| if split { self.rng.chance(500) } else { at == lonely })
+            .map(|at| {
+                if split {
+                    self.rng.chance(500)
+                } else {
+                    at == lonely
+                }
+            })
             .collect();
         self.note(|| format!("partition {group:?}"));
         // A partial partition leaves single paths open.
@@ -361,13 +384,15 @@ impl World {
         self.schedule(after, Happening::Boot { at });
     }
 
-    /// One disk at a time, and only while all others count: more is outside the fault model.
+    /// One disk at a time, and only once every disk knows that the readmission before is committed:
+    /// two lost disks of three, nearly at once, are outside the fault model.
     fn may_wipe(&self, victim: usize) -> bool {
         let others = self.members.len() > 1;
         others && self.members.iter().all(|m| m.admitted) && self.wiped < 3 && {
             let views = &self.checker.views;
-            let formed = views.iter().all(|view| !view.durable.is_empty());
-            formed && !views[victim].damaged
+            let readmitted = self.checker.last_readmission;
+            let known = views.iter().all(|view| view.commit_durable >= readmitted);
+            known && !views[victim].damaged
         }
     }
 
@@ -407,7 +432,11 @@ impl World {
 
     /// Every replica runs, and all show the same log, commit, state and primary.
     pub fn settled(&self) -> bool {
-        let Some(first) = self.members[0].process.as_ref().and_then(|p| p.status.as_ref()) else {
+        let Some(first) = self.members[0]
+            .process
+            .as_ref()
+            .and_then(|p| p.status.as_ref())
+        else {
             return false;
         };
         let all_alike = self.members.iter().enumerate().all(|(at, member)| {

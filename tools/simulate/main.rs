@@ -70,7 +70,9 @@ fn main() -> ExitCode {
     if arguments.mutants {
         return mutants::gate(&arguments.mutant, arguments.max_seeds, arguments.jobs);
     }
-    let sizes = arguments.replicas.map_or_else(|| vec![1, 3, 5], |n| vec![n]);
+    let sizes = arguments
+        .replicas
+        .map_or_else(|| vec![1, 3, 5], |n| vec![n]);
     let mut good = true;
     for replicas in sizes {
         let options = Options {
@@ -81,7 +83,11 @@ fn main() -> ExitCode {
         };
         good &= campaign(&arguments, &options);
     }
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Runs the seeds for one size of cluster.
@@ -163,7 +169,10 @@ fn report(seed: u64, arguments: &Arguments, options: &Options) {
         eprintln!("{line}");
     }
     eprintln!();
-    eprintln!("seed {seed}, {} replicas: VIOLATED: {}", options.replicas, violation.invariant);
+    eprintln!(
+        "seed {seed}, {} replicas: VIOLATED: {}",
+        options.replicas, violation.invariant
+    );
     eprintln!("{}", violation.what);
     eprintln!("replay: {}", replay_command(seed, arguments, options));
 }

@@ -132,10 +132,13 @@ impl World {
         }
         if open && !self.network.link(from, to).refused {
             self.network.link(from, to).refused = true;
-            self.feed(from, Input::LinkDown {
-                peer: id_of(to),
-                refused: true,
-            });
+            self.feed(
+                from,
+                Input::LinkDown {
+                    peer: id_of(to),
+                    refused: true,
+                },
+            );
         }
         self.reconnect(from, to, 4_000);
     }
@@ -156,10 +159,13 @@ impl World {
             self.network.link(gone, other).refused = false;
             if other != gone && self.network.link(other, gone).up {
                 let after = self.rng.between(50, 1_000);
-                self.schedule(after, Happening::LinkLost {
-                    from: other,
-                    to: gone,
-                });
+                self.schedule(
+                    after,
+                    Happening::LinkLost {
+                        from: other,
+                        to: gone,
+                    },
+                );
             }
         }
     }
@@ -193,10 +199,13 @@ impl World {
         link.up = false;
         link.refused = refused;
         if self.members[from].process.is_some() {
-            self.feed(from, Input::LinkDown {
-                peer: id_of(to),
-                refused,
-            });
+            self.feed(
+                from,
+                Input::LinkDown {
+                    peer: id_of(to),
+                    refused,
+                },
+            );
             self.reconnect(from, to, 3_000);
         }
     }

@@ -45,6 +45,11 @@ impl Rng {
     /// A time around `mean`, with a long tail up to eight times of it.
     pub fn around(&mut self, mean: u64) -> u64 {
         let shift = self.below(4);
-        1 + self.below(mean.max(1)) + if shift == 0 { self.below(7 * mean + 1) } else { 0 }
+        1 + self.below(mean.max(1))
+            + if shift == 0 {
+                self.below(7 * mean + 1)
+            } else {
+                0
+            }
     }
 }

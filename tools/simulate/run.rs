@@ -47,7 +47,9 @@ pub fn run(seed: u64, options: &Options, directed: Option<Directed>) -> Verdict 
     result.unwrap_or_else(|_| Verdict {
         violation: Some(Violation {
             invariant: "no assertion fails",
-            what: PANIC.take().unwrap_or_else(|| "a panic without a message".into()),
+            what: PANIC
+                .take()
+                .unwrap_or_else(|| "a panic without a message".into()),
         }),
         seen: BTreeMap::new(),
         events: 0,
@@ -57,7 +59,12 @@ pub fn run(seed: u64, options: &Options, directed: Option<Directed>) -> Verdict 
 }
 
 /// Runs a seed again and returns the last lines of its trace.
-pub fn replay(seed: u64, options: &Options, directed: Option<Directed>, print: bool) -> (Verdict, Vec<String>) {
+pub fn replay(
+    seed: u64,
+    options: &Options,
+    directed: Option<Directed>,
+    print: bool,
+) -> (Verdict, Vec<String>) {
     let options = Options {
         trace: true,
         ..options.clone()
@@ -79,14 +86,35 @@ fn play(world: &mut World) -> Verdict {
     world.heal();
     let healed = world.now;
     let mut healed_us = 0;
-    if until(world, healed, |w| w.clients.iter().all(|c| c.acknowledged_after_heal), "every client writes again")
-    {
+    if until(
+        world,
+        healed,
+        |w| w.clients.iter().all(|c| c.acknowledged_after_heal),
+        "every client writes again",
+    ) {
         world.history.closing = true;
-        let idle = until(world, healed, World::clients_idle, "every client gets its answer");
-        if idle && until(world, healed, World::settled, "all replicas are equal again") {
+        let idle = until(
+            world,
+            healed,
+            World::clients_idle,
+            "every client gets its answer",
+        );
+        if idle
+            && until(
+                world,
+                healed,
+                World::settled,
+                "all replicas are equal again",
+            )
+        {
             healed_us = world.now - healed;
             world.begin_final_reads();
-            if until(world, world.now, World::clients_idle, "every replica serves reads") {
+            if until(
+                world,
+                world.now,
+                World::clients_idle,
+                "every replica serves reads",
+            ) {
                 world.check_history();
                 double_wipe(world);
             }
@@ -111,9 +139,9 @@ fn until(world: &mut World, since: u64, done: impl Fn(&World) -> bool, what: &st
         }
         if !world.step() || world.now > since + HEAL_US_MAX {
             let state = state_of(world);
-            world
-                .checker
-                .fail("progress after the faults", || format!("not within the bound: {what}\n{state}"));
+            world.checker.fail("progress after the faults", || {
+                format!("not within the bound: {what}\n{state}")
+            });
         }
     }
     false
@@ -158,8 +186,13 @@ fn double_wipe(world: &mut World) {
     }
     let until = world.now + 1_500_000;
     while world.now < until && world.checker.violation.is_none() && world.step() {}
-    let serving = world.members.iter().any(|m| m.process.as_ref().is_some_and(|p| p.serving));
-    world.checker.check(!serving, "two wiped of three do not serve", || {
-        "a primary serves".into()
-    });
+    let serving = world
+        .members
+        .iter()
+        .any(|m| m.process.as_ref().is_some_and(|p| p.serving));
+    world
+        .checker
+        .check(!serving, "two wiped of three do not serve", || {
+            "a primary serves".into()
+        });
 }

@@ -246,7 +246,11 @@ impl World {
     /// A line for the trace, if one is kept.
     pub fn note(&mut self, line: impl FnOnce() -> String) {
         if self.options.trace {
-            let line = format!("{:>10.3} ms {}", (self.now - 1_000_000) as f64 / 1e3, line());
+            let line = format!(
+                "{:>10.3} ms {}",
+                (self.now - 1_000_000) as f64 / 1e3,
+                line()
+            );
             if TRACE_ALL.get() {
                 println!("{line}");
             }
@@ -332,22 +336,28 @@ impl World {
         let (mut store, mut recovered) = match self.members[at].disk.open(self.plan.cache_bytes) {
             Ok(opened) => opened,
             Err(error) => {
-                self.checker
-                    .fail("a crash damages nothing", || format!("cannot open: {error}"));
+                self.checker.fail("a crash damages nothing", || {
+                    format!("cannot open: {error}")
+                });
                 return;
             }
         };
         let log = match disk::log_of(&store) {
             Ok(log) => log,
             Err(error) => {
-                self.checker
-                    .fail("a crash damages nothing", || format!("cannot read: {error}"));
+                self.checker.fail("a crash damages nothing", || {
+                    format!("cannot read: {error}")
+                });
                 return;
             }
         };
         self.note(|| {
             let last = log.last().map_or(Stamp::ZERO, |m| m.0);
-            format!("{} boots: log to {last}, hard {:?}", at + 1, brief(&recovered.hard_state))
+            format!(
+                "{} boots: log to {last}, hard {:?}",
+                at + 1,
+                brief(&recovered.hard_state)
+            )
         });
         self.checker.on_open(at, &recovered, log, run);
         if recovered.hard_state.is_none() {
@@ -359,7 +369,8 @@ impl World {
                 primary: false,
             };
             if let Err(error) = probe.write_hard_state(&hard, true) {
-                self.checker.fail("a new disk can be written", || error.to_string());
+                self.checker
+                    .fail("a new disk can be written", || error.to_string());
                 return;
             }
             recovered.hard_state = Some(hard);
@@ -378,13 +389,15 @@ impl World {
         let replica = match started {
             Ok(replica) => replica,
             Err(error) => {
-                self.checker
-                    .fail("a replica starts from its own disk", || format!("{error:?}"));
+                self.checker.fail("a replica starts from its own disk", || {
+                    format!("{error:?}")
+                });
                 return;
             }
         };
         let status = replica.status();
-        self.checker.on_started(at, status.node.last, status.node.commit);
+        self.checker
+            .on_started(at, status.node.last, status.node.commit);
         self.members[at].life += 1;
         let life = self.members[at].life;
         self.members[at].process = Some(Process {
@@ -468,8 +481,9 @@ impl World {
             return;
         };
         if let Err(error) = process.replica.handle(input, now) {
-            self.checker
-                .fail("a replica never stops by itself", || format!("replica {}: {error:?}", at + 1));
+            self.checker.fail("a replica never stops by itself", || {
+                format!("replica {}: {error:?}", at + 1)
+            });
         }
     }
 
@@ -482,6 +496,7 @@ impl World {
         self.note(|| format!("{} resumes with {} inputs", at + 1, waiting.len()));
         for input in waiting {
             self.handle(at, input);
+            self.look(at, true);
         }
         self.feed(at, Input::Tick);
     }
@@ -494,8 +509,9 @@ impl World {
         let output = match process.replica.take_output() {
             Ok(output) => output,
             Err(error) => {
-                self.checker
-                    .fail("a replica never stops by itself", || format!("replica {}: {error:?}", at + 1));
+                self.checker.fail("a replica never stops by itself", || {
+                    format!("replica {}: {error:?}", at + 1)
+                });
                 return;
             }
         };
@@ -505,7 +521,8 @@ impl World {
         if self.options.trace {
             self.note_output(at, &output);
         }
-        self.look(at, output.job.is_some());
+        let last = self.look(at, output.job.is_some());
+        self.checker.runs[at].last = last;
         for message in &output.messages {
             if let PeerMessage::Consensus(message) = message {
                 self.checker.on_message(at, message);
@@ -514,10 +531,10 @@ impl World {
         self.pass_on(at, output);
     }
 
-    /// Shows the replica's status to the checker.
-    fn look(&mut self, at: usize, job: bool) {
+    /// Shows the replica's status to the checker; returns the log's last stamp.
+    fn look(&mut self, at: usize, job: bool) -> Stamp {
         let Some(process) = self.members[at].process.as_mut() else {
-            return;
+            return Stamp::ZERO;
         };
         let status = process.replica.status();
         let idle = process.job.is_none() && process.done.is_none() && !job;
@@ -526,8 +543,10 @@ impl World {
         process.serving = status.node.serving;
         self.checker.on_status(at, &status, idle);
         let admitted = self.checker.runs[at].admitted;
+        let last = status.node.last;
         process.status = Some(status);
         self.members[at].admitted = admitted;
+        last
     }
 
     fn pass_on(&mut self, at: usize, output: Output) {
