@@ -44,6 +44,39 @@ pub const PEER_QUEUE_MAX: usize = 4_096;
 /// Largest inter-server message in bytes.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 const _: () = assert!(APPEND_BYTES_MAX + BLOCK_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);
+/// Envelopes that travel in one inter-server message are gathered up to about this many bytes.
+pub const PEER_BATCH_BYTES_MAX: usize = 256 * 1024;
+const _: () = assert!(
+    PEER_BATCH_BYTES_MAX + APPEND_BYTES_MAX + BLOCK_BYTES_MAX < PEER_MESSAGE_BYTES_MAX,
+    "a batch that is nearly full may take one more append"
+);
+/// HTTP/2 window of an inter-server connection in bytes: a few appends on the way.
+pub const PEER_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Milliseconds until a peer that does not answer a connection attempt is given up for now.
+pub const PEER_CONNECT_MS: u64 = 1_000;
+/// Milliseconds between attempts to reach a peer: at first, and at most (plus up to half of it,
+/// at random, so that replicas do not knock in step).
+pub const PEER_BACKOFF_MS: (u64, u64) = (50, 500);
+/// Milliseconds between HTTP/2 pings, and for the answer: finds a peer whose host went silent.
+pub const PEER_KEEPALIVE_MS: (u64, u64) = (2_000, 3_000);
+/// State digests in one refresh.
+pub const DIGESTS_MAX: usize = 64;
+/// Version and build in a `Hello`, in bytes.
+pub const BUILD_BYTES_MAX: usize = 256;
+
+/// Milliseconds that an admin request waits for another replica's status.
+pub const RELAY_STATUS_MS: u64 = 2_000;
+/// Seconds that an admin request waits for another replica's verification.
+pub const RELAY_VERIFY_SECONDS: u64 = 600;
+/// Bytes of entries on one page of an admin listing.
+pub const ADMIN_PAGE_BYTES: usize = 1024 * 1024;
+/// Commit records on one page of an admin listing.
+pub const ADMIN_PAGE_RECORDS: u64 = 4_096;
+/// Findings that one verification lists; more only repeat what is known.
+pub const FINDINGS_MAX: usize = 100;
+/// Milliseconds that SIGTERM gives the replica to hand over and write everything, and then the
+/// open client requests to end.
+pub const SHUT_DOWN_MS: (u64, u64) = (10_000, 2_000);
 
 /// Records in one checkpoint slice: the longest time that a batch waits behind it (about 20 µs a
 /// record).

@@ -200,11 +200,18 @@ impl Node {
             config.ids.contains(&config.id),
             "the caller checked the ids"
         );
-        let log = Log::new(term_runs, last, tail, tail_previous_hash);
+        // What recovery says of a damaged log is a best effort: nothing is built on it.
+        let (log, commit) = if damage.is_some() {
+            let empty = Log::new(Vec::new(), Stamp::ZERO, Vec::new(), Hash::default());
+            (empty, applied)
+        } else {
+            let log = Log::new(term_runs, last, tail, tail_previous_hash);
+            (log, commit)
+        };
         let peers = config.ids.iter().filter(|id| **id != config.id);
         let peers = peers.map(|id| (*id, Peer::default())).collect();
         let durable_term = hard_state.term;
-        let raised = last.term > hard_state.term;
+        let raised = last.term > hard_state.term && damage.is_none();
         if raised {
             hard_state.term = last.term;
             hard_state.granted_to = None;

@@ -52,7 +52,8 @@ pub async fn serve<B: Backend>(
     };
     let (health, health_service) = tonic_health::server::health_reporter();
     // BEFORE the first connection: the reporter itself begins with SERVING.
-    report_health::<B>(&health, service.has_primary()).await;
+    let serving = service.has_primary();
+    report_health::<B>(&health, serving).await;
     let chat = ChatServiceServer::new(Chat::new(service.clone()))
         .max_decoding_message_size(limits::CLIENT_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(limits::CLIENT_MESSAGE_BYTES_MAX);
@@ -76,27 +77,34 @@ pub async fn serve<B: Backend>(
     tokio::pin!(server);
     tokio::select! {
         ended = &mut server => return Ok(ended?),
-        () = watch_health::<B>(&health, &service) => {}
+        () = watch_health(&health, &service, serving) => {}
         () = shutdown => {}
     }
     report_health::<B>(&health, false).await;
     service.close_streams();
     drop(stop);
     let grace = Duration::from_secs(limits::STOP_GRACE_SECONDS);
-    match tokio::time::timeout(grace, server).await {
-        Ok(ended) => Ok(ended?),
-        Err(_) => {
-            tracing::info!("client connections were still open at the end of the grace period");
-            Ok(())
-        }
+    if let Ok(ended) = tokio::time::timeout(grace, server).await {
+        return Ok(ended?);
     }
+    tracing::info!("client connections were still open at the end of the grace period");
+    Ok(())
 }
 
-async fn watch_health<B: Backend>(health: &HealthReporter, service: &Service<B>) {
+async fn watch_health<B: Backend>(
+    health: &HealthReporter,
+    service: &Service<B>,
+    mut reported: bool,
+) {
     let mut interval = tokio::time::interval(HEALTH_INTERVAL);
     loop {
         interval.tick().await;
-        report_health::<B>(health, service.has_primary()).await;
+        let serving = service.has_primary();
+        // Only changes: the reporter wakes its watchers each time.
+        if serving != reported {
+            reported = serving;
+            report_health::<B>(health, serving).await;
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::proto::chat::chat_service_client::ChatServiceClient;
 use crate::proto::chat::deliver_messages_response::Event;
 use crate::service::fake::Fake;
 use crate::service::{HashCost, Service, Settings};
+use crate::types::ReplicaId;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -30,11 +31,11 @@ impl Server {
         let fake = Fake::new();
         let settings = Settings {
             addresses: Arc::new(|id| Some(format!("replica-{id}:7000"))),
-            call_retry: Duration::from_millis(100),
             hash_cost: HashCost {
                 memory_kib: 64,
                 passes: 1,
             },
+            ..Settings::default()
         };
         let service = Service::new(fake.clone(), settings).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -288,12 +289,15 @@ async fn health_follows_the_primary_and_reflection_lists_the_service() {
             service: service.to_owned(),
         };
         let mut states = health.watch(request).await.unwrap().into_inner();
-        let mut next = async || states.message().await.unwrap().unwrap().status();
-        assert_eq!(next().await, ServingStatus::Serving);
-        server.fake.state().primary = None;
-        assert_eq!(next().await, ServingStatus::NotServing);
-        server.fake.state().primary = Some(crate::types::ReplicaId(1));
-        assert_eq!(next().await, ServingStatus::Serving);
+        for (primary, expected) in [
+            (Some(ReplicaId(2)), ServingStatus::Serving),
+            (None, ServingStatus::NotServing),
+            (Some(ReplicaId(1)), ServingStatus::Serving),
+        ] {
+            server.fake.state().primary = primary;
+            // The first state is that of the moment; what follows are changes.
+            while states.message().await.unwrap().unwrap().status() != expected {}
+        }
     }
     let v1 = list_services_v1(server.channel.clone()).await;
     for name in ["chat.v1.ChatService", "grpc.health.v1.Health"] {

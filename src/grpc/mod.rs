@@ -1,8 +1,15 @@
-//! gRPC: conversion and nothing else. What a request means is `service`'s business, and the
-//! replica's.
+//! The gRPC fronts: conversion between protobuf and our types, and nothing else. What a request
+//! means is `service`'s business, and the replica's.
+//!
+//! `chat` is on the client listener, `peer` on the internal one only, `admin` on the socket in the
+//! data directory only. What comes in is parsed into types here; what is wrong with it becomes an
+//! error here.
 
+pub mod admin;
 pub mod chat;
 mod chat_convert;
 #[cfg(test)]
 mod chat_tests;
 mod errors;
+pub mod peer;
+pub mod peer_convert;

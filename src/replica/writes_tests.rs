@@ -147,7 +147,7 @@ fn a_refused_forward_waits_for_the_next_primary_and_keeps_its_place() {
     writes.forward(OTHER, ms(2));
     assert_eq!(
         sent_nonces(&mut writes),
-        [],
+        Vec::<u64>::new(),
         "not at once: it would only spin"
     );
     assert_eq!(propose(&mut writes, 4, 9), 2);

@@ -251,25 +251,18 @@ impl State {
             } => {
                 let sender_name = account.info.name.clone();
                 let to = self.by_name(recipient).ok_or(Refusal::RecipientUnknown)?;
-                let inbox = &mut self.accounts.get_mut(&to).unwrap().inbox;
-                let message = InboxMessage {
-                    id: Index(index),
-                    seq: InboxSeq(inbox.len() as u64 + 1),
-                    sender: user,
-                    sender_name,
-                    time: WallTime(index),
-                    body: body.clone(),
-                    content_type: content_type.clone(),
-                };
-                let sent = Reply::Sent {
-                    id: message.id,
-                    inbox_seq: message.seq,
-                    time: message.time,
-                };
-                let wake = Wake::Inbox(message.seq);
-                inbox.push(message);
-                self.wake_user(to, &wake);
-                return Ok(sent);
+                return Ok(self.put(
+                    to,
+                    InboxMessage {
+                        id: Index(index),
+                        seq: InboxSeq(0),
+                        sender: user,
+                        sender_name,
+                        time: WallTime(index),
+                        body: body.clone(),
+                        content_type: content_type.clone(),
+                    },
+                ));
             }
             Operation::Acknowledge { up_to } => {
                 if up_to.0 > account.inbox.len() as u64 {
@@ -298,6 +291,20 @@ impl State {
             other => panic!("not an operation of a client: {other:?}"),
         }
         Ok(Reply::Done)
+    }
+
+    fn put(&mut self, to: UserId, mut message: InboxMessage) -> Reply {
+        let inbox = &mut self.accounts.get_mut(&to).unwrap().inbox;
+        message.seq = InboxSeq(inbox.len() as u64 + 1);
+        let sent = Reply::Sent {
+            id: message.id,
+            inbox_seq: message.seq,
+            time: message.time,
+        };
+        let wake = Wake::Inbox(message.seq);
+        inbox.push(message);
+        self.wake_user(to, &wake);
+        sent
     }
 
     fn answer(&self, query: Query) -> Result<Answer, Refusal> {

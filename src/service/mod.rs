@@ -16,6 +16,8 @@
 mod accounts;
 mod backend;
 mod deliver;
+#[cfg(test)]
+mod deliver_tests;
 mod errors;
 #[cfg(test)]
 pub(crate) mod fake;

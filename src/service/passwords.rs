@@ -72,6 +72,12 @@ impl Passwords {
         })
     }
 
+    /// No more hashes: tests see by it who would have asked for one.
+    #[cfg(test)]
+    pub(super) fn close(&self) {
+        self.pool.close();
+    }
+
     /// A PHC string with a fresh salt.
     pub(super) async fn hash(&self, password: &Password) -> Result<PasswordHash, ServiceError> {
         let (argon2, password) = (self.argon2.clone(), password.clone());

@@ -25,6 +25,11 @@ impl Pool {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn close(&self) {
+        self.running.close();
+    }
+
     /// Runs `work`; `OVERLOADED` at once if too many wait, or if no place came free in time.
     pub(super) async fn run<T, F>(&self, work: F) -> Result<T, ServiceError>
     where

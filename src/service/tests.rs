@@ -3,14 +3,18 @@
 
 use super::fake::{Fake, Fault};
 use super::*;
-use crate::replica::Wake;
-use crate::types::{InboxSeq, Index, UserId};
+use crate::types::UserId;
 
-fn service() -> (Service<Fake>, Fake) {
+/// One that retries for longer than a busy machine can take.
+pub(super) fn service() -> (Service<Fake>, Fake) {
+    service_that_retries_for(Duration::from_secs(60))
+}
+
+fn service_that_retries_for(call_retry: Duration) -> (Service<Fake>, Fake) {
     let fake = Fake::new();
     let settings = Settings {
         addresses: Arc::new(|id| Some(format!("replica-{id}:7000"))),
-        call_retry: Duration::from_millis(250),
+        call_retry,
         hash_cost: HashCost {
             memory_kib: 64,
             passes: 1,
@@ -24,10 +28,10 @@ fn password(text: &str) -> Password {
 }
 
 fn request(sequence: u64) -> Option<RequestId> {
-    Some(request_id(&[7; 16], sequence).unwrap())
+    request_id(&[7; 16], sequence).ok()
 }
 
-async fn create(service: &Service<Fake>, name: &str) -> Token {
+pub(super) async fn create(service: &Service<Fake>, name: &str) -> Token {
     let request = CreateAccount {
         username: name.to_owned(),
         password: password("secret"),
@@ -49,7 +53,7 @@ async fn login(
     service.login(request).await
 }
 
-fn message(recipient: &str, text: &str) -> SendMessage {
+pub(super) fn message(recipient: &str, text: &str) -> SendMessage {
     SendMessage {
         recipient: recipient.to_owned(),
         body: text.as_bytes().to_vec(),
@@ -57,7 +61,7 @@ fn message(recipient: &str, text: &str) -> SendMessage {
     }
 }
 
-fn reason<T: std::fmt::Debug>(result: Result<T, ServiceError>) -> Reason {
+pub(super) fn reason<T: std::fmt::Debug>(result: Result<T, ServiceError>) -> Reason {
     result.unwrap_err().reason
 }
 
@@ -108,6 +112,21 @@ async fn login_tells_a_wrong_password_and_an_unknown_user_alike() {
         service.who_am_i(&right.token).await.unwrap().account.name,
         "alice"
     );
+}
+
+#[tokio::test]
+async fn an_unknown_user_costs_a_hash_as_a_known_one_does() {
+    let (service, _) = service();
+    create(&service, "alice").await;
+    service.inner.passwords.close();
+    for name in ["alice", "bob"] {
+        let refused = login(&service, name, "guess").await;
+        assert_eq!(
+            reason(refused),
+            Reason::ShuttingDown,
+            "{name}: no hash was asked for"
+        );
+    }
 }
 
 #[tokio::test]
@@ -198,7 +217,7 @@ async fn a_message_is_sent_once_whatever_happens_to_its_attempts() {
 
 #[tokio::test]
 async fn after_an_unknown_outcome_not_applied_is_never_said() {
-    let (service, fake) = service();
+    let (service, fake) = service_that_retries_for(Duration::from_millis(50));
     let alice = create(&service, "alice").await;
     let refuse = |error| Fault::Refuse(error);
     for (faults, expected) in [
@@ -460,144 +479,12 @@ async fn reads_are_tried_again_until_they_are_answered_or_time_is_up() {
     let token = create(&service, "alice").await;
     fake.state().read_faults.push_back(ReadError::Unavailable);
     service.who_am_i(&token).await.unwrap();
-    fake.state()
-        .read_faults
-        .extend([ReadError::Unavailable; 99]);
+    let (service, fake) = service_that_retries_for(Duration::from_millis(50));
+    let unavailable = [ReadError::Unavailable; 99];
+    fake.state().read_faults.extend(unavailable);
     assert_eq!(reason(service.who_am_i(&token).await), Reason::Unavailable);
     fake.state().read_faults = [ReadError::Overloaded].into();
     assert_eq!(reason(service.who_am_i(&token).await), Reason::Overloaded);
-}
-
-#[tokio::test]
-async fn a_stream_brings_the_backlog_its_end_and_then_what_comes() {
-    let (service, fake) = service();
-    let token = create(&service, "alice").await;
-    let count = limits::DELIVER_BATCH_MAX as u64 + 3;
-    for n in 1..=count {
-        let text = n.to_string();
-        service
-            .send_message(&token, message("alice", &text))
-            .await
-            .unwrap();
-    }
-    service
-        .ack_messages(&token, InboxSeq(2), None)
-        .await
-        .unwrap();
-    let request = DeliverMessages {
-        heartbeat_ms: 1,
-        ..DeliverMessages::default()
-    };
-    let mut stream = service.deliver_messages(&token, request).await.unwrap();
-    for n in 3..=count {
-        let Deliver::Message(message) = stream.next().await.unwrap() else {
-            panic!("a message was to come")
-        };
-        assert_eq!(message.seq, InboxSeq(n));
-        assert_eq!(message.body, n.to_string().as_bytes());
-    }
-    assert_eq!(stream.next().await.unwrap(), Deliver::EndOfBacklog);
-    let next = service
-        .send_message(&token, message("alice", "new"))
-        .await
-        .unwrap();
-    let Deliver::Message(message) = stream.next().await.unwrap() else {
-        panic!("the new message was to come")
-    };
-    assert_eq!(message.id, next.message_id);
-    service
-        .ack_messages(&token, InboxSeq(5), None)
-        .await
-        .unwrap();
-    let heartbeat = Deliver::Heartbeat {
-        cursor: InboxSeq(5),
-    };
-    assert_eq!(stream.next().await.unwrap(), heartbeat);
-    let delivered = Wake::Delivered {
-        peer: "bob".to_owned(),
-        up_to: Index(9),
-    };
-    fake.wake(&delivered);
-    let up_to = Index(9);
-    let peer = "bob".to_owned();
-    assert_eq!(
-        stream.next().await.unwrap(),
-        Deliver::Delivered { peer, up_to }
-    );
-}
-
-#[tokio::test]
-async fn a_full_inbox_and_acknowledging_peers_take_turns() {
-    let (service, fake) = service();
-    let token = create(&service, "alice").await;
-    let batches = 3 * limits::DELIVER_BATCH_MAX;
-    for _ in 0..batches {
-        service
-            .send_message(&token, message("alice", "x"))
-            .await
-            .unwrap();
-    }
-    let mut stream = service
-        .deliver_messages(&token, DeliverMessages::default())
-        .await
-        .unwrap();
-    for n in 0..9 {
-        fake.wake(&Wake::Delivered {
-            peer: format!("peer{n}"),
-            up_to: Index(1),
-        });
-    }
-    let mut events = Vec::new();
-    while events.last() != Some(&Deliver::EndOfBacklog) {
-        events.push(stream.next().await.unwrap());
-    }
-    let delivered = |event: &&Deliver| matches!(event, Deliver::Delivered { .. });
-    assert_eq!(events.iter().filter(delivered).count(), 2, "one a batch");
-}
-
-#[tokio::test]
-async fn a_stream_ends_with_the_reason() {
-    let (service, fake) = service();
-    let token = create(&service, "alice").await;
-    for (wake, expected) in [
-        (Wake::Lost, Reason::Unavailable),
-        (Wake::ShutDown, Reason::Unavailable),
-        (Wake::Revoked, Reason::TokenInvalid),
-    ] {
-        let request = DeliverMessages::default();
-        let mut stream = service.deliver_messages(&token, request).await.unwrap();
-        assert_eq!(stream.next().await.unwrap(), Deliver::EndOfBacklog);
-        fake.wake(&wake);
-        assert_eq!(reason(stream.next().await), expected);
-    }
-    let beyond = DeliverMessages {
-        after: Some(InboxSeq(1)),
-        ..DeliverMessages::default()
-    };
-    let refused = service.deliver_messages(&token, beyond).await.map(drop);
-    assert_eq!(reason(refused), Reason::CursorBeyondEnd);
-    let request = DeliverMessages::default();
-    let stranger = service.deliver_messages(&Token::generate(), request).await;
-    assert_eq!(reason(stranger.map(drop)), Reason::TokenInvalid);
-    let mut stream = service.deliver_messages(&token, request).await.unwrap();
-    assert_eq!(stream.next().await.unwrap(), Deliver::EndOfBacklog);
-    service.close_streams();
-    assert_eq!(reason(stream.next().await), Reason::Unavailable);
-    let late = service.deliver_messages(&token, request).await.map(drop);
-    assert_eq!(reason(late), Reason::Unavailable);
-}
-
-#[tokio::test]
-async fn a_logout_elsewhere_ends_the_tokens_stream() {
-    let (service, _) = service();
-    let token = create(&service, "alice").await;
-    let mut stream = service
-        .deliver_messages(&token, DeliverMessages::default())
-        .await
-        .unwrap();
-    assert_eq!(stream.next().await.unwrap(), Deliver::EndOfBacklog);
-    service.logout(&token, None).await.unwrap();
-    assert_eq!(reason(stream.next().await), Reason::TokenInvalid);
 }
 
 #[tokio::test]
@@ -609,25 +496,26 @@ async fn no_secret_shows_in_a_trace_of_requests_commands_or_replies() {
         request_id: request(1),
         ..CreateAccount::default()
     };
-    let mut trace = format!("{request:?}");
+    let mut trace = vec![format!("{request:?}")];
     let created = service.create_account(request).await.unwrap();
     let send = message("alice", "between us");
-    trace += &format!("{created:?} {send:?}");
+    trace.push(format!("{created:?} {send:?}"));
     service.send_message(&created.token, send).await.unwrap();
     let change = ChangePassword {
         old: password("hunter2"),
         new: password("hunter3"),
         request_id: None,
     };
-    trace += &format!("{change:?}");
+    trace.push(format!("{change:?}"));
     service
         .change_password(&created.token, change)
         .await
         .unwrap();
     let state = fake.state();
     for command in &state.writes {
-        trace += &format!("{:?}", command.operation);
+        trace.push(format!("{:?}", command.operation));
     }
+    let trace = trace.join("\n");
     assert!(trace.contains("alice"), "the trace says something");
     for secret in [
         "hunter",

@@ -1,0 +1,185 @@
+//! The inter-server API: receives what the other replicas send.
+//!
+//! Bad input is counted, logged once, and ends that stream; it never reaches the replica.
+
+use super::admin::Admin;
+use super::peer_convert::{Expected, Received, from_envelope};
+use crate::limits;
+use crate::net::{Inbox, Links, Peer};
+use crate::proto::peer as proto;
+use crate::proto::peer::peer_service_server::{PeerService, PeerServiceServer};
+use crate::proto::peer::{relay_request, relay_response};
+use crate::replica::PeerMessage;
+use crate::types::ReplicaId;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::transport::server::{Router, TcpIncoming};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Everything that the internal listener serves.
+pub fn router(links: Links, admin: Option<Arc<Admin>>) -> Router {
+    let (interval, answer) = limits::PEER_KEEPALIVE_MS;
+    let service = PeerServiceServer::new(PeerApi { links, admin })
+        .max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX);
+    tonic::transport::Server::builder()
+        .initial_stream_window_size(limits::PEER_WINDOW_BYTES)
+        .initial_connection_window_size(limits::PEER_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(Duration::from_millis(interval)))
+        .http2_keepalive_timeout(Some(Duration::from_millis(answer)))
+        .add_service(service)
+}
+
+/// Serves the others on the internal listener until dropped.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    links: Links,
+    admin: Option<Arc<Admin>>,
+) -> Result<(), tonic::transport::Error> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    router(links, admin).serve_with_incoming(incoming).await
+}
+
+struct PeerApi {
+    links: Links,
+    /// `None` only in tests of the links alone.
+    admin: Option<Arc<Admin>>,
+}
+
+#[tonic::async_trait]
+impl PeerService for PeerApi {
+    type ExchangeStream = ReceiverStream<Result<proto::ExchangeResponse, Status>>;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<proto::ExchangeRequest>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let peer = self.caller(request.metadata())?;
+        let inbox = self
+            .links
+            .inbox()
+            .ok_or_else(|| Status::unavailable("the replica is starting"))?;
+        let client_addr = request.metadata().get("chat-client-addr");
+        let client_addr = client_addr.and_then(|value| value.to_str().ok());
+        peer.on_stream(client_addr.map(str::to_owned));
+        // Never used but for the reason of an end; its existence keeps the response open.
+        let (ended, response) = mpsc::channel(1);
+        let incoming = Incoming {
+            me: self.links.me(),
+            peer: Arc::clone(peer),
+            inbox: Arc::clone(inbox),
+        };
+        let stream = request.into_inner();
+        tokio::spawn(async move {
+            if let Err(status) = incoming.receive(stream).await {
+                // The sender may be gone already: then nobody needs the reason.
+                let _ = ended.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(response)))
+    }
+
+    async fn relay(
+        &self,
+        request: Request<proto::RelayRequest>,
+    ) -> Result<Response<proto::RelayResponse>, Status> {
+        let request = request.into_inner();
+        if request.to != u32::from(self.links.me().0) {
+            return Err(wrong_replica(self.links.me(), &request.to.to_string()));
+        }
+        let admin = self
+            .admin
+            .as_ref()
+            .ok_or_else(|| Status::unavailable("no admin interface"))?;
+        let response = match request
+            .request
+            .ok_or_else(|| Status::invalid_argument("request is missing"))?
+        {
+            relay_request::Request::Status(_) => {
+                relay_response::Response::Status(admin.local_status().await)
+            }
+            relay_request::Request::Verify(verify) => {
+                relay_response::Response::Verify(admin.local_verify(verify.at).await?)
+            }
+        };
+        Ok(Response::new(proto::RelayResponse {
+            response: Some(response),
+        }))
+    }
+}
+
+impl PeerApi {
+    /// Who opened the stream; refuses strangers and those who meant another replica.
+    fn caller(&self, metadata: &MetadataMap) -> Result<&Arc<Peer>, Status> {
+        let number = |name| metadata.get(name).and_then(|value| value.to_str().ok());
+        let to = number("chat-to").unwrap_or("nobody");
+        if to != self.links.me().0.to_string() {
+            return Err(wrong_replica(self.links.me(), to));
+        }
+        let from = number("chat-from").unwrap_or("nobody");
+        let peer = from
+            .parse()
+            .ok()
+            .and_then(|id| self.links.peer(ReplicaId(id)));
+        peer.ok_or_else(|| {
+            Status::failed_precondition(format!(
+                "replica {} does not know a replica {from}: check --peers",
+                self.links.me()
+            ))
+        })
+    }
+}
+
+fn wrong_replica(me: ReplicaId, wanted: &str) -> Status {
+    Status::failed_precondition(format!(
+        "replica {me} answers at this address, not replica {wanted}: check --peers"
+    ))
+}
+
+/// One stream from one peer.
+struct Incoming {
+    me: ReplicaId,
+    peer: Arc<Peer>,
+    inbox: Arc<dyn Inbox>,
+}
+
+impl Incoming {
+    async fn receive(&self, mut stream: Streaming<proto::ExchangeRequest>) -> Result<(), Status> {
+        let expected = Expected {
+            from: self.peer.id(),
+            to: self.me,
+        };
+        while let Some(request) = stream.message().await? {
+            for envelope in request.envelopes {
+                match from_envelope(envelope, expected) {
+                    Ok(received) => self.accept(received),
+                    Err(error) => {
+                        self.peer.complain(&error.to_string());
+                        return Err(Status::invalid_argument(error.to_string()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a message on. Consensus judges identity itself; a forward carries none into the
+    /// replica, so one from or for another cluster or incarnation stops here.
+    fn accept(&self, received: Received) {
+        if !matches!(received.message, PeerMessage::Consensus(_)) {
+            let own = self.peer.identity().unwrap_or_default();
+            let to_us = received
+                .to_incarnation
+                .is_none_or(|incarnation| incarnation == own.from_incarnation);
+            if own.cluster.is_none() || received.cluster != own.cluster || !to_us {
+                self.peer
+                    .complain("a forward belongs to another cluster or incarnation");
+                return;
+            }
+        }
+        self.inbox.deliver(received.message);
+    }
+}

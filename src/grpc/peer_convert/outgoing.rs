@@ -1,0 +1,241 @@
+//! Our types to protobuf.
+
+use super::Identity;
+use crate::consensus::{
+    Append, AppendReply, Ballot, Body, FormationStatus, Hello, Message, Refresh,
+};
+use crate::proto::peer as proto;
+use crate::proto::peer::envelope::Body as ProtoBody;
+use crate::replica::PeerMessage;
+use crate::types::entry::Entry;
+use crate::types::{Members, ReplicaId, Stamp};
+use bytes::Bytes;
+
+/// The wire form of a message. `identity` is put on what does not carry it itself.
+pub fn to_envelope(message: &PeerMessage, identity: &Identity) -> proto::Envelope {
+    let (from, to, body) = match message {
+        PeerMessage::Consensus(message) => return consensus(message),
+        PeerMessage::Forward {
+            from,
+            to,
+            nonce,
+            command,
+            ..
+        } => {
+            let command = rmp_serde::to_vec(command)
+                .expect("a command of numbers, strings and bytes always encodes")
+                .into();
+            let nonce = *nonce;
+            (from, to, ProtoBody::Forward(proto::Forward { nonce, command }))
+        }
+        PeerMessage::ForwardReply {
+            from,
+            to,
+            run,
+            nonce,
+            outcome,
+        } => {
+            let reply = proto::ForwardReply {
+                nonce: *nonce,
+                outcome: rmp_serde::to_vec(outcome)
+                    .expect("an outcome of numbers, strings and bytes always encodes")
+                    .into(),
+                origin_run: run.0,
+            };
+            (from, to, ProtoBody::ForwardReply(reply))
+        }
+    };
+    let run = match message {
+        PeerMessage::Forward { run, .. } => *run,
+        _ => identity.run,
+    };
+    proto::Envelope {
+        from: from.0.into(),
+        to: to.0.into(),
+        cluster: optional(identity.cluster.map(|c| c.0)),
+        from_incarnation: copy(&identity.from_incarnation.0),
+        to_incarnation: optional(identity.to_incarnation.map(|i| i.0)),
+        run: run.0,
+        term: 0,
+        body: Some(body),
+    }
+}
+
+fn consensus(message: &Message) -> proto::Envelope {
+    proto::Envelope {
+        from: message.from.0.into(),
+        to: message.to.0.into(),
+        cluster: optional(message.cluster.map(|c| c.0)),
+        from_incarnation: copy(&message.from_incarnation.0),
+        to_incarnation: optional(message.to_incarnation.map(|i| i.0)),
+        run: message.run.0,
+        term: message.term.0,
+        body: Some(body(&message.body)),
+    }
+}
+
+fn body(body: &Body) -> ProtoBody {
+    match body {
+        Body::Hello(hello) => ProtoBody::Hello(hello_out(hello)),
+        Body::Refresh(refresh) => ProtoBody::Refresh(refresh_out(refresh)),
+        Body::Ask { nonce, last } => ProtoBody::Ask(proto::Ask {
+            nonce: *nonce,
+            last: stamp(*last),
+        }),
+        Body::Agree { nonce } => ProtoBody::Agree(proto::Agree { nonce: *nonce }),
+        Body::Ballot(ballot) => ProtoBody::Ballot(ballot_out(ballot)),
+        Body::Abstain => ProtoBody::Abstain(proto::Abstain {}),
+        Body::Grant { nonce, clock } => ProtoBody::Grant(proto::Grant {
+            nonce: *nonce,
+            clock_us: clock.0,
+        }),
+        Body::Append(append) => ProtoBody::Append(append_out(append)),
+        Body::AppendReply(AppendReply::Match { index, counting }) => {
+            ProtoBody::AppendMatch(proto::AppendMatch {
+                index: index.0,
+                counting: *counting,
+            })
+        }
+        Body::AppendReply(AppendReply::Conflict { previous, hint }) => {
+            ProtoBody::AppendConflict(proto::AppendConflict {
+                previous: stamp(*previous),
+                hint: hint.0,
+            })
+        }
+        Body::Round { nonce } => ProtoBody::Round(proto::Round { nonce: *nonce }),
+        Body::RoundReply { nonce } => ProtoBody::RoundReply(proto::RoundReply { nonce: *nonce }),
+        Body::ReadIndex { nonce } => ProtoBody::ReadIndex(proto::ReadIndex { nonce: *nonce }),
+        Body::ReadIndexReply { nonce, index } => ProtoBody::ReadIndexReply(proto::ReadIndexReply {
+            nonce: *nonce,
+            index: index.0,
+        }),
+        Body::CampaignNow => ProtoBody::CampaignNow(proto::CampaignNow {}),
+        Body::CopyRequest {
+            nonce,
+            after,
+            after_hash,
+        } => ProtoBody::CopyRequest(proto::CopyRequest {
+            nonce: *nonce,
+            after: stamp(*after),
+            after_hash: copy(&after_hash.0),
+        }),
+        Body::CopyPiece {
+            nonce,
+            entries,
+            done,
+        } => ProtoBody::CopyPiece(proto::CopyPiece {
+            nonce: *nonce,
+            entries: entries_out(entries),
+            done: *done,
+        }),
+    }
+}
+
+fn hello_out(hello: &Hello) -> proto::Hello {
+    use proto::hello::Formation;
+    proto::Hello {
+        ids: hello.ids.iter().map(|id| id.0.into()).collect(),
+        formation: Some(match &hello.formation {
+            FormationStatus::Unformed => Formation::Unformed(proto::Unformed {}),
+            FormationStatus::Prepared(cluster) => Formation::Prepared(copy(&cluster.0)),
+            FormationStatus::Formed(members) => Formation::Formed(proto::Formed {
+                members: members_out(members),
+            }),
+        }),
+        last: stamp(hello.last),
+        head_hash: copy(&hello.head_hash.0),
+        commit: hello.commit.0,
+        primary: replica(hello.primary),
+        protocol_min: hello.protocol.0,
+        protocol_max: hello.protocol.1,
+        level: hello.level.0,
+        build: hello.build.clone(),
+        damaged: hello.damaged,
+        admitted: hello.admitted,
+        knows_run: hello.knows_run.map(|run| run.0),
+    }
+}
+
+fn members_out(members: &Members) -> Vec<proto::Member> {
+    members
+        .iter()
+        .map(|(id, incarnation)| proto::Member {
+            id: id.0.into(),
+            incarnation: copy(&incarnation.0),
+        })
+        .collect()
+}
+
+fn refresh_out(refresh: &Refresh) -> proto::Refresh {
+    proto::Refresh {
+        progress: refresh.progress,
+        is_primary: refresh.is_primary,
+        primary: replica(refresh.primary),
+        last: stamp(refresh.last),
+        commit: refresh.commit.0,
+        applied: refresh.applied.0,
+        digests: refresh
+            .digests
+            .iter()
+            .map(|(index, digest)| proto::Digest {
+                index: index.0,
+                digest: copy(&digest.0),
+            })
+            .collect(),
+        acknowledged: refresh
+            .acknowledged
+            .iter()
+            .map(|(id, last)| proto::Acknowledged {
+                id: id.0.into(),
+                stamp: stamp(*last),
+            })
+            .collect(),
+        clock_us: refresh.clock.0,
+        disk_low: refresh.disk_low,
+        knows_run: refresh.knows_run.map(|run| run.0),
+    }
+}
+
+fn ballot_out(ballot: &Ballot) -> proto::Ballot {
+    proto::Ballot {
+        nonce: ballot.nonce,
+        last: stamp(ballot.last),
+        head_hash: copy(&ballot.head_hash.0),
+        random: ballot.random,
+        timestamp_us: ballot.timestamp.0,
+    }
+}
+
+fn append_out(append: &Append) -> proto::Append {
+    proto::Append {
+        previous: stamp(append.previous),
+        previous_hash: copy(&append.previous_hash.0),
+        entries: entries_out(&append.entries),
+        commit: append.commit.0,
+    }
+}
+
+/// Shares the entries' bytes.
+fn entries_out(entries: &[Entry]) -> Vec<Bytes> {
+    entries.iter().map(|entry| entry.bytes().clone()).collect()
+}
+
+#[allow(clippy::unnecessary_wraps)] // a message field is always optional in proto3
+fn stamp(stamp: Stamp) -> Option<proto::Stamp> {
+    Some(proto::Stamp {
+        term: stamp.term.0,
+        index: stamp.index.0,
+    })
+}
+
+fn replica(id: Option<ReplicaId>) -> u32 {
+    id.map_or(0, |id| id.0.into())
+}
+
+fn copy(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
+fn optional<const N: usize>(bytes: Option<[u8; N]>) -> Bytes {
+    bytes.map_or_else(Bytes::new, |bytes| copy(&bytes))
+}
