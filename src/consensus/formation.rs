@@ -100,6 +100,9 @@ impl Node {
             }
             return;
         }
+        if self.membership.is_retired(from, message.from_incarnation) {
+            return; // late: that life is over, and must not be readmitted
+        }
         let knows_us = hello.knows_run == Some(self.run);
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
@@ -250,7 +253,9 @@ impl Node {
     }
 
     /// A serving primary readmits a connected replica that has lost its promises: one at a time,
-    /// and each only after an entry of its own term is committed.
+    /// and each only after an entry of its own term is committed. The replica must have heard of
+    /// this very run: a hello left over from the life before is either of a retired incarnation
+    /// or knows an earlier run.
     pub(super) fn maybe_readmit(&mut self) {
         let serving = self
             .leading
@@ -263,7 +268,13 @@ impl Node {
             let new = peer.incarnation?;
             let old = *self.membership.committed().get(id)?;
             let hello = peer.hello.as_ref().filter(|_| peer.link)?;
-            (old != new && !hello.damaged).then_some(ReplaceIncarnation { id: *id, old, new })
+            let present = hello.knows_run == Some(self.run);
+            let over = self.membership.is_retired(*id, new);
+            (old != new && present && !over && !hello.damaged).then_some(ReplaceIncarnation {
+                id: *id,
+                old,
+                new,
+            })
         });
         if let Some(replace) = found {
             let payload = rmp_serde::to_vec(&replace).expect("numbers and bytes always encode");

@@ -6,11 +6,14 @@
 use super::Mutant;
 use crate::types::entry::{Entry, ReplaceIncarnation};
 use crate::types::{Incarnation, Index, Members, ReplicaId};
+use std::collections::BTreeSet;
 
 /// Membership as committed, and the readmissions in the log above the commit point.
 pub(super) struct Membership {
     committed: Members,
     pending: Vec<(Index, ReplaceIncarnation)>,
+    /// Replaced in this process run. What such an incarnation sent may still arrive.
+    retired: BTreeSet<(ReplicaId, Incarnation)>,
     size: usize,
 }
 
@@ -19,6 +22,7 @@ impl Membership {
         Self {
             committed,
             pending: Vec::new(),
+            retired: BTreeSet::new(),
             size: ids.len(),
         }
     }
@@ -48,6 +52,11 @@ impl Membership {
         self.committed.get(&id) == Some(&incarnation)
     }
 
+    /// Was it replaced, as far as this process run knows?
+    pub(super) fn is_retired(&self, id: ReplicaId, incarnation: Incarnation) -> bool {
+        self.retired.contains(&(id, incarnation))
+    }
+
     /// A readmission waits for its commit: no other may be proposed.
     pub(super) fn is_changing(&self) -> bool {
         !self.pending.is_empty()
@@ -75,6 +84,7 @@ impl Membership {
             return None;
         }
         self.committed.insert(replace.id, replace.new);
+        self.retired.insert((replace.id, replace.old));
         Some((replace.id, replace.new))
     }
 }

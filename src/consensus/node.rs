@@ -410,6 +410,7 @@ impl Node {
             let entry = entry.clone();
             let replaced = self.membership.on_commit(&entry);
             if let Some((id, incarnation)) = replaced {
+                self.forget_life_before(id, incarnation);
                 self.event(Event::Readmitted(id, incarnation));
             }
             self.note_delivered(entry.payload().len());
@@ -417,6 +418,16 @@ impl Node {
             self.ready.committed.push(entry);
         }
         self.log.trim(self.delivered);
+    }
+
+    /// What is known of a readmitted replica's life before is void: a hello that was late may be
+    /// the last that was heard of it.
+    fn forget_life_before(&mut self, id: ReplicaId, incarnation: Incarnation) {
+        if let Some(peer) = self.peers.get_mut(&id)
+            && peer.incarnation != Some(incarnation)
+        {
+            (peer.run, peer.incarnation, peer.hello) = (None, None, None);
+        }
     }
 
     /// A look inside.

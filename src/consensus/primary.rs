@@ -439,6 +439,9 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
+        if let Some(hello) = &mut peer.hello {
+            hello.knows_run = refresh.knows_run;
+        }
         let progressed = refresh.progress > peer.progress;
         if progressed {
             peer.progress = refresh.progress;
@@ -458,6 +461,7 @@ impl Node {
         if refresh.knows_run != Some(self.run) {
             self.maybe_send_hello(from);
         }
+        self.learn_commit(refresh.last, refresh.commit);
         if message.term != self.hard.term || self.leading.is_some() {
             return;
         }

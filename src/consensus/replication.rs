@@ -2,7 +2,7 @@
 
 use super::{Append, AppendReply, Body, Event, Message, Mutant, Node};
 use crate::types::entry::Entry;
-use crate::types::{ClusterId, Index, ReplicaId, Term};
+use crate::types::{ClusterId, Index, ReplicaId, Stamp, Term};
 
 impl Node {
     /// A message arrived.
@@ -228,6 +228,21 @@ impl Node {
     pub(super) fn advance_followed_commit(&mut self) {
         if self.leading.is_none() && self.primary.is_some() {
             let to = self.commit_known.min(self.log.durable().index);
+            self.commit = self.commit.max(to);
+        }
+    }
+
+    /// What any peer has committed is committed here too, as far as its log is known to be ours:
+    /// it has our entry at its last stamp. Without this a replica whose primary died before it
+    /// heard of a readmission's commit would never count the readmitted one, and the two could
+    /// not elect.
+    pub(super) fn learn_commit(&mut self, last: Stamp, commit: Index) {
+        if self.leading.is_none()
+            && self.damage.is_none()
+            && self.installing.is_none()
+            && self.log.stamp_at(last.index) == Some(last)
+        {
+            let to = commit.min(last.index).min(self.log.durable().index);
             self.commit = self.commit.max(to);
         }
     }

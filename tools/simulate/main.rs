@@ -1,2 +1,205 @@
-//! Placeholder.
-fn main() {}
+//! Runs the real replica in a simulated world, many seeds long, and checks every invariant at
+//! every step. See `docs/simulation.md`.
+
+#![allow(missing_docs)] // a program, not a library: the modules say what their items are for
+
+mod checker;
+mod checker_io;
+mod clients;
+mod disk;
+mod faults;
+mod mutants;
+mod network;
+mod rng;
+mod run;
+mod world;
+
+use clap::Parser;
+use faults::FaultSet;
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use world::Options;
+
+/// Runs the real replica under a seeded scheduler with faults, and checks every invariant.
+#[derive(Parser, Debug)]
+struct Arguments {
+    /// How many seeds.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    first: u64,
+    /// How many replicas: 1, 3 or 5. Without it, each in turn.
+    #[arg(long)]
+    replicas: Option<usize>,
+    /// Which faults may happen: names separated by commas, or "all", or "none".
+    #[arg(long, default_value = "all")]
+    faults: String,
+    /// Events in the part of each run that has faults.
+    #[arg(long, default_value_t = 5_000)]
+    steps: u64,
+    /// Print every event.
+    #[arg(long)]
+    verbose: bool,
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Check that every deliberately wrong variant of the protocol is caught.
+    #[arg(long)]
+    mutants: bool,
+    /// Only variants whose name contains this.
+    #[arg(long, default_value = "")]
+    mutant: String,
+    /// Most general seeds tried for each variant.
+    #[arg(long, default_value_t = 2_000)]
+    max_seeds: u64,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let faults = match FaultSet::parse(&arguments.faults) {
+        Ok(faults) => faults,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    run::silence_panics();
+    if arguments.mutants {
+        return mutants::gate(&arguments.mutant, arguments.max_seeds, arguments.jobs);
+    }
+    let sizes = arguments
+        .replicas
+        .map_or_else(|| vec![1, 3, 5], |n| vec![n]);
+    let mut good = true;
+    for replicas in sizes {
+        let options = Options {
+            replicas,
+            faults,
+            steps: arguments.steps,
+            trace: false,
+        };
+        good &= campaign(&arguments, &options);
+    }
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Runs the seeds for one size of cluster.
+fn campaign(arguments: &Arguments, options: &Options) -> bool {
+    if arguments.verbose {
+        return verbose(arguments, options);
+    }
+    let next = AtomicU64::new(arguments.first);
+    let end = arguments.first.saturating_add(arguments.seeds);
+    let failed = AtomicBool::new(false);
+    let totals: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
+    let started = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs.max(1) {
+            scope.spawn(|| {
+                let mut mine: BTreeMap<&'static str, u64> = BTreeMap::new();
+                while !failed.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        break;
+                    }
+                    let verdict = run::run(seed, options, None);
+                    for (what, times) in verdict.seen {
+                        *mine.entry(what).or_default() += times;
+                    }
+                    *mine.entry("events").or_default() += verdict.events;
+                    *mine.entry("virtual seconds").or_default() += verdict.virtual_us / 1_000_000;
+                    let slowest = mine.entry("slowest recovery, virtual ms").or_default();
+                    *slowest = (*slowest).max(verdict.healed_us / 1_000);
+                    if verdict.violation.is_some() && !failed.swap(true, Ordering::Relaxed) {
+                        report(seed, arguments, options);
+                    }
+                }
+                merge(&totals, mine);
+            });
+        }
+    });
+    let seconds = started.elapsed().as_secs_f64();
+    let ran = next.load(Ordering::Relaxed).min(end) - arguments.first;
+    if failed.load(Ordering::Relaxed) {
+        return false;
+    }
+    println!(
+        "{} replicas: {ran} seeds, none failing, in {seconds:.1} s ({:.0} a second)",
+        options.replicas,
+        ran as f64 / seconds
+    );
+    if let Ok(totals) = totals.lock() {
+        for (what, times) in totals.iter() {
+            println!("  {times:>12} {what}");
+        }
+    }
+    true
+}
+
+fn merge(totals: &Mutex<BTreeMap<&'static str, u64>>, mine: BTreeMap<&'static str, u64>) {
+    let Ok(mut totals) = totals.lock() else {
+        return;
+    };
+    for (what, times) in mine {
+        let total = totals.entry(what).or_default();
+        if what.starts_with("slowest") {
+            *total = times.max(*total);
+        } else {
+            *total += times;
+        }
+    }
+}
+
+/// Says what failed, what came before, and how to see it again.
+fn report(seed: u64, arguments: &Arguments, options: &Options) {
+    let (verdict, lines) = run::replay(seed, options, None, false);
+    let Some(violation) = verdict.violation else {
+        eprintln!("seed {seed} failed once and not again: the run is not deterministic");
+        return;
+    };
+    eprintln!("last events:");
+    for line in lines {
+        eprintln!("{line}");
+    }
+    eprintln!();
+    eprintln!(
+        "seed {seed}, {} replicas: VIOLATED: {}",
+        options.replicas, violation.invariant
+    );
+    eprintln!("{}", violation.what);
+    eprintln!("replay: {}", replay_command(seed, arguments, options));
+}
+
+fn replay_command(seed: u64, arguments: &Arguments, options: &Options) -> String {
+    format!(
+        "cargo run --release --bin simulate -- --seeds 1 --first {seed} --replicas {} --faults {} \
+         --steps {} --verbose",
+        options.replicas, arguments.faults, options.steps
+    )
+}
+
+fn verbose(arguments: &Arguments, options: &Options) -> bool {
+    let mut good = true;
+    for seed in arguments.first..arguments.first.saturating_add(arguments.seeds) {
+        println!("seed {seed}, {} replicas", options.replicas);
+        let (verdict, _) = run::replay(seed, options, None, true);
+        for (what, times) in &verdict.seen {
+            println!("  {times:>12} {what}");
+        }
+        match verdict.violation {
+            Some(violation) => {
+                good = false;
+                println!("VIOLATED: {}\n{}", violation.invariant, violation.what);
+            }
+            None => println!("no violation in {} events", verdict.events),
+        }
+    }
+    good
+}

@@ -1,0 +1,526 @@
+//! The invariants, checked at every step.
+//!
+//! The checker sees every write to every disk (through [`super::disk::Probe`]), every message sent,
+//! every event and every status, and nothing of what the replicas think beside that. It keeps, for
+//! the whole world: the hash of every stamp, the committed prefix with the term that committed it,
+//! the digest at every index, the primary of every term, and every grant and ballot given. The
+//! first violation ends the run.
+
+use super::network::{id_of, slot};
+use chat::consensus::{HardState, Role};
+use chat::types::entry::{Entry, Kind, ReplaceIncarnation};
+use chat::types::{ClusterId, Hash, Incarnation, Index, Members, ReplicaId, RunNonce, Stamp, Term};
+use std::collections::{BTreeMap, HashMap};
+
+/// A broken invariant.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// Which: a short fixed name.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub what: String,
+}
+
+/// Stamp and hash of an entry.
+pub type Mark = (Stamp, Hash);
+
+/// One replica's disk, as the writes that went through the probe leave it.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// The log with unsynced writes.
+    pub live: Vec<Mark>,
+    /// The log that a crash cannot take.
+    pub durable: Vec<Mark>,
+    /// Each unsynced write, oldest first: entries kept, and what follows them.
+    pub unsynced: Vec<(usize, Vec<Mark>)>,
+    /// Last hard state written.
+    pub hard_live: Option<HardState>,
+    /// Last hard state fsynced.
+    pub hard_durable: Option<HardState>,
+    /// Highest commit record on the durable image.
+    pub commit_durable: Index,
+    /// Highest commit record written.
+    pub commit_live: Index,
+    /// What a wiped disk held, and whose promises these were.
+    pub lost: Option<(Incarnation, Vec<Mark>)>,
+    /// Faults have damaged this disk on purpose.
+    pub damaged: bool,
+}
+
+impl View {
+    /// Stamp of the last durable entry.
+    pub fn durable_last(&self) -> Stamp {
+        self.durable.last().map_or(Stamp::ZERO, |m| m.0)
+    }
+    /// May a crash leave this log?
+    pub fn allows(&self, log: &[Mark]) -> bool {
+        let mut possible = self.durable.clone();
+        let mut good = possible == log;
+        for (keep, appended) in &self.unsynced {
+            possible.truncate(*keep);
+            possible.extend(appended);
+            good |= possible == log;
+        }
+        good
+    }
+    /// This incarnation, once there is one.
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        self.hard_live.as_ref().map(|hard| hard.incarnation)
+    }
+}
+
+/// What one process run has shown.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    pub nonce: RunNonce,
+    pub commit: Index,
+    pub checked: usize,
+    /// Highest index that an append of this term has covered.
+    pub covered: (Term, u64),
+    /// The term in which it was seen to be primary, and its commit index then.
+    pub primary: Option<(Term, Index)>,
+    /// Highest term in which it stepped down.
+    pub stepped_down: Option<Term>,
+    /// The term in which it was primary after the last step.
+    pub leads: Option<Term>,
+    /// Its term and durable index after the last step, as it knows them.
+    pub term: Term,
+    pub durable: Index,
+    /// For each term that it left: the next one, and what it knew to be durable then.
+    pub left: Vec<(Term, Index)>,
+    /// Last stamp after the step before this one.
+    pub last: Stamp,
+    pub admitted: bool,
+}
+
+/// See the module.
+pub struct Checker {
+    replicas: usize,
+    /// Disks.
+    pub views: Vec<View>,
+    /// Process runs.
+    pub runs: Vec<Run>,
+    /// Virtual time, for reports.
+    pub violation: Option<Violation>,
+    pub(super) stamps: HashMap<Stamp, Hash>,
+    replacements: HashMap<Stamp, ReplaceIncarnation>,
+    /// The committed prefix: stamp, hash, and the term whose primary committed it.
+    pub committed: Vec<(Stamp, Hash, Term)>,
+    digests: Vec<Option<Hash>>,
+    /// Incarnations in force by the committed prefix.
+    pub in_force: Members,
+    founders: Option<Members>,
+    /// Index of the formation, or of the last readmission that is committed.
+    pub last_readmission: Index,
+    cluster: Option<ClusterId>,
+    pub(super) primaries: BTreeMap<Term, (ReplicaId, RunNonce)>,
+    pub(super) grants: BTreeMap<(Term, ReplicaId), Vec<(Incarnation, ReplicaId)>>,
+    pub(super) ballots: BTreeMap<(Term, ReplicaId), Vec<(Incarnation, RunNonce, Stamp)>>,
+    /// How often each thing worth knowing happened, for `--verbose` and the rates.
+    pub seen: BTreeMap<&'static str, u64>,
+}
+
+impl Checker {
+    /// For this many replicas.
+    pub fn new(replicas: usize) -> Self {
+        Self {
+            replicas,
+            views: vec![View::default(); replicas],
+            runs: vec![Run::default(); replicas],
+            violation: None,
+            stamps: HashMap::new(),
+            replacements: HashMap::new(),
+            committed: Vec::new(),
+            digests: Vec::new(),
+            in_force: Members::new(),
+            founders: None,
+            last_readmission: Index(1),
+            cluster: None,
+            primaries: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            ballots: BTreeMap::new(),
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Records the first violation.
+    pub fn fail(&mut self, invariant: &'static str, what: impl FnOnce() -> String) {
+        if self.violation.is_none() {
+            self.violation = Some(Violation {
+                invariant,
+                what: what(),
+            });
+        }
+    }
+    /// Records a violation unless `good`.
+    pub fn check(&mut self, good: bool, invariant: &'static str, what: impl FnOnce() -> String) {
+        if !good {
+            self.fail(invariant, what);
+        }
+    }
+    /// Counts.
+    pub fn count(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+    /// Replicas that make a majority.
+    pub fn majority(&self) -> usize {
+        self.replicas / 2 + 1
+    }
+
+    /// Same stamp, same hash.
+    pub fn on_entry(&mut self, at: usize, entry: &Entry) {
+        let (stamp, hash) = (entry.stamp(), entry.hash());
+        let known = *self.stamps.entry(stamp).or_insert(hash);
+        self.check(known == hash, "same stamp, same hash", || {
+            format!("{stamp} is {known:?} and, on replica {}, {hash:?}", at + 1)
+        });
+        if entry.kind() == Kind::ReplaceIncarnation
+            && let Some(replace) = entry.replace_incarnation()
+        {
+            self.replacements.insert(stamp, replace);
+        }
+        if let Some(formation) = entry.as_formation() {
+            self.founders = Some(formation.members);
+        }
+    }
+
+    /// How many admitted disks hold, durably, this entry. A disk that was wiped since counts as
+    /// holding what it held: the fault model allows that loss.
+    fn holders(&self, index: Index, hash: Hash, without: Option<ReplicaId>) -> usize {
+        let at = index.0 as usize - 1;
+        let founders = self.founders.as_ref().unwrap_or(&self.in_force);
+        let members = if self.committed.is_empty() {
+            founders
+        } else {
+            &self.in_force
+        };
+        let holds = |log: &Vec<Mark>| log.get(at).is_some_and(|m| m.1 == hash);
+        self.views
+            .iter()
+            .enumerate()
+            .filter(|(i, view)| {
+                let id = id_of(*i);
+                let in_force = members.get(&id);
+                let now = without != Some(id)
+                    && view.incarnation().as_ref() == in_force
+                    && holds(&view.durable);
+                now || view.lost.as_ref().is_some_and(|(_, log)| holds(log))
+            })
+            .count()
+    }
+
+    /// The log of `at` up to `index` is committed, and `term`'s primary did it.
+    fn commit_prefix(&mut self, at: usize, log: &[Mark], term: Term) {
+        for (i, &(stamp, hash)) in log.iter().enumerate() {
+            if let Some(&(_, known, by)) = self.committed.get(i) {
+                self.check(known == hash, "a committed entry never changes", || {
+                    format!(
+                        "index {} was committed as {known:?} in term {by}, and replica {} commits \
+                         {stamp} {hash:?} in term {term}",
+                        i + 1,
+                        at + 1
+                    )
+                });
+                continue;
+            }
+            self.committed.push((stamp, hash, term));
+            if i == 0 {
+                self.in_force = self.founders.clone().unwrap_or_default();
+            }
+            if let Some(replace) = self.replacements.get(&stamp).copied()
+                && self.in_force.get(&replace.id) == Some(&replace.old)
+            {
+                let holders = self.holders(stamp.index, hash, Some(replace.id));
+                self.check(
+                    holders >= self.majority(),
+                    "a readmission counts only once it is committed",
+                    || format!("{stamp} readmits {}: {holders} others hold it", replace.id),
+                );
+                self.in_force.insert(replace.id, replace.new);
+                self.last_readmission = stamp.index;
+                self.count("readmissions committed");
+            }
+        }
+    }
+
+    /// A durable log that holds this entry, up to it.
+    fn log_with(&self, index: Index, hash: Hash) -> Option<Vec<Mark>> {
+        let at = index.0 as usize - 1;
+        let logs = self.views.iter().flat_map(|view| {
+            let lost = view.lost.as_ref().map(|lost| &lost.1);
+            std::iter::once(&view.durable).chain(lost)
+        });
+        let mut holding = logs.filter(|log| log.get(at).is_some_and(|m| m.1 == hash));
+        holding.next().map(|log| log[..=at].to_vec())
+    }
+
+    /// Formed: entry 1 counts as committed.
+    pub fn on_formed(&mut self, at: usize, cluster: ClusterId) {
+        let known = *self.cluster.get_or_insert(cluster);
+        self.check(known == cluster, "one formation", || {
+            format!("replica {} formed {cluster:?} beside {known:?}", at + 1)
+        });
+    }
+
+    /// A step is over: what the replica shows of itself.
+    pub fn on_status(&mut self, at: usize, status: &chat::replica::Status, idle: bool) {
+        let node = &status.node;
+        let id = id_of(at);
+        let before = self.runs[at].commit;
+        self.check(
+            node.commit >= before,
+            "the commit index never falls",
+            || format!("replica {id}: {} after {before}", node.commit),
+        );
+        self.check(
+            status.applied <= node.commit,
+            "only committed entries are applied",
+            || {
+                format!(
+                    "replica {id}: applied {} of {}",
+                    status.applied, node.commit
+                )
+            },
+        );
+        self.check(
+            node.term >= node.last.term,
+            "the term is at least the log's",
+            || format!("replica {id} in term {} has {}", node.term, node.last),
+        );
+        let advanced = node.commit > before;
+        self.runs[at].commit = node.commit;
+        self.runs[at].admitted = node.members.get(&id) == Some(&node.incarnation);
+        let run = &mut self.runs[at];
+        if node.term > run.term {
+            run.left.push((node.term, run.durable));
+        }
+        (run.term, run.durable) = (node.term, node.durable.index);
+        let ended = run.leads.take();
+        if node.role == Role::Primary {
+            run.leads = Some(node.term);
+        }
+        if node.role == Role::Primary {
+            self.on_primary(at, node, advanced);
+        } else if let Some(term) = ended
+            && advanced
+        {
+            self.on_last_commit(at, Stamp::new(term, node.commit));
+        }
+        self.on_digest(at, status.applied, status.digest);
+        let settled = idle && node.last == node.durable;
+        if settled && self.views[at].durable.len() == node.last.index.0 as usize {
+            self.check_committed(at, node.commit);
+        }
+    }
+
+    fn on_primary(&mut self, at: usize, node: &chat::consensus::Status, advanced: bool) {
+        let (id, term) = (id_of(at), node.term);
+        if self.runs[at].primary.is_none_or(|(t, _)| t != term) {
+            self.runs[at].primary = Some((term, node.commit));
+            self.on_became_primary(at, term);
+        }
+        if !advanced
+            || self.runs[at]
+                .primary
+                .is_none_or(|(_, since)| node.commit <= since)
+        {
+            return;
+        }
+        let stamp = Stamp::new(term, node.commit);
+        let Some(hash) = self.stamps.get(&stamp).copied() else {
+            self.fail("commit only entries of one's own term", || {
+                format!("primary {id} of term {term} commits {}", node.commit)
+            });
+            return;
+        };
+        let Some(log) = self.log_with(node.commit, hash) else {
+            self.fail("committed is durable on a majority", || {
+                format!("primary {id} commits {stamp}, which no disk holds")
+            });
+            return;
+        };
+        self.commit_prefix(at, &log, term);
+        let holders = self.holders(node.commit, hash, None);
+        self.check(
+            holders >= self.majority(),
+            "committed is durable on a majority",
+            || format!("primary {id} commits {stamp}: {holders} disks hold it"),
+        );
+    }
+
+    /// A primary may commit and step down in one step (a handover does).
+    fn on_last_commit(&mut self, at: usize, stamp: Stamp) {
+        let Some(hash) = self.stamps.get(&stamp).copied() else {
+            return;
+        };
+        if let Some(log) = self.log_with(stamp.index, hash)
+            && self.holders(stamp.index, hash, None) >= self.majority()
+        {
+            self.commit_prefix(at, &log, stamp.term);
+        }
+    }
+
+    fn on_became_primary(&mut self, at: usize, term: Term) {
+        let (id, nonce) = (id_of(at), self.runs[at].nonce);
+        self.count("primaries");
+        let known = *self.primaries.entry(term).or_insert((id, nonce));
+        self.check(known == (id, nonce), "one primary a term", || {
+            format!("term {term}: replica {} and then replica {id}", known.0)
+        });
+        self.check(
+            self.runs[at].stepped_down.is_none_or(|t| t < term),
+            "who stepped down is never primary again in that term",
+            || format!("replica {id} in term {term}"),
+        );
+        self.check(self.runs[at].admitted, "only admitted replicas win", || {
+            format!("replica {id} in term {term}")
+        });
+        self.check(
+            !self.views[at].damaged,
+            "a damaged replica never wins",
+            || format!("replica {id} in term {term}"),
+        );
+        let granted = (0..self.replicas)
+            .filter(|i| {
+                let given = self.grants.get(&(term, id_of(*i)));
+                given.is_some_and(|given| given.iter().any(|(_, to)| *to == id))
+            })
+            .count();
+        self.check(
+            granted >= self.majority(),
+            "a primary holds a majority of grants",
+            || format!("replica {id} in term {term}: {granted} durable grants"),
+        );
+        let durable = &self.views[at].durable;
+        let lacking = self.committed.iter().enumerate().find(|(i, entry)| {
+            entry.2 < term && durable.get(*i).is_none_or(|mine| mine.1 != entry.1)
+        });
+        if let Some((_, entry)) = lacking {
+            let what = format!(
+                "replica {id} in term {term} lacks {}, committed in term {}",
+                entry.0, entry.2
+            );
+            self.fail("a primary holds all that was committed", || what);
+        }
+    }
+
+    fn check_committed(&mut self, at: usize, commit: Index) {
+        let from = self.runs[at].checked;
+        let to = commit.0 as usize;
+        for i in from..to.min(self.committed.len()) {
+            let mine = self.views[at].durable.get(i).copied();
+            let (stamp, hash, _) = self.committed[i];
+            self.check(
+                mine == Some((stamp, hash)),
+                "a committed entry never changes",
+                || {
+                    format!(
+                        "replica {} holds {mine:?} as committed, the cluster {stamp} {hash:?}",
+                        at + 1
+                    )
+                },
+            );
+        }
+        if to > self.committed.len() {
+            // Only a formation that no primary has built on is committed unseen.
+            self.check(to == 1, "nothing is committed but by a primary", || {
+                format!("replica {} has committed {commit}", at + 1)
+            });
+            return;
+        }
+        self.runs[at].checked = to;
+    }
+
+    /// Equal index, equal digest.
+    pub fn on_digest(&mut self, at: usize, index: Index, digest: Hash) {
+        let i = index.0 as usize;
+        if self.digests.len() <= i {
+            self.digests.resize(i + 64, None);
+        }
+        let known = *self.digests[i].get_or_insert(digest);
+        self.check(known == digest, "equal index, equal state digest", || {
+            format!(
+                "index {index}: {known:?}, and on replica {} {digest:?}",
+                at + 1
+            )
+        });
+    }
+
+    /// A client was told that its write is done.
+    pub fn on_acknowledged(&mut self, at: usize, index: Index) {
+        self.count("writes acknowledged");
+        let Some(&(stamp, hash, _)) = self.committed.get(index.0 as usize - 1) else {
+            self.fail("acknowledged is committed", || {
+                format!("replica {} acknowledges index {index}", at + 1)
+            });
+            return;
+        };
+        let holders = self.holders(index, hash, None);
+        self.check(
+            holders >= self.majority(),
+            "acknowledged is durable on a majority",
+            || format!("{stamp}: {holders} disks hold it"),
+        );
+    }
+
+    /// A disk was replaced by an empty one.
+    pub fn on_wiped(&mut self, at: usize) {
+        self.count("disks wiped");
+        let old = std::mem::take(&mut self.views[at]);
+        if let Some(hard) = old.hard_durable {
+            self.views[at].lost = Some((hard.incarnation, old.durable));
+        }
+    }
+
+    /// A hard state is on its way to the disk.
+    pub fn on_hard_state(&mut self, at: usize, state: &HardState, synced: bool) {
+        let id = id_of(at);
+        if let Some(before) = self.views[at].hard_live.as_ref()
+            && before.incarnation == state.incarnation
+        {
+            let before = before.clone();
+            self.check(
+                state.term >= before.term,
+                "a persisted term never falls",
+                || format!("replica {id}: {} after {}", state.term, before.term),
+            );
+            let changed = state.term == before.term
+                && before.granted_to.is_some()
+                && state.granted_to != before.granted_to;
+            self.check(!changed, "one grant a term", || {
+                format!(
+                    "replica {id} in term {}: {:?} after {:?}",
+                    state.term, state.granted_to, before.granted_to
+                )
+            });
+        }
+        self.views[at].hard_live = Some(state.clone());
+        if !synced {
+            return;
+        }
+        self.views[at].hard_durable = Some(state.clone());
+        if let Some(to) = state.granted_to {
+            self.on_grant(id, state.incarnation, state.term, to);
+        }
+    }
+
+    /// A grant is durable, or sent.
+    pub fn on_grant(&mut self, from: ReplicaId, life: Incarnation, term: Term, to: ReplicaId) {
+        let given = self.grants.entry((term, from)).or_default();
+        let other = given.iter().find(|(l, t)| *l == life && *t != to).copied();
+        if !given.contains(&(life, to)) {
+            given.push((life, to));
+        }
+        self.check(other.is_none(), "one grant a term", || {
+            format!(
+                "replica {from} in term {term}: to {to} after {:?}",
+                other.map(|o| o.1)
+            )
+        });
+    }
+
+    /// Place of a replica that is primary in this term and running, if there is one.
+    pub fn primary_of(&self, term: Term) -> Option<usize> {
+        self.primaries.get(&term).map(|(id, _)| slot(*id))
+    }
+}

@@ -1,0 +1,424 @@
+//! The invariants of what leaves a replica (messages) and of what reaches its disk.
+
+use super::checker::{Checker, Mark, Run};
+use super::network::{id_of, slot};
+use chat::consensus::{AppendReply, Body, Event, HardState, Message};
+use chat::storage::{Recovered, Write};
+use chat::types::{Index, RunNonce, Stamp};
+
+impl Checker {
+    /// A process starts from what its disk holds.
+    pub fn on_open(&mut self, at: usize, recovered: &Recovered, log: Vec<Mark>, run: RunNonce) {
+        let id = id_of(at);
+        self.runs[at] = Run {
+            nonce: run,
+            ..Run::default()
+        };
+        let view = self.views[at].clone();
+        if !view.damaged {
+            self.check(
+                recovered.damage.is_empty(),
+                "a crash damages nothing",
+                || format!("replica {id}: {:?}", recovered.damage),
+            );
+            let allowed = view.allows(&log);
+            self.check(allowed, "a synced log survives a crash", || {
+                let last = log.last().map(|m| m.0);
+                format!(
+                    "replica {id} reopens with {last:?}, synced {:?}",
+                    view.durable_last()
+                )
+            });
+            self.check_hard_state(at, recovered.hard_state.as_ref());
+            let commit = recovered.commit.map_or(Index(0), |c| c.stamp.index);
+            self.check(
+                commit >= view.commit_durable,
+                "the commit index never falls",
+                || {
+                    format!(
+                        "replica {id} reopens with {commit} after {}",
+                        view.commit_durable
+                    )
+                },
+            );
+        }
+        let view = &mut self.views[at];
+        view.live.clone_from(&log);
+        view.durable = log;
+        view.unsynced.clear();
+        view.hard_live.clone_from(&recovered.hard_state);
+        view.hard_durable.clone_from(&recovered.hard_state);
+        view.commit_live = recovered.commit.map_or(Index(0), |c| c.stamp.index);
+        view.commit_durable = view.commit_live;
+    }
+
+    fn check_hard_state(&mut self, at: usize, found: Option<&HardState>) {
+        let id = id_of(at);
+        let Some(synced) = self.views[at].hard_durable.clone() else {
+            return;
+        };
+        let Some(found) = found else {
+            self.fail("a synced promise survives a crash", || {
+                format!("replica {id} lost its hard state")
+            });
+            return;
+        };
+        let good = found.incarnation == synced.incarnation
+            && found.term >= synced.term
+            && (found.term > synced.term
+                || synced.granted_to.is_none()
+                || found.granted_to == synced.granted_to);
+        self.check(good, "a synced promise survives a crash", || {
+            format!(
+                "replica {id} synced term {} grant {:?}, reopens with term {} grant {:?}",
+                synced.term, synced.granted_to, found.term, found.granted_to
+            )
+        });
+    }
+
+    /// The replica has started: it must stand where its log does.
+    pub fn on_started(&mut self, at: usize, last: Stamp, commit: Index) {
+        let durable = self.views[at].durable_last();
+        self.runs[at].last = last;
+        let good = last == durable || self.views[at].damaged;
+        self.check(good, "a restart keeps the whole log", || {
+            format!("replica {} starts at {last} of {durable}", at + 1)
+        });
+        self.check(
+            commit >= self.views[at].commit_durable,
+            "the commit index never falls",
+            || format!("replica {} starts at {commit}", at + 1),
+        );
+    }
+
+    /// A write reaches the disk's live image.
+    pub fn on_write(&mut self, at: usize, write: &Write, is_primary: bool) {
+        let id = id_of(at);
+        for entry in &write.append {
+            self.on_entry(at, entry);
+        }
+        let mut log = std::mem::take(&mut self.views[at].live);
+        let keep = write.truncate_after.map_or(log.len(), |i| i.0 as usize);
+        let first = write.append.first().map(|e| e.index().0 as usize - 1);
+        let keep = keep.min(first.unwrap_or(keep)).min(log.len());
+        let dropped: Vec<Mark> = log.drain(keep..).collect();
+        let consecutive = first.is_none_or(|first| first == log.len());
+        self.check(consecutive, "a log has no gap", || {
+            format!("replica {id} appends at {first:?} to {} entries", log.len())
+        });
+        log.extend(write.append.iter().map(|e| (e.stamp(), e.hash())));
+        for mark in dropped {
+            self.check_dropped(at, mark, &log, is_primary);
+        }
+        if let Some(record) = &write.commit {
+            self.views[at].commit_live = record.stamp.index;
+            let i = record.stamp.index.0 as usize - 1;
+            let known = self.committed.get(i).copied();
+            let good =
+                known.is_none_or(|(stamp, hash, _)| (stamp, hash) == (record.stamp, record.hash));
+            self.check(good, "a commit record names what was committed", || {
+                format!(
+                    "replica {id}: {} {:?}, committed {known:?}",
+                    record.stamp, record.hash
+                )
+            });
+            self.on_digest(at, record.stamp.index, record.digest);
+        }
+        if let Some(slice) = &write.slice {
+            self.on_digest(at, slice.applied, slice.digest);
+            let recorded = self.views[at].commit_live;
+            self.check(
+                slice.applied <= recorded,
+                "a slice ends below a commit record",
+                || format!("replica {id}: {} above {recorded}", slice.applied),
+            );
+        }
+        let view = &mut self.views[at];
+        if keep < log.len() || write.truncate_after.is_some() {
+            view.unsynced.push((keep, log[keep..].to_vec()));
+        }
+        view.live = log;
+    }
+
+    fn check_dropped(&mut self, at: usize, dropped: Mark, log: &[Mark], is_primary: bool) {
+        let (stamp, hash) = dropped;
+        let i = stamp.index.0 as usize - 1;
+        if log.get(i) == Some(&dropped) {
+            return;
+        }
+        let committed = self.committed.get(i).is_some_and(|c| c.1 == hash);
+        self.check(!committed, "a committed entry never goes", || {
+            format!("replica {} drops {stamp}", at + 1)
+        });
+        let own = is_primary && self.primary_of(stamp.term) == Some(at);
+        self.check(!own, "a primary never rewrites its own log", || {
+            format!("replica {} drops {stamp}", at + 1)
+        });
+        self.count("entries truncated");
+    }
+
+    /// The disk's live image became durable.
+    pub fn on_sync(&mut self, at: usize) {
+        let view = &mut self.views[at];
+        for (keep, appended) in view.unsynced.drain(..) {
+            view.durable.truncate(keep);
+            view.durable.extend(appended);
+        }
+        view.commit_durable = view.commit_live;
+    }
+
+    /// A message is about to leave replica `at`.
+    pub fn on_message(&mut self, at: usize, message: &Message) {
+        let id = id_of(at);
+        let durable_term = self.views[at].hard_durable.as_ref().map(|h| h.term);
+        let promising = matches!(
+            message.body,
+            Body::Ballot(_)
+                | Body::Grant { .. }
+                | Body::Append(_)
+                | Body::RoundReply { .. }
+                | Body::AppendReply(AppendReply::Match { .. })
+        );
+        if promising {
+            let known = durable_term.is_some_and(|t| t >= message.term);
+            self.check(
+                known,
+                "nothing is sent before what it promises is durable",
+                || {
+                    format!(
+                        "replica {id} sends {} in term {}, durable is {durable_term:?}",
+                        name(&message.body),
+                        message.term
+                    )
+                },
+            );
+            let takes_part = !self.views[at].damaged;
+            self.check(takes_part, "a damaged replica takes no part", || {
+                format!("replica {id} sends {}", name(&message.body))
+            });
+        }
+        match &message.body {
+            Body::Append(append) => {
+                for entry in &append.entries {
+                    self.on_entry(at, entry);
+                }
+            }
+            Body::Ballot(ballot) => self.on_ballot(at, message, ballot.last),
+            Body::Grant { .. } => self.on_grant_sent(at, message),
+            Body::AppendReply(AppendReply::Match { index, counting }) => {
+                self.on_match(at, message, *index, *counting);
+            }
+            Body::RoundReply { .. } | Body::Agree { .. } => {
+                let admitted = self.runs[at].admitted;
+                self.check(admitted, "only admitted replicas count", || {
+                    format!("replica {id} sends {}", name(&message.body))
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn on_ballot(&mut self, at: usize, message: &Message, last: Stamp) {
+        let (id, term) = (id_of(at), message.term);
+        let view = &self.views[at];
+        let known = last.index.0 as usize;
+        let durable = last == Stamp::ZERO
+            || view
+                .durable
+                .get(known.wrapping_sub(1))
+                .is_some_and(|m| m.0 == last);
+        self.check(durable, "a ballot names durable entries only", || {
+            format!("replica {id} in term {term} names {last}")
+        });
+        self.check(
+            self.runs[at].admitted,
+            "only admitted replicas ballot",
+            || format!("replica {id} in term {term}"),
+        );
+        let life = message.from_incarnation;
+        let given = self.ballots.entry((term, id)).or_default();
+        let other = given
+            .iter()
+            .any(|(l, run, _)| *l == life && *run != message.run);
+        if !given.contains(&(life, message.run, last)) {
+            given.push((life, message.run, last));
+            self.count("ballots");
+        }
+        self.check(!other, "one run ballots in a term", || {
+            format!("replica {id} in term {term}")
+        });
+    }
+
+    fn on_grant_sent(&mut self, at: usize, message: &Message) {
+        let (id, term, to) = (id_of(at), message.term, message.to);
+        let hard = self.views[at].hard_durable.as_ref();
+        let kept =
+            hard.is_some_and(|h| h.term > term || (h.term == term && h.granted_to == Some(to)));
+        self.check(
+            kept,
+            "nothing is sent before what it promises is durable",
+            || format!("replica {id} grants term {term} to {to} without having written it"),
+        );
+        self.check(
+            self.runs[at].admitted,
+            "only admitted replicas grant",
+            || format!("replica {id} in term {term}"),
+        );
+        let life = message.from_incarnation;
+        let first = self
+            .grants
+            .get(&(term, id))
+            .is_none_or(|g| !g.contains(&(life, to)));
+        self.on_grant(id, life, term, to);
+        if first {
+            self.count("grants sent before they were seen on a disk");
+        }
+        let newest = self
+            .ballots
+            .get(&(term, to))
+            .and_then(|given| given.iter().map(|(_, _, last)| *last).max());
+        let Some(ballot) = newest else {
+            self.fail("a grant answers a ballot", || {
+                format!("replica {id} grants term {term} to {to}")
+            });
+            return;
+        };
+        let hard_term = self.views[at].hard_durable.as_ref().map(|h| h.term);
+        let own = self.views[at].durable_last();
+        let newer = own > ballot && hard_term == Some(term) && own.term < term;
+        self.check(!newer, "a grant never goes to an older copy", || {
+            format!("replica {id} with {own} grants term {term} to {to} with {ballot}")
+        });
+    }
+
+    fn on_match(&mut self, at: usize, message: &Message, index: Index, counting: bool) {
+        let (id, term) = (id_of(at), message.term);
+        let i = index.0 as usize;
+        // An answer may have waited for its term to be durable, and that term may have ended
+        // meanwhile: it was true when it was made, as one that is late on its way.
+        let left = self.runs[at]
+            .left
+            .iter()
+            .find(|(next, _)| *next > term)
+            .copied();
+        let held = left.is_some() || self.views[at].durable.len() >= i;
+        self.check(held, "nothing is acknowledged before it is durable", || {
+            format!("replica {id} acknowledges {index} in term {term}")
+        });
+        if !counting {
+            return;
+        }
+        self.check(
+            self.runs[at].admitted,
+            "only admitted replicas count",
+            || format!("replica {id} acknowledges {index}"),
+        );
+        let current = left.is_none_or(|(_, durable)| index <= durable);
+        self.check(
+            current,
+            "nothing is acknowledged after a grant above it",
+            || format!("replica {id} acknowledges {index} in term {term}, which it left: {left:?}"),
+        );
+        if left.is_some() {
+            return;
+        }
+        let covered = self.runs[at].covered;
+        let good = index.0 == 0 || (covered.0 == term && covered.1 >= index.0);
+        self.check(good, "only what this primary sent is acknowledged", || {
+            format!("replica {id} acknowledges {index} in term {term}, was sent {covered:?}")
+        });
+        // The primary's own disk may be behind; its log is compared where it is known.
+        if i > 0
+            && self.primary_of(term) == Some(slot(message.to))
+            && let (Some(mine), Some(theirs)) = (
+                self.views[at].durable.get(i - 1).copied(),
+                self.views[slot(message.to)].live.get(i - 1).copied(),
+            )
+            && theirs.0.term <= term
+            && self.runs[slot(message.to)]
+                .primary
+                .is_some_and(|(t, _)| t == term)
+        {
+            self.check(
+                mine == theirs,
+                "an acknowledged entry is the primary's",
+                || format!("replica {id} acknowledges {mine:?}, the primary has {theirs:?}"),
+            );
+        }
+    }
+
+    /// A message reached replica `at` (before it is handled).
+    pub fn on_received(&mut self, at: usize, message: &Message) {
+        if let Body::Append(append) = &message.body {
+            let covered = &mut self.runs[at].covered;
+            let upto = append.previous.index.0 + append.entries.len() as u64;
+            if covered.0 < message.term {
+                *covered = (message.term, upto);
+            } else if covered.0 == message.term {
+                covered.1 = covered.1.max(upto);
+            }
+        }
+    }
+
+    /// Something happened in replica `at`.
+    pub fn on_event(&mut self, at: usize, event: &Event) {
+        let id = id_of(at);
+        match event {
+            Event::Formed(cluster) => {
+                self.on_formed(at, *cluster);
+                self.count("formations");
+            }
+            Event::SteppedDown { term, .. } => {
+                let run = &mut self.runs[at];
+                run.stepped_down = run.stepped_down.max(Some(*term));
+                self.count("primaries that stepped down");
+            }
+            Event::BecamePrimary(term) => {
+                let again = self.runs[at].stepped_down.is_some_and(|t| t >= *term);
+                self.check(
+                    !again,
+                    "who stepped down is never primary again in that term",
+                    || format!("replica {id} in term {term}"),
+                );
+            }
+            Event::Adopted { last, .. } => {
+                let before = self.runs[at].last;
+                self.check(*last > before, "an adopted copy is newer", || {
+                    format!("replica {id} adopts {last} over {before}")
+                });
+                self.count("adoptions");
+            }
+            Event::AdoptionRefused { .. } => self.count("adoptions refused"),
+            Event::ElectionStarted(_) => self.count("elections started"),
+            Event::Damaged { index, reason } => {
+                let asked = self.views[at].damaged;
+                self.check(asked, "nothing committed is contradicted", || {
+                    format!("replica {id} finds itself damaged at {index}: {reason}")
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Name of a message, for reports.
+pub fn name(body: &Body) -> &'static str {
+    match body {
+        Body::Hello(_) => "hello",
+        Body::Refresh(_) => "refresh",
+        Body::Ask { .. } => "ask",
+        Body::Agree { .. } => "agree",
+        Body::Ballot(_) => "ballot",
+        Body::Abstain => "abstain",
+        Body::Grant { .. } => "grant",
+        Body::Append(_) => "append",
+        Body::AppendReply(_) => "append reply",
+        Body::Round { .. } => "round",
+        Body::RoundReply { .. } => "round reply",
+        Body::ReadIndex { .. } => "read index",
+        Body::ReadIndexReply { .. } => "read index reply",
+        Body::CampaignNow => "campaign now",
+        Body::CopyRequest { .. } => "copy request",
+        Body::CopyPiece { .. } => "copy piece",
+    }
+}

@@ -1,0 +1,455 @@
+//! What goes wrong, how often, and to whom.
+//!
+//! Each seed draws a [`Plan`]: a random part of the allowed kinds of fault, each with a rate of its
+//! own, so that some runs are nearly calm and others see one kind only (swarm testing). A
+//! [`Director`] replaces the draw by a schedule of its own.
+
+use super::disk::Disk;
+use super::network::{Weather, id_of};
+use super::rng::Rng;
+use super::world::{Clock, Happening, Options, World};
+use chat::consensus::Role;
+use chat::replica::{Input, PeerMessage};
+
+/// A kind of fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Messages are lost.
+    Loss,
+    /// Messages are late.
+    Delay,
+    /// Messages come twice.
+    Duplicate,
+    /// Messages overtake each other.
+    Reorder,
+    /// Groups are cut off from each other.
+    Partition,
+    /// One direction between two replicas is cut.
+    OneWay,
+    /// Connections close and open again.
+    Flap,
+    /// A process is killed.
+    Kill,
+    /// All processes are killed.
+    KillAll,
+    /// A process is killed inside a disk job, at any of its steps.
+    Persist,
+    /// A process stands still and goes on.
+    Pause,
+    /// A disk is slow or stuck.
+    Disk,
+    /// Wall clocks jump, monotonic clocks drift.
+    Clock,
+    /// A replica is asked to stop, as by SIGTERM.
+    Handover,
+    /// A replica comes back with an empty disk, one at a time.
+    Wipe,
+    /// Replicas boot long after each other.
+    LateBoot,
+}
+
+/// All kinds with their names.
+pub const FAULTS: [(&str, Fault); 16] = [
+    ("loss", Fault::Loss),
+    ("delay", Fault::Delay),
+    ("duplicate", Fault::Duplicate),
+    ("reorder", Fault::Reorder),
+    ("partition", Fault::Partition),
+    ("one-way", Fault::OneWay),
+    ("flap", Fault::Flap),
+    ("kill", Fault::Kill),
+    ("kill-all", Fault::KillAll),
+    ("persist", Fault::Persist),
+    ("pause", Fault::Pause),
+    ("disk", Fault::Disk),
+    ("clock", Fault::Clock),
+    ("handover", Fault::Handover),
+    ("wipe", Fault::Wipe),
+    ("late-boot", Fault::LateBoot),
+];
+
+/// A set of kinds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FaultSet(u32);
+
+impl FaultSet {
+    /// Every kind.
+    pub const ALL: Self = Self(u32::MAX);
+    /// No fault.
+    pub const NONE: Self = Self(0);
+    /// With one more kind.
+    pub fn with(self, fault: Fault) -> Self {
+        Self(self.0 | 1 << fault as u32)
+    }
+    /// Is this kind in it?
+    pub fn has(self, fault: Fault) -> bool {
+        self.0 & (1 << fault as u32) != 0
+    }
+    /// From names separated by commas; "all" and "none" too.
+    pub fn parse(list: &str) -> Result<Self, String> {
+        let mut set = Self::NONE;
+        for word in list.split(',').map(str::trim).filter(|w| !w.is_empty()) {
+            match word {
+                "all" => set = Self::ALL,
+                "none" => set = Self::NONE,
+                _ => {
+                    let known = FAULTS.iter().find(|(name, _)| *name == word);
+                    let Some((_, fault)) = known else {
+                        let names: Vec<&str> = FAULTS.iter().map(|(name, _)| *name).collect();
+                        return Err(format!(
+                            "no fault {word:?}; there are: {}",
+                            names.join(", ")
+                        ));
+                    };
+                    set = set.with(*fault);
+                }
+            }
+        }
+        Ok(set)
+    }
+}
+
+/// Schedules faults instead of the draw, and may hold back messages.
+pub trait Director {
+    /// Acts; returns the microseconds to its next act, or `None` when it is done.
+    fn act(&mut self, world: &mut World) -> Option<u64>;
+    /// May this message pass?
+    fn lets_pass(&mut self, message: &PeerMessage) -> bool {
+        let _ = message;
+        true
+    }
+}
+
+/// What one seed has drawn.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub faults: FaultSet,
+    pub weather: Weather,
+    /// Mean microseconds between faults.
+    pub gap_us: u64,
+    /// Mean microseconds that a killed process stays away.
+    pub away_us: u64,
+    /// Jobs of a thousand that end in a kill.
+    pub persist_kill: u64,
+    /// Jobs of a thousand that are slow.
+    pub disk_slow: u64,
+    pub boot_spread_us: u64,
+    pub clients: usize,
+    /// Mean microseconds between a client's operations.
+    pub think_us: u64,
+    pub token_idle_us: u64,
+    pub checkpoint_entries: u64,
+    /// Bytes of log below the applied index that a booting replica keeps in memory.
+    pub cache_bytes: usize,
+    /// At the end two of three disks are replaced: nothing may form.
+    pub double_wipe: bool,
+}
+
+impl Plan {
+    /// Draws one.
+    pub fn draw(rng: &mut Rng, options: &Options) -> Self {
+        let mut faults = FaultSet::NONE;
+        for (_, fault) in FAULTS {
+            if rng.chance(600) && options.faults.has(fault) {
+                faults = faults.with(fault);
+            }
+        }
+        let mut rate = |fault: Fault, rates: [u64; 3]| {
+            let rate = *rng.pick(&rates);
+            if faults.has(fault) { rate } else { 0 }
+        };
+        let weather = Weather {
+            loss: rate(Fault::Loss, [5, 40, 200]),
+            duplicate: rate(Fault::Duplicate, [5, 50, 300]),
+            reorder: rate(Fault::Reorder, [20, 200, 700]),
+            late: rate(Fault::Delay, [5, 50, 200]),
+            delay_us_max: 300 + rate(Fault::Delay, [300, 2_000, 8_000]),
+        };
+        let persist_kill = rate(Fault::Persist, [2, 10, 40]);
+        let disk_slow = rate(Fault::Disk, [1, 10, 60]);
+        let late_boot = rate(Fault::LateBoot, [50_000, 150_000, 300_000]);
+        Self {
+            faults,
+            weather,
+            gap_us: *rng.pick(&[20_000, 60_000, 150_000, 300_000]),
+            away_us: *rng.pick(&[2_000, 30_000, 150_000]),
+            persist_kill,
+            disk_slow,
+            boot_spread_us: 5_000 + late_boot,
+            clients: rng.between(2, 4) as usize,
+            think_us: *rng.pick(&[500, 3_000, 12_000]),
+            token_idle_us: if rng.chance(100) { 1_500_000 } else { 1 << 44 },
+            checkpoint_entries: *rng.pick(&[4, 32, 256]),
+            cache_bytes: *rng.pick(&[1, 1_000, 16 * 1024 * 1024]),
+            double_wipe: options.replicas == 3 && faults.has(Fault::Wipe) && rng.chance(100),
+        }
+    }
+
+    /// Clocks of a replica.
+    pub fn clock(&self, rng: &mut Rng) -> Clock {
+        let drifts = self.faults.has(Fault::Clock);
+        Clock {
+            drift_ppm: if drifts {
+                rng.between(0, 20_000) as i64 - 10_000
+            } else {
+                0
+            },
+            started: 0,
+            wall_ahead_us: if drifts {
+                rng.below(200_000_000) as i64 - 100_000_000
+            } else {
+                0
+            },
+        }
+    }
+
+    /// How long a disk job takes, in microseconds.
+    pub fn disk_time(&self, rng: &mut Rng, slow: bool) -> u64 {
+        let usual = rng.between(60, 500);
+        if slow || rng.chance(self.disk_slow) {
+            usual + rng.around(20_000)
+        } else {
+            usual
+        }
+    }
+}
+
+impl World {
+    /// Does a director hold this message back?
+    pub fn is_filtered(&mut self, message: &PeerMessage) -> bool {
+        self.director
+            .as_mut()
+            .is_some_and(|d| !d.lets_pass(message))
+    }
+
+    /// The next fault, and when the one after it comes.
+    pub fn next_fault(&mut self) {
+        if self.healing {
+            return;
+        }
+        if let Some(mut director) = self.director.take() {
+            let next = director.act(self);
+            self.director = Some(director);
+            if let Some(after) = next {
+                self.schedule(after, Happening::Fault);
+            }
+            return;
+        }
+        let after = self.rng.around(self.plan.gap_us);
+        self.schedule(after, Happening::Fault);
+        let all = [
+            Fault::Partition,
+            Fault::OneWay,
+            Fault::Flap,
+            Fault::Kill,
+            Fault::Kill,
+            Fault::KillAll,
+            Fault::Pause,
+            Fault::Disk,
+            Fault::Clock,
+            Fault::Handover,
+            Fault::Wipe,
+        ];
+        let fault = *self.rng.pick(&all);
+        if self.plan.faults.has(fault) {
+            self.strike(fault);
+        }
+    }
+
+    fn strike(&mut self, fault: Fault) {
+        let n = self.members.len();
+        let victim = self.victim();
+        match fault {
+            Fault::Partition => self.partition(),
+            Fault::OneWay => {
+                let other = self.rng.below(n as u64) as usize;
+                self.cut_for_a_while(victim, other);
+            }
+            Fault::Flap => {
+                let other = self.rng.below(n as u64) as usize;
+                self.link_lost(victim, other);
+                self.link_lost(other, victim);
+            }
+            Fault::Kill => {
+                self.kill(victim, "at random");
+                self.restart_later(victim);
+            }
+            Fault::KillAll => {
+                if self.rng.chance(300) {
+                    for at in 0..n {
+                        self.kill(at, "with all others");
+                        self.restart_later(at);
+                    }
+                }
+            }
+            Fault::Pause => self.pause(victim),
+            Fault::Disk => {
+                let long = self.rng.around(60_000);
+                self.members[victim].slow_until = self.now + long;
+            }
+            Fault::Clock => {
+                let jump = self.rng.below(20_000_000_000) as i64 - 10_000_000_000;
+                let small = self.rng.below(2_000_000) as i64 - 1_000_000;
+                let jump = if self.rng.chance(300) { jump } else { small };
+                self.members[victim].clock.wall_ahead_us += jump;
+            }
+            Fault::Handover => {
+                self.note(|| format!("{} is asked to stop", victim + 1));
+                if self.members[victim].process.is_some() {
+                    self.checker.count("handovers");
+                    self.feed(victim, Input::ShutDown);
+                }
+            }
+            Fault::Wipe => {
+                if self.may_wipe(victim) {
+                    self.wipe(victim);
+                    self.restart_later(victim);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// One replica, the primary in half of the cases.
+    pub fn victim(&mut self) -> usize {
+        let n = self.members.len() as u64;
+        let primary = self.primary();
+        let random = self.rng.below(n) as usize;
+        if self.rng.chance(500) {
+            primary.unwrap_or(random)
+        } else {
+            random
+        }
+    }
+
+    /// The running primary of the highest term.
+    pub fn primary(&self) -> Option<usize> {
+        let running = self.members.iter().enumerate();
+        let primaries = running.filter_map(|(at, member)| {
+            let process = member.process.as_ref()?;
+            (process.role == Role::Primary).then_some((process.term, at))
+        });
+        primaries.max().map(|(_, at)| at)
+    }
+
+    fn partition(&mut self) {
+        let n = self.members.len();
+        let lonely = self.victim();
+        let split = self.rng.chance(500);
+        let group: Vec<bool> = (0..n)
+            .map(|at| {
+                if split {
+                    self.rng.chance(500)
+                } else {
+                    at == lonely
+                }
+            })
+            .collect();
+        self.note(|| format!("partition {group:?}"));
+        // A partial partition leaves single paths open.
+        let partial = self.rng.chance(300);
+        for a in 0..n {
+            for b in 0..n {
+                if group[a] != group[b] && !(partial && self.rng.chance(300)) {
+                    self.cut_for_a_while(a, b);
+                }
+            }
+        }
+    }
+
+    fn cut_for_a_while(&mut self, from: usize, to: usize) {
+        if from != to {
+            self.cut(from, to);
+            let after = self.rng.around(150_000);
+            self.schedule(after, Happening::Unblock { from, to });
+        }
+    }
+
+    /// Stands still for a while.
+    pub fn pause(&mut self, at: usize) {
+        let life = self.members[at].life;
+        if let Some(process) = self.process(at)
+            && !process.paused
+        {
+            process.paused = true;
+            self.note(|| format!("{} pauses", at + 1));
+            let after = self.rng.around(80_000);
+            self.schedule(after, Happening::Resume { at, life });
+        }
+    }
+
+    /// A dead process comes back after a while.
+    pub fn restart_later(&mut self, at: usize) {
+        let after = self.rng.around(self.plan.away_us);
+        self.schedule(after, Happening::Boot { at });
+    }
+
+    /// One disk at a time, and only once every disk knows that the readmission before is committed:
+    /// two lost disks of three, nearly at once, are outside the fault model.
+    fn may_wipe(&self, victim: usize) -> bool {
+        let others = self.members.len() > 1;
+        others && self.members.iter().all(|m| m.admitted) && self.wiped < 3 && {
+            let views = &self.checker.views;
+            let readmitted = self.checker.last_readmission;
+            let known = views.iter().all(|view| view.commit_durable >= readmitted);
+            known && !views[victim].damaged
+        }
+    }
+
+    /// Replaces the disk by an empty one.
+    pub fn wipe(&mut self, at: usize) {
+        self.kill(at, "its disk is replaced");
+        self.note(|| format!("{} has an empty disk", at + 1));
+        self.wiped += 1;
+        self.members[at].disk = Disk::new();
+        self.members[at].admitted = false;
+        self.checker.on_wiped(at);
+    }
+
+    /// Faults end: everything is started, the network is perfect, clocks run true.
+    pub fn heal(&mut self) {
+        self.healing = true;
+        self.note(|| "faults end".to_string());
+        self.director = None;
+        self.network.unblock();
+        self.network.weather = Weather {
+            delay_us_max: 300,
+            ..Weather::default()
+        };
+        self.plan.disk_slow = 0;
+        for at in 0..self.members.len() {
+            self.members[at].slow_until = 0;
+            self.schedule(1, Happening::Boot { at });
+            let life = self.members[at].life;
+            if self.process(at).is_some_and(|p| p.paused) {
+                self.schedule(1, Happening::Resume { at, life });
+            }
+        }
+        for client in &mut self.clients {
+            client.acknowledged_after_heal = false;
+        }
+    }
+
+    /// Every replica runs, and all show the same log, commit, state and primary.
+    pub fn settled(&self) -> bool {
+        let Some(first) = self.members[0]
+            .process
+            .as_ref()
+            .and_then(|p| p.status.as_ref())
+        else {
+            return false;
+        };
+        let all_alike = self.members.iter().enumerate().all(|(at, member)| {
+            let status = member.process.as_ref().and_then(|p| p.status.as_ref());
+            status.is_some_and(|s| {
+                s.applied == s.node.last.index
+                    && s.node.commit == s.node.last.index
+                    && s.node.last == first.node.last
+                    && s.digest == first.digest
+                    && s.node.term == first.node.term
+                    && s.node.members.get(&id_of(at)) == Some(&s.node.incarnation)
+            })
+        });
+        all_alike && self.primary().is_some()
+    }
+}

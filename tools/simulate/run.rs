@@ -1,0 +1,198 @@
+//! One run from its seed to its verdict.
+
+use super::checker::Violation;
+use super::faults::Director;
+use super::world::{HEAL_US_MAX, LAST_LINES, Options, TRACE_ALL, World};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What a run came to.
+pub struct Verdict {
+    /// The first broken invariant.
+    pub violation: Option<Violation>,
+    /// Counts of what happened.
+    pub seen: BTreeMap<&'static str, u64>,
+    /// Events.
+    pub events: u64,
+    /// Virtual microseconds.
+    pub virtual_us: u64,
+    /// Virtual microseconds from the end of the faults until all was well.
+    pub healed_us: u64,
+}
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Panics inside a run are verdicts, not noise.
+pub fn silence_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        PANIC.with_borrow_mut(|slot| *slot = Some(info.to_string()));
+    }));
+}
+
+/// Makes the director of a run.
+pub type Directed = fn(seed: u64) -> Box<dyn Director>;
+
+/// Runs one seed.
+pub fn run(seed: u64, options: &Options, directed: Option<Directed>) -> Verdict {
+    LAST_LINES.with_borrow_mut(std::collections::VecDeque::clear);
+    let options = options.clone();
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let mut world = World::new(seed, options);
+        world.director = directed.map(|make| make(seed));
+        play(&mut world)
+    }));
+    result.unwrap_or_else(|_| Verdict {
+        violation: Some(Violation {
+            invariant: "no assertion fails",
+            what: PANIC
+                .take()
+                .unwrap_or_else(|| "a panic without a message".into()),
+        }),
+        seen: BTreeMap::new(),
+        events: 0,
+        virtual_us: 0,
+        healed_us: 0,
+    })
+}
+
+/// Runs a seed again and returns the last lines of its trace.
+pub fn replay(
+    seed: u64,
+    options: &Options,
+    directed: Option<Directed>,
+    print: bool,
+) -> (Verdict, Vec<String>) {
+    let options = Options {
+        trace: true,
+        ..options.clone()
+    };
+    TRACE_ALL.set(print);
+    let verdict = run(seed, &options, directed);
+    TRACE_ALL.set(false);
+    let lines = LAST_LINES.with_borrow(|lines| lines.iter().cloned().collect());
+    (verdict, lines)
+}
+
+fn play(world: &mut World) -> Verdict {
+    let steps = world.options.steps;
+    while world.events < steps && world.checker.violation.is_none() {
+        if !world.step() {
+            break;
+        }
+    }
+    world.heal();
+    let healed = world.now;
+    let mut healed_us = 0;
+    if until(
+        world,
+        healed,
+        |w| w.clients.iter().all(|c| c.acknowledged_after_heal),
+        "every client writes again",
+    ) {
+        world.history.closing = true;
+        let idle = until(
+            world,
+            healed,
+            World::clients_idle,
+            "every client gets its answer",
+        );
+        if idle
+            && until(
+                world,
+                healed,
+                World::settled,
+                "all replicas are equal again",
+            )
+        {
+            healed_us = world.now - healed;
+            world.begin_final_reads();
+            if until(
+                world,
+                world.now,
+                World::clients_idle,
+                "every replica serves reads",
+            ) {
+                world.check_history();
+                double_wipe(world);
+            }
+        }
+    }
+    Verdict {
+        violation: world.checker.violation.clone(),
+        seen: std::mem::take(&mut world.checker.seen),
+        events: world.events,
+        virtual_us: world.now,
+        healed_us,
+    }
+}
+
+/// Goes on until `done`; a violation if that takes too long.
+fn until(world: &mut World, since: u64, done: impl Fn(&World) -> bool, what: &str) -> bool {
+    let mut turn = 0u64;
+    while world.checker.violation.is_none() {
+        turn += 1;
+        if turn.is_multiple_of(16) && done(world) {
+            return true;
+        }
+        if !world.step() || world.now > since + HEAL_US_MAX {
+            let state = state_of(world);
+            world.checker.fail("progress after the faults", || {
+                format!("not within the bound: {what}\n{state}")
+            });
+        }
+    }
+    false
+}
+
+fn state_of(world: &World) -> String {
+    let mut text = String::new();
+    for (at, member) in world.members.iter().enumerate() {
+        let status = member.process.as_ref().and_then(|p| p.status.as_ref());
+        let line = match status {
+            None => format!("  replica {}: not running\n", at + 1),
+            Some(s) => format!(
+                "  replica {}: {:?} term {} primary {:?} last {} durable {} commit {} applied {} \
+                 members {} connected {:?} damage {:?}\n",
+                at + 1,
+                s.node.role,
+                s.node.term,
+                s.node.primary,
+                s.node.last,
+                s.node.durable,
+                s.node.commit,
+                s.applied,
+                s.node.members.len(),
+                s.node.connected,
+                s.node.damage
+            ),
+        };
+        text.push_str(&line);
+    }
+    text
+}
+
+/// Two empty disks of three do not make a new cluster, and nobody serves.
+fn double_wipe(world: &mut World) {
+    if !world.plan.double_wipe {
+        return;
+    }
+    world.checker.count("two of three wiped");
+    for at in 0..2 {
+        world.wipe(at);
+        world.boot(at);
+    }
+    let until = world.now + 1_500_000;
+    while world.now < until && world.checker.violation.is_none() && world.step() {}
+    let serving = world
+        .members
+        .iter()
+        .any(|m| m.process.as_ref().is_some_and(|p| p.serving));
+    world
+        .checker
+        .check(!serving, "two wiped of three do not serve", || {
+            "a primary serves".into()
+        });
+}

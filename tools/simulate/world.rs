@@ -1,0 +1,700 @@
+//! One world: the replicas, their disks and clocks, the events to come, and the loop.
+//!
+//! Everything happens on one thread, in virtual microseconds, from one seed: the same seed and
+//! options give the same run. The replicas are the production ones; what is simulated is the
+//! machine around them.
+
+use super::checker::Checker;
+use super::checker_io;
+use super::clients::{Client, History};
+use super::disk::{self, Disk, Probe};
+use super::faults::{Director, FaultSet, Plan};
+use super::network::{Network, id_of};
+use super::rng::Rng;
+use chat::consensus::{self, FormationStatus, HardState, Now, Role};
+use chat::replica::{self, Config, DiskDone, DiskJob, Input, Output, PeerMessage, Replica};
+use chat::storage::Store;
+use chat::storage::{MemReader, MemStore};
+use chat::types::{Incarnation, Monotonic, ReplicaId, RunNonce, Stamp, Term, WallTime};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+
+/// What a run is asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// 1, 3 or 5.
+    pub replicas: usize,
+    /// Which faults may happen.
+    pub faults: FaultSet,
+    /// Events of the phase with faults.
+    pub steps: u64,
+    /// Keep a trace.
+    pub trace: bool,
+}
+
+/// Virtual microseconds after the faults within which everything must work again.
+pub const HEAL_US_MAX: u64 = 60_000_000;
+/// Lines of trace kept for a report.
+const TRACE_LINES: usize = 80;
+
+/// What can happen.
+#[derive(Debug)]
+pub enum Happening {
+    /// A message arrives.
+    Deliver(Box<PeerMessage>),
+    /// A replica's clock ticks.
+    Tick {
+        at: usize,
+        life: u64,
+    },
+    /// The disk has done the job.
+    DiskRuns {
+        at: usize,
+        life: u64,
+    },
+    /// The replica's thread hears of it.
+    DiskTells {
+        at: usize,
+        life: u64,
+    },
+    Connect {
+        from: usize,
+        to: usize,
+    },
+    LinkLost {
+        from: usize,
+        to: usize,
+    },
+    KeepaliveLost {
+        from: usize,
+        to: usize,
+    },
+    /// A process starts, if none runs.
+    Boot {
+        at: usize,
+    },
+    /// A pause ends.
+    Resume {
+        at: usize,
+        life: u64,
+    },
+    /// A client looks what to do.
+    Client {
+        client: usize,
+    },
+    /// A client has waited long enough.
+    ClientTimeout {
+        client: usize,
+        ticket: u64,
+    },
+    /// The next fault, or the next act of a director.
+    Fault,
+    /// A partition ends.
+    Unblock {
+        from: usize,
+        to: usize,
+    },
+}
+
+struct Scheduled {
+    at: u64,
+    number: u64,
+    what: Happening,
+}
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// A replica's clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// Parts per million that it is fast (or slow).
+    pub drift_ppm: i64,
+    /// Where the monotonic clock of this run started.
+    pub started: u64,
+    /// Wall clock minus true time, in microseconds.
+    pub wall_ahead_us: i64,
+}
+
+/// A running process.
+pub struct Process {
+    pub replica: Replica<MemReader>,
+    pub store: MemStore,
+    pub job: Option<DiskJob>,
+    pub done: Option<DiskDone>,
+    /// What arrived while it was paused.
+    pub waiting: Vec<Input>,
+    pub paused: bool,
+    pub role: Role,
+    pub term: Term,
+    pub serving: bool,
+    pub status: Option<replica::Status>,
+}
+
+/// A replica's machine.
+pub struct Member {
+    pub disk: Disk,
+    pub process: Option<Process>,
+    /// Rises with each boot and each death: events of an earlier life are void.
+    pub life: u64,
+    pub clock: Clock,
+    /// Until then its disk is slow.
+    pub slow_until: u64,
+    /// Its own committed log names its incarnation.
+    pub admitted: bool,
+}
+
+/// Everything.
+pub struct World {
+    pub options: Options,
+    pub plan: Plan,
+    pub rng: Rng,
+    pub now: u64,
+    pub members: Vec<Member>,
+    pub network: Network,
+    pub checker: Checker,
+    pub clients: Vec<Client>,
+    pub history: History,
+    pub director: Option<Box<dyn Director>>,
+    /// Faults are over.
+    pub healing: bool,
+    pub events: u64,
+    pub wiped: u64,
+    pub config: consensus::Config,
+    /// Answers that are asked for, by ticket.
+    pub tickets: BTreeMap<u64, (usize, usize)>,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    scheduled: u64,
+}
+
+impl World {
+    /// A world at its beginning: all replicas new and about to boot.
+    pub fn new(seed: u64, options: Options) -> Self {
+        let mut rng = Rng::new(seed);
+        let plan = Plan::draw(&mut rng, &options);
+        let n = options.replicas;
+        let config = consensus::Config {
+            id: ReplicaId(1),
+            ids: (0..n).map(id_of).collect(),
+            refresh_interval_us: 20_000,
+            election_iters: rng.between(3, 5) as u32,
+            election_check_interval_us: rng.between(3, 6) * 1_000,
+            initialize_wait_us: rng.between(30, 150) * 1_000,
+            build: "simulated".into(),
+        };
+        let mut world = Self {
+            members: Vec::new(),
+            network: Network::new(n),
+            checker: Checker::new(n),
+            clients: Vec::new(),
+            history: History::default(),
+            director: None,
+            healing: false,
+            events: 0,
+            wiped: 0,
+            config,
+            tickets: BTreeMap::new(),
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            now: 1_000_000,
+            options,
+            plan,
+            rng,
+        };
+        world.network.weather = world.plan.weather.clone();
+        for at in 0..n {
+            let clock = world.plan.clock(&mut world.rng);
+            world.members.push(Member {
+                disk: Disk::new(),
+                process: None,
+                life: 0,
+                clock,
+                slow_until: 0,
+                admitted: false,
+            });
+            let after = world.rng.around(world.plan.boot_spread_us);
+            world.schedule(after, Happening::Boot { at });
+        }
+        world.start_clients();
+        world.schedule(50_000, Happening::Fault);
+        world
+    }
+
+    /// Something happens later.
+    pub fn schedule(&mut self, after_us: u64, what: Happening) {
+        self.scheduled += 1;
+        self.queue.push(Reverse(Scheduled {
+            at: self.now + after_us,
+            number: self.scheduled,
+            what,
+        }));
+    }
+
+    /// A line for the trace, if one is kept.
+    pub fn note(&mut self, line: impl FnOnce() -> String) {
+        if self.options.trace {
+            let line = format!(
+                "{:>10.3} ms {}",
+                (self.now - 1_000_000) as f64 / 1e3,
+                line()
+            );
+            if TRACE_ALL.get() {
+                println!("{line}");
+            }
+            LAST_LINES.with_borrow_mut(|last| {
+                if last.len() == TRACE_LINES {
+                    last.pop_front();
+                }
+                last.push_back(line);
+            });
+        }
+    }
+
+    /// A replica's clocks now.
+    pub fn clock(&self, at: usize) -> Now {
+        let clock = self.members[at].clock;
+        let elapsed = self.now as i64;
+        let drifted = elapsed + elapsed / 1_000 * clock.drift_ppm / 1_000;
+        Now {
+            mono: Monotonic(clock.started + drifted as u64),
+            wall: WallTime((1_700_000_000_000_000 + elapsed + clock.wall_ahead_us) as u64),
+        }
+    }
+
+    /// Runs one event. False: nothing is left.
+    pub fn step(&mut self) -> bool {
+        let Some(Reverse(next)) = self.queue.pop() else {
+            return false;
+        };
+        self.now = next.at;
+        self.events += 1;
+        match next.what {
+            Happening::Deliver(message) => self.deliver(*message),
+            Happening::Tick { at, life } => {
+                if self.lives(at, life) {
+                    let after = self.rng.between(2_500, 4_500);
+                    self.schedule(after, Happening::Tick { at, life });
+                    self.feed(at, Input::Tick);
+                }
+            }
+            Happening::DiskRuns { at, life } => {
+                if self.lives(at, life) {
+                    self.disk_runs(at);
+                }
+            }
+            Happening::DiskTells { at, life } => {
+                if self.lives(at, life)
+                    && let Some(done) = self.process(at).and_then(|p| p.done.take())
+                {
+                    self.feed(at, Input::DiskDone(done));
+                }
+            }
+            Happening::Connect { from, to } => self.connect(from, to),
+            Happening::LinkLost { from, to } => self.link_lost(from, to),
+            Happening::KeepaliveLost { from, to } => self.keepalive_lost(from, to),
+            Happening::Boot { at } => self.boot(at),
+            Happening::Resume { at, life } => {
+                if self.lives(at, life) {
+                    self.resume(at);
+                }
+            }
+            Happening::Client { client } => self.client_wakes(client),
+            Happening::ClientTimeout { client, ticket } => self.client_timeout(client, ticket),
+            Happening::Fault => self.next_fault(),
+            Happening::Unblock { from, to } => self.network.block(from, to, false),
+        }
+        true
+    }
+
+    fn lives(&self, at: usize, life: u64) -> bool {
+        self.members[at].life == life && self.members[at].process.is_some()
+    }
+    /// The running process at a place.
+    pub fn process(&mut self, at: usize) -> Option<&mut Process> {
+        self.members[at].process.as_mut()
+    }
+
+    /// Starts a process on this disk.
+    pub fn boot(&mut self, at: usize) {
+        if self.members[at].process.is_some() {
+            return;
+        }
+        let run = RunNonce(self.rng.next());
+        let (mut store, mut recovered) = match self.members[at].disk.open(self.plan.cache_bytes) {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.checker.fail("a crash damages nothing", || {
+                    format!("cannot open: {error}")
+                });
+                return;
+            }
+        };
+        let log = match disk::log_of(&store) {
+            Ok(log) => log,
+            Err(error) => {
+                self.checker.fail("a crash damages nothing", || {
+                    format!("cannot read: {error}")
+                });
+                return;
+            }
+        };
+        self.note(|| {
+            let last = log.last().map_or(Stamp::ZERO, |m| m.0);
+            format!(
+                "{} boots: log to {last}, hard {:?}",
+                at + 1,
+                brief(&recovered.hard_state)
+            )
+        });
+        self.checker.on_open(at, &recovered, log, run);
+        if recovered.hard_state.is_none() {
+            let hard = fresh(id_of(at), Incarnation(self.rng.bytes()));
+            let mut probe = Probe {
+                store: &mut store,
+                checker: &mut self.checker,
+                at,
+                primary: false,
+            };
+            if let Err(error) = probe.write_hard_state(&hard, true) {
+                self.checker
+                    .fail("a new disk can be written", || error.to_string());
+                return;
+            }
+            recovered.hard_state = Some(hard);
+        }
+        self.members[at].clock.started = self.rng.below(1 << 40);
+        let now = self.clock(at);
+        let seed = self.rng.next();
+        let started = Replica::start(
+            self.replica_config(at),
+            recovered,
+            store.reader(),
+            run,
+            seed,
+            now,
+        );
+        let replica = match started {
+            Ok(replica) => replica,
+            Err(error) => {
+                self.checker.fail("a replica starts from its own disk", || {
+                    format!("{error:?}")
+                });
+                return;
+            }
+        };
+        let status = replica.status();
+        self.checker
+            .on_started(at, status.node.last, status.node.commit);
+        self.members[at].life += 1;
+        let life = self.members[at].life;
+        self.members[at].process = Some(Process {
+            replica,
+            store,
+            job: None,
+            done: None,
+            waiting: Vec::new(),
+            paused: false,
+            role: Role::Booting,
+            term: Term(0),
+            serving: false,
+            status: None,
+        });
+        let after = self.rng.between(1, 4_000);
+        self.schedule(after, Happening::Tick { at, life });
+        for other in 0..self.members.len() {
+            self.reconnect(at, other, 2_000);
+        }
+        self.absorb(at);
+    }
+
+    fn replica_config(&self, at: usize) -> Config {
+        let mut node = self.config.clone();
+        node.id = id_of(at);
+        Config {
+            node,
+            write_timeout_us: 400_000,
+            read_timeout_us: 200_000,
+            token_idle_us: self.plan.token_idle_us,
+            checkpoint_entries_max: self.plan.checkpoint_entries,
+        }
+    }
+
+    /// The process is gone from one moment to the next.
+    pub fn kill(&mut self, at: usize, why: &'static str) {
+        if self.members[at].process.take().is_none() {
+            return;
+        }
+        self.note(|| format!("{} is killed: {why}", at + 1));
+        self.checker.count("kills");
+        self.members[at].life += 1;
+        self.members[at].disk.heal();
+        self.members[at].disk.crash(&mut self.rng);
+        self.on_process_gone(at);
+        let lost: Vec<u64> = self
+            .tickets
+            .iter()
+            .filter(|(_, (_, replica))| *replica == at)
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for ticket in lost {
+            self.tickets.remove(&ticket);
+            self.client_lost(ticket);
+        }
+    }
+
+    /// Something happens to a replica.
+    pub fn feed(&mut self, at: usize, input: Input) {
+        if self.process(at).is_some_and(|p| p.paused) {
+            if !matches!(input, Input::Tick)
+                && let Some(process) = self.process(at)
+            {
+                process.waiting.push(input);
+            }
+            return;
+        }
+        self.handle(at, input);
+        self.absorb(at);
+    }
+
+    fn handle(&mut self, at: usize, input: Input) {
+        let now = self.clock(at);
+        if let Input::Peer(PeerMessage::Consensus(message)) = &input {
+            self.checker.on_received(at, message);
+        }
+        if self.options.trace {
+            self.note_input(at, &input);
+        }
+        let Some(process) = self.members[at].process.as_mut() else {
+            return;
+        };
+        if let Err(error) = process.replica.handle(input, now) {
+            self.checker.fail("a replica never stops by itself", || {
+                format!("replica {}: {error:?}", at + 1)
+            });
+        }
+    }
+
+    fn resume(&mut self, at: usize) {
+        let Some(process) = self.process(at) else {
+            return;
+        };
+        process.paused = false;
+        let waiting = std::mem::take(&mut process.waiting);
+        self.note(|| format!("{} resumes with {} inputs", at + 1, waiting.len()));
+        for input in waiting {
+            self.handle(at, input);
+            self.look(at, true);
+        }
+        self.feed(at, Input::Tick);
+    }
+
+    /// Takes what a step brought, checks it, and passes it on.
+    fn absorb(&mut self, at: usize) {
+        let Some(process) = self.members[at].process.as_mut() else {
+            return;
+        };
+        let output = match process.replica.take_output() {
+            Ok(output) => output,
+            Err(error) => {
+                self.checker.fail("a replica never stops by itself", || {
+                    format!("replica {}: {error:?}", at + 1)
+                });
+                return;
+            }
+        };
+        for event in &output.events {
+            self.checker.on_event(at, event);
+        }
+        if self.options.trace {
+            self.note_output(at, &output);
+        }
+        let last = self.look(at, output.job.is_some());
+        self.checker.runs[at].last = last;
+        for message in &output.messages {
+            if let PeerMessage::Consensus(message) = message {
+                self.checker.on_message(at, message);
+            }
+        }
+        self.pass_on(at, output);
+    }
+
+    /// Shows the replica's status to the checker; returns the log's last stamp.
+    fn look(&mut self, at: usize, job: bool) -> Stamp {
+        let Some(process) = self.members[at].process.as_mut() else {
+            return Stamp::ZERO;
+        };
+        let status = process.replica.status();
+        let idle = process.job.is_none() && process.done.is_none() && !job;
+        process.role = status.node.role;
+        process.term = status.node.term;
+        process.serving = status.node.serving;
+        self.checker.on_status(at, &status, idle);
+        let admitted = self.checker.runs[at].admitted;
+        let last = status.node.last;
+        process.status = Some(status);
+        self.members[at].admitted = admitted;
+        last
+    }
+
+    fn pass_on(&mut self, at: usize, output: Output) {
+        for message in output.messages {
+            self.send(message);
+        }
+        for (ticket, outcome) in output.written {
+            self.on_written(at, ticket.0, outcome);
+        }
+        for (ticket, outcome) in output.answered {
+            self.on_answered(at, ticket.0, outcome);
+        }
+        if let Some(job) = output.job {
+            self.start_job(at, job);
+        }
+        if output.shut_down {
+            self.kill(at, "it has shut down");
+            let after = self.rng.around(50_000);
+            self.schedule(after, Happening::Boot { at });
+        }
+    }
+
+    fn start_job(&mut self, at: usize, job: DiskJob) {
+        let slow = self.now < self.members[at].slow_until;
+        let time = self.plan.disk_time(&mut self.rng, slow);
+        let life = self.members[at].life;
+        let Some(process) = self.members[at].process.as_mut() else {
+            return;
+        };
+        let busy = process.job.is_some() || process.done.is_some();
+        self.checker.check(!busy, "one disk job at a time", || {
+            format!("replica {} job {}", at + 1, job.number)
+        });
+        process.job = Some(job);
+        self.schedule(time, Happening::DiskRuns { at, life });
+    }
+
+    /// The job's time is over: it is executed, or the process is killed inside it.
+    fn disk_runs(&mut self, at: usize) {
+        if self.process(at).is_some_and(|p| p.paused) {
+            let life = self.members[at].life;
+            self.schedule(1_000, Happening::DiskRuns { at, life });
+            return;
+        }
+        let dies = !self.healing && self.rng.chance(self.plan.persist_kill);
+        if dies {
+            let (after, done) = (self.rng.below(9), self.rng.chance(300));
+            self.members[at].disk.fail_after(after, done);
+        }
+        let Some(process) = self.members[at].process.as_mut() else {
+            return;
+        };
+        let Some(job) = process.job.take() else {
+            return;
+        };
+        let mut probe = Probe {
+            store: &mut process.store,
+            checker: &mut self.checker,
+            at,
+            primary: process.role == Role::Primary,
+        };
+        let result = replica::execute(&mut probe, job);
+        self.members[at].disk.heal();
+        match result {
+            Ok(done) => {
+                let life = self.members[at].life;
+                if let Some(process) = self.process(at) {
+                    process.done = Some(done);
+                }
+                let after = self.rng.between(1, 60);
+                self.schedule(after, Happening::DiskTells { at, life });
+            }
+            Err(error) => {
+                self.checker
+                    .check(dies, "a disk job succeeds", || format!("{error:?}"));
+                self.checker.count("kills inside a disk job");
+                self.kill(at, "inside a disk job");
+                self.restart_later(at);
+            }
+        }
+    }
+
+    fn note_input(&mut self, at: usize, input: &Input) {
+        match input {
+            Input::Tick | Input::DiskDone(_) => {}
+            Input::Peer(PeerMessage::Consensus(m)) => {
+                if !matches!(m.body, consensus::Body::Refresh(_)) {
+                    self.note(|| format!("{} < {} term {} {:?}", at + 1, m.from, m.term, m.body));
+                }
+            }
+            Input::Peer(m) => self.note(|| format!("{} < {m:?}", at + 1)),
+            other => self.note(|| format!("{} < {other:?}", at + 1)),
+        }
+    }
+
+    fn note_output(&mut self, at: usize, output: &Output) {
+        for event in &output.events {
+            self.note(|| format!("{} event {event:?}", at + 1));
+        }
+        for message in &output.messages {
+            if let PeerMessage::Consensus(m) = message {
+                let quiet = matches!(m.body, consensus::Body::Refresh(_));
+                if !quiet {
+                    let body = checker_io::name(&m.body);
+                    self.note(|| format!("{} > {} term {} {body}", at + 1, m.to, m.term));
+                }
+            }
+        }
+        if let Some(core) = output.job.as_ref().and_then(|job| job.core.as_ref()) {
+            self.note(|| {
+                format!(
+                    "{} job {}: before {:?}, truncate {:?}, append {:?}, after {:?} sync {}",
+                    at + 1,
+                    core.id.0,
+                    brief(&core.hard_state_before),
+                    core.truncate_after,
+                    core.append,
+                    brief(&core.hard_state_after),
+                    core.sync_hard_state
+                )
+            });
+        }
+    }
+}
+
+fn brief(hard: &Option<HardState>) -> Option<(Term, Option<ReplicaId>, Stamp)> {
+    hard.as_ref().map(|h| (h.term, h.granted_to, h.mark))
+}
+
+/// The promises of a replica that has none yet.
+pub fn fresh(id: ReplicaId, incarnation: Incarnation) -> HardState {
+    HardState {
+        id,
+        incarnation,
+        formation: FormationStatus::Unformed,
+        cluster: None,
+        term: Term(0),
+        granted_to: None,
+        term_accepted: Term(0),
+        mark: Stamp::ZERO,
+        others_marks: BTreeMap::new(),
+    }
+}
+
+thread_local! {
+    /// Print every line of the trace.
+    pub static TRACE_ALL: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    /// The last lines of the trace: they outlive a world that panics.
+    pub static LAST_LINES: std::cell::RefCell<VecDeque<String>> =
+        const { std::cell::RefCell::new(VecDeque::new()) };
+}
