@@ -88,10 +88,11 @@ impl Node {
         if last <= own && !Mutant::AdoptOlder.on() && !Mutant::LongestIsNewest.on() {
             return;
         }
-        let (Some(after), Some(hash)) = (
-            self.log.stamp_at(self.commit),
-            self.log.hash_at(self.commit),
-        ) else {
+        let mut point = self.commit;
+        if Mutant::AdoptWithoutPrefix.on() {
+            point = point.min(Index(1));
+        }
+        let (Some(after), Some(hash)) = (self.log.stamp_at(point), self.log.hash_at(point)) else {
             return;
         };
         let nonce = self.rng.next();

@@ -49,6 +49,12 @@ impl Membership {
 
     /// Is this incarnation the one in force as committed?
     pub(super) fn in_force(&self, id: ReplicaId, incarnation: Incarnation) -> bool {
+        if Mutant::CountReadmittedEarly.on() {
+            let new = |(_, r): &(Index, ReplaceIncarnation)| r.id == id && r.new == incarnation;
+            if self.pending.iter().any(new) {
+                return true;
+            }
+        }
         self.committed.get(&id) == Some(&incarnation)
     }
 

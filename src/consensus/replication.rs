@@ -69,6 +69,10 @@ impl Node {
             || self
                 .membership
                 .in_force(message.from, message.from_incarnation);
+        let boot = matches!(message.body, Body::Hello(_) | Body::CopyPiece { .. });
+        if boot && Mutant::AdoptWithoutTerm.on() {
+            return;
+        }
         if message.term > self.hard.term && believed && self.damage.is_none() {
             self.raise_term(message.term);
         }
