@@ -209,6 +209,15 @@ impl Checker {
             .count()
     }
 
+    /// How many durable logs but this one hold the entry now.
+    pub(super) fn holders_but(&self, at: usize, index: Index, hash: Hash) -> usize {
+        let place = index.0 as usize - 1;
+        let others = self.views.iter().enumerate().filter(|(i, _)| *i != at);
+        others
+            .filter(|(_, view)| view.durable.get(place).is_some_and(|m| m.1 == hash))
+            .count()
+    }
+
     /// The log of `at` up to `index` is committed, and `term`'s primary did it.
     fn commit_prefix(&mut self, at: usize, log: &[Mark], term: Term) {
         for (i, &(stamp, hash)) in log.iter().enumerate() {

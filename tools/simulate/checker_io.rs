@@ -147,7 +147,14 @@ impl Checker {
             return;
         }
         let committed = self.committed.get(i).is_some_and(|c| c.1 == hash);
-        self.check(!committed, "a committed entry never goes", || {
+        // A replica that a crash made forget both a commit and the term that it learned it in may
+        // adopt a newer copy over it: allowed while a majority of the others keeps the entry.
+        let known = stamp.index <= self.runs[at].commit;
+        let safe = !known && self.holders_but(at, stamp.index, hash) >= self.majority();
+        if committed && safe {
+            self.count("forgotten commits adopted over");
+        }
+        self.check(!committed || safe, "a committed entry never goes", || {
             format!("replica {} drops {stamp}", at + 1)
         });
         let own = is_primary && self.primary_of(stamp.term) == Some(at);

@@ -9,7 +9,7 @@ use super::network::{Weather, id_of};
 use super::rng::Rng;
 use super::world::{Clock, Happening, Options, World};
 use chat::consensus::Role;
-use chat::replica::{Input, PeerMessage};
+use chat::replica::{DiskJob, Input, PeerMessage};
 
 /// A kind of fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,14 +109,35 @@ impl FaultSet {
     }
 }
 
-/// Schedules faults instead of the draw, and may hold back messages.
+/// What a director does with a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// As the weather has it.
+    Pass,
+    /// It never arrives.
+    Lost,
+    /// It arrives after this many microseconds.
+    Late(u64),
+}
+
+/// Schedules faults instead of the draw, and has a hand in the network and the disks.
 pub trait Director {
-    /// Acts; returns the microseconds to its next act, or `None` when it is done.
-    fn act(&mut self, world: &mut World) -> Option<u64>;
-    /// May this message pass?
-    fn lets_pass(&mut self, message: &PeerMessage) -> bool {
+    /// Before anything happens.
+    fn tune(&mut self, plan: &mut Plan, config: &mut chat::consensus::Config) {
+        let _ = (plan, config);
+    }
+    /// Acts; returns the microseconds to its next act.
+    fn act(&mut self, world: &mut World) -> u64;
+    /// What becomes of this message? It may be changed into another that its sender could as well
+    /// have sent.
+    fn fate(&mut self, message: &mut PeerMessage) -> Fate {
         let _ = message;
-        true
+        Fate::Pass
+    }
+    /// Is the process killed inside this disk job?
+    fn kills_in(&mut self, job: &DiskJob) -> bool {
+        let _ = job;
+        false
     }
 }
 
@@ -215,11 +236,11 @@ impl Plan {
 }
 
 impl World {
-    /// Does a director hold this message back?
-    pub fn is_filtered(&mut self, message: &PeerMessage) -> bool {
+    /// What a director does with this message.
+    pub fn fate(&mut self, message: &mut PeerMessage) -> Fate {
         self.director
             .as_mut()
-            .is_some_and(|d| !d.lets_pass(message))
+            .map_or(Fate::Pass, |d| d.fate(message))
     }
 
     /// The next fault, and when the one after it comes.
@@ -228,11 +249,9 @@ impl World {
             return;
         }
         if let Some(mut director) = self.director.take() {
-            let next = director.act(self);
+            let after = director.act(self);
             self.director = Some(director);
-            if let Some(after) = next {
-                self.schedule(after, Happening::Fault);
-            }
+            self.schedule(after, Happening::Fault);
             return;
         }
         let after = self.rng.around(self.plan.gap_us);
@@ -386,7 +405,7 @@ impl World {
 
     /// One disk at a time, and only once every disk knows that the readmission before is committed:
     /// two lost disks of three, nearly at once, are outside the fault model.
-    fn may_wipe(&self, victim: usize) -> bool {
+    pub fn may_wipe(&self, victim: usize) -> bool {
         let others = self.members.len() > 1;
         others && self.members.iter().all(|m| m.admitted) && self.wiped < 3 && {
             let views = &self.checker.views;

@@ -6,6 +6,7 @@
 mod checker;
 mod checker_io;
 mod clients;
+mod directed;
 mod disk;
 mod faults;
 mod mutants;
@@ -15,6 +16,7 @@ mod run;
 mod world;
 
 use clap::Parser;
+use directed::Generator;
 use faults::FaultSet;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -46,6 +48,9 @@ struct Arguments {
     /// Threads.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// Run a directed generator instead of random faults: its name, or a part of it.
+    #[arg(long)]
+    directed: Option<String>,
     /// Check that every deliberately wrong variant of the protocol is caught.
     #[arg(long)]
     mutants: bool,
@@ -70,6 +75,19 @@ fn main() -> ExitCode {
     if arguments.mutants {
         return mutants::gate(&arguments.mutant, arguments.max_seeds, arguments.jobs);
     }
+    if let Some(name) = &arguments.directed {
+        let Some(generator) = directed::find(name) else {
+            let names: Vec<&str> = directed::GENERATORS.iter().map(|g| g.name).collect();
+            eprintln!("no generator {name:?}; there are: {}", names.join("; "));
+            return ExitCode::FAILURE;
+        };
+        let good = campaign(&arguments, &generator.options(), Some(generator));
+        return if good {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
+    }
     let sizes = arguments
         .replicas
         .map_or_else(|| vec![1, 3, 5], |n| vec![n]);
@@ -81,7 +99,7 @@ fn main() -> ExitCode {
             steps: arguments.steps,
             trace: false,
         };
-        good &= campaign(&arguments, &options);
+        good &= campaign(&arguments, &options, None);
     }
     if good {
         ExitCode::SUCCESS
@@ -91,10 +109,11 @@ fn main() -> ExitCode {
 }
 
 /// Runs the seeds for one size of cluster.
-fn campaign(arguments: &Arguments, options: &Options) -> bool {
+fn campaign(arguments: &Arguments, options: &Options, directed: Option<&Generator>) -> bool {
     if arguments.verbose {
-        return verbose(arguments, options);
+        return verbose(arguments, options, directed);
     }
+    let make = directed.map(|d| d.make);
     let next = AtomicU64::new(arguments.first);
     let end = arguments.first.saturating_add(arguments.seeds);
     let failed = AtomicBool::new(false);
@@ -109,7 +128,7 @@ fn campaign(arguments: &Arguments, options: &Options) -> bool {
                     if seed >= end {
                         break;
                     }
-                    let verdict = run::run(seed, options, None);
+                    let verdict = run::run(seed, options, make);
                     for (what, times) in verdict.seen {
                         *mine.entry(what).or_default() += times;
                     }
@@ -118,7 +137,7 @@ fn campaign(arguments: &Arguments, options: &Options) -> bool {
                     let slowest = mine.entry("slowest recovery, virtual ms").or_default();
                     *slowest = (*slowest).max(verdict.healed_us / 1_000);
                     if verdict.violation.is_some() && !failed.swap(true, Ordering::Relaxed) {
-                        report(seed, arguments, options);
+                        report(seed, arguments, options, directed);
                     }
                 }
                 merge(&totals, mine);
@@ -158,8 +177,8 @@ fn merge(totals: &Mutex<BTreeMap<&'static str, u64>>, mine: BTreeMap<&'static st
 }
 
 /// Says what failed, what came before, and how to see it again.
-fn report(seed: u64, arguments: &Arguments, options: &Options) {
-    let (verdict, lines) = run::replay(seed, options, None, false);
+fn report(seed: u64, arguments: &Arguments, options: &Options, directed: Option<&Generator>) {
+    let (verdict, lines) = run::replay(seed, options, directed.map(|d| d.make), false);
     let Some(violation) = verdict.violation else {
         eprintln!("seed {seed} failed once and not again: the run is not deterministic");
         return;
@@ -174,22 +193,33 @@ fn report(seed: u64, arguments: &Arguments, options: &Options) {
         options.replicas, violation.invariant
     );
     eprintln!("{}", violation.what);
-    eprintln!("replay: {}", replay_command(seed, arguments, options));
+    eprintln!(
+        "replay: {}",
+        replay_command(seed, arguments, options, directed)
+    );
 }
 
-fn replay_command(seed: u64, arguments: &Arguments, options: &Options) -> String {
-    format!(
-        "cargo run --release --bin simulate -- --seeds 1 --first {seed} --replicas {} --faults {} \
-         --steps {} --verbose",
-        options.replicas, arguments.faults, options.steps
-    )
+fn replay_command(
+    seed: u64,
+    arguments: &Arguments,
+    options: &Options,
+    directed: Option<&Generator>,
+) -> String {
+    let start = format!("cargo run --release --bin simulate -- --seeds 1 --first {seed}");
+    match directed {
+        Some(generator) => format!("{start} --directed {:?} --verbose", generator.name),
+        None => format!(
+            "{start} --replicas {} --faults {} --steps {} --verbose",
+            options.replicas, arguments.faults, options.steps
+        ),
+    }
 }
 
-fn verbose(arguments: &Arguments, options: &Options) -> bool {
+fn verbose(arguments: &Arguments, options: &Options, directed: Option<&Generator>) -> bool {
     let mut good = true;
     for seed in arguments.first..arguments.first.saturating_add(arguments.seeds) {
         println!("seed {seed}, {} replicas", options.replicas);
-        let (verdict, _) = run::replay(seed, options, None, true);
+        let (verdict, _) = run::replay(seed, options, directed.map(|d| d.make), true);
         for (what, times) in &verdict.seen {
             println!("  {times:>12} {what}");
         }

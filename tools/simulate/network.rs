@@ -4,6 +4,7 @@
 //! A connection is directed: `from` opened it to `to`. A blocked path loses messages silently and
 //! is noticed only after a while, as a real one is; a dead process refuses at once.
 
+use super::faults::Fate;
 use super::world::{Happening, World};
 use chat::replica::{Input, PeerMessage};
 use chat::types::ReplicaId;
@@ -77,13 +78,18 @@ impl Network {
 
 impl World {
     /// Sends a message, or loses it.
-    pub fn send(&mut self, message: PeerMessage) {
+    pub fn send(&mut self, mut message: PeerMessage) {
         let (from, to) = (slot(message.from()), slot(message.to()));
         if !self.network.link(from, to).up || self.network.link(from, to).blocked {
             return;
         }
         let weather = self.network.weather.clone();
-        if self.rng.chance(weather.loss) || self.is_filtered(&message) {
+        let fate = self.fate(&mut message);
+        if let Fate::Late(after) = fate {
+            self.schedule(after, Happening::Deliver(Box::new(message)));
+            return;
+        }
+        if self.rng.chance(weather.loss) || fate == Fate::Lost {
             self.note(|| format!("lost {from}>{to}", from = from + 1, to = to + 1));
             return;
         }

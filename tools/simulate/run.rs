@@ -40,8 +40,7 @@ pub fn run(seed: u64, options: &Options, directed: Option<Directed>) -> Verdict 
     LAST_LINES.with_borrow_mut(std::collections::VecDeque::clear);
     let options = options.clone();
     let result = catch_unwind(AssertUnwindSafe(|| {
-        let mut world = World::new(seed, options);
-        world.director = directed.map(|make| make(seed));
+        let mut world = World::new(seed, options, directed.map(|make| make(seed)));
         play(&mut world)
     }));
     result.unwrap_or_else(|_| Verdict {

@@ -182,11 +182,11 @@ pub struct World {
 
 impl World {
     /// A world at its beginning: all replicas new and about to boot.
-    pub fn new(seed: u64, options: Options) -> Self {
+    pub fn new(seed: u64, options: Options, mut director: Option<Box<dyn Director>>) -> Self {
         let mut rng = Rng::new(seed);
-        let plan = Plan::draw(&mut rng, &options);
+        let mut plan = Plan::draw(&mut rng, &options);
         let n = options.replicas;
-        let config = consensus::Config {
+        let mut config = consensus::Config {
             id: ReplicaId(1),
             ids: (0..n).map(id_of).collect(),
             refresh_interval_us: 20_000,
@@ -195,13 +195,16 @@ impl World {
             initialize_wait_us: rng.between(30, 150) * 1_000,
             build: "simulated".into(),
         };
+        if let Some(director) = &mut director {
+            director.tune(&mut plan, &mut config);
+        }
         let mut world = Self {
             members: Vec::new(),
             network: Network::new(n),
             checker: Checker::new(n),
             clients: Vec::new(),
             history: History::default(),
-            director: None,
+            director,
             healing: false,
             events: 0,
             wiped: 0,
@@ -591,15 +594,17 @@ impl World {
             self.schedule(1_000, Happening::DiskRuns { at, life });
             return;
         }
-        let dies = !self.healing && self.rng.chance(self.plan.persist_kill);
+        let job = self.process(at).and_then(|p| p.job.take());
+        let directed = match (&mut self.director, &job) {
+            (Some(director), Some(job)) => director.kills_in(job),
+            _ => false,
+        };
+        let dies = directed || (!self.healing && self.rng.chance(self.plan.persist_kill));
         if dies {
             let (after, done) = (self.rng.below(9), self.rng.chance(300));
             self.members[at].disk.fail_after(after, done);
         }
-        let Some(process) = self.members[at].process.as_mut() else {
-            return;
-        };
-        let Some(job) = process.job.take() else {
+        let (Some(process), Some(job)) = (self.members[at].process.as_mut(), job) else {
             return;
         };
         let mut probe = Probe {

@@ -1,0 +1,110 @@
+//! Directed generators: schedules that lead where random seeds seldom come.
+//!
+//! Each is a [`super::faults::Director`] on the same world, with a little chance of its own, so that many seeds
+//! try the same situation in different interleavings. The unmutated code passes every one.
+
+mod again;
+mod copies;
+mod indirect;
+mod readmission;
+
+use super::faults::FaultSet;
+use super::rng::Rng;
+use super::run::Directed;
+use super::world::Options;
+use chat::consensus::{Body, Mutant};
+use chat::replica::PeerMessage;
+
+/// A generator.
+pub struct Generator {
+    /// Its name in the table.
+    pub name: &'static str,
+    /// The variants that it is for.
+    pub mutants: &'static [Mutant],
+    /// Size of the cluster.
+    pub replicas: usize,
+    /// Events of its schedule.
+    pub steps: u64,
+    /// Makes the schedule of a seed.
+    pub make: Directed,
+}
+
+impl Generator {
+    /// What a run of it is asked for.
+    pub fn options(&self) -> Options {
+        Options {
+            replicas: self.replicas,
+            faults: FaultSet::NONE,
+            steps: self.steps,
+            trace: false,
+        }
+    }
+}
+
+/// All of them.
+pub const GENERATORS: [Generator; 5] = [
+    Generator {
+        name: "late copies at boot, 3",
+        mutants: &[
+            Mutant::AdoptUnchecked,
+            Mutant::AdoptOlder,
+            Mutant::AdoptTorn,
+            Mutant::AdoptWithoutTerm,
+            Mutant::LongestIsNewest,
+        ],
+        replicas: 3,
+        steps: 8_000,
+        make: |seed| Box::new(copies::LateCopies::new(Rng::new(seed))),
+    },
+    Generator {
+        name: "late copies at boot, 5",
+        mutants: &[
+            Mutant::AdoptUnchecked,
+            Mutant::AdoptTorn,
+            Mutant::GrantToOlder,
+        ],
+        replicas: 5,
+        steps: 12_000,
+        make: |seed| Box::new(copies::LateCopies::new(Rng::new(seed))),
+    },
+    Generator {
+        name: "committed indirectly",
+        mutants: &[Mutant::AdoptWithoutPrefix],
+        replicas: 5,
+        steps: 20_000,
+        make: |seed| Box::new(indirect::Indirect::new(Rng::new(seed))),
+    },
+    Generator {
+        name: "readmission without others",
+        mutants: &[Mutant::CountReadmittedEarly],
+        replicas: 3,
+        steps: 8_000,
+        make: |seed| Box::new(readmission::Lonely::new(Rng::new(seed))),
+    },
+    Generator {
+        name: "late grants",
+        mutants: &[Mutant::PrimaryAgain],
+        replicas: 5,
+        steps: 8_000,
+        make: |seed| Box::new(again::LateGrants::new(Rng::new(seed))),
+    },
+];
+
+/// The first one whose name contains this.
+pub fn find(name: &str) -> Option<&'static Generator> {
+    GENERATORS.iter().find(|g| g.name.contains(name))
+}
+
+/// Those for this variant.
+#[cfg(feature = "mutants")]
+pub fn for_mutant(mutant: Mutant) -> impl Iterator<Item = &'static Generator> {
+    GENERATORS
+        .iter()
+        .filter(move |g| g.mutants.contains(&mutant))
+}
+
+/// Entries on their way from a primary.
+fn carries_entries(message: &PeerMessage) -> bool {
+    matches!(message, PeerMessage::Consensus(m)
+        if matches!(&m.body, Body::Append(append) if !append.entries.is_empty()))
+}
