@@ -64,16 +64,17 @@ impl Node {
     }
 
     /// Asks the peer with the newest copy for what follows our commit point.
-    fn maybe_adopt(&mut self) {
-        if self.adopted_once || self.primary.is_some() || !self.takes_part() {
+    pub(super) fn maybe_adopt(&mut self) {
+        let followed = self.primary.is_some() && !self.misses_primary();
+        if !self.may_adopt || self.adoption.is_some() || followed || !self.takes_part() {
             return;
         }
-        self.adopted_once = true;
+        self.may_adopt = false;
         let own = self.log.last();
         let candidates = self.peers.iter().filter_map(|(id, peer)| {
             let hello = peer.hello.as_ref().filter(|_| peer.link)?;
             let in_force = self.membership.in_force(*id, peer.incarnation?);
-            (in_force && !hello.damaged).then_some((hello.last, *id))
+            (in_force && !hello.damaged).then_some((peer.last, *id))
         });
         let best = if Mutant::AdoptOlder.on() {
             candidates.filter(|(last, _)| *last != own).min()

@@ -59,6 +59,7 @@ impl Node {
             && self.now.mono >= contest.gives_up
         {
             self.contest = None;
+            self.lost_rounds += 1;
             let pause = self.rng.below(self.config.window_us());
             self.ask_after = self.now.mono.plus(pause);
         }
@@ -87,6 +88,9 @@ impl Node {
             self.event(Event::Asking);
         }
         let nonce = self.rng.next();
+        // The copies that are there by now may be newer than those at boot.
+        self.may_adopt = true;
+        self.maybe_adopt();
         self.missing = Some(Missing {
             nonce,
             agreed: BTreeSet::from([self.config.id]),
@@ -175,7 +179,9 @@ impl Node {
         }
         self.step_down("a higher term");
         self.hard.term = term;
-        self.hard.granted_to = None;
+        // A replica that is not admitted does not know what its earlier life granted in this term:
+        // its one grant counts as used.
+        self.hard.granted_to = (!self.is_admitted()).then_some(self.config.id);
         self.reached = true;
         self.primary = None;
         self.contest = None;
@@ -191,6 +197,7 @@ impl Node {
     }
 
     fn open_contest(&mut self) {
+        self.contested = Some(self.hard.term);
         let closes = self.now.mono.plus(self.config.window_us());
         self.contest = Some(Contest {
             answered: false,
@@ -198,7 +205,7 @@ impl Node {
             ballots: BTreeMap::new(),
             heard: BTreeSet::new(),
             closes,
-            gives_up: closes.plus(self.config.grant_timeout_us()),
+            gives_up: closes.plus(self.grant_timeout_us()),
             grants: BTreeMap::new(),
             granting: None,
         });
@@ -213,12 +220,17 @@ impl Node {
             return;
         }
         let may_ballot = self.may_ballot() && self.self_counts();
+        let closes = self.now.mono.plus(self.config.window_us());
+        let gives_up = closes.plus(self.grant_timeout_us());
         let Some(contest) = &mut self.contest else {
             return;
         };
         if std::mem::replace(&mut contest.answered, true) {
             return;
         }
+        // From here, not from the opening: a slow disk must not eat the window.
+        contest.closes = closes;
+        contest.gives_up = gives_up;
         contest.heard.insert(self.config.id);
         if !may_ballot {
             self.broadcast(&Body::Abstain);
@@ -247,6 +259,9 @@ impl Node {
             return;
         }
         if self.contest.is_none() {
+            if self.contested == Some(self.hard.term) {
+                return; // late: this replica has balloted in the term
+            }
             self.open_contest();
         }
         if let Some(contest) = &mut self.contest {
@@ -315,12 +330,20 @@ impl Node {
         }
     }
 
+    /// Doubles with each round that no primary came of: a disk slower than the timings must not
+    /// keep the cluster without one for ever.
+    fn grant_timeout_us(&self) -> u64 {
+        self.config.grant_timeout_us() << self.lost_rounds.min(6)
+    }
+
     /// A peer that is expected to answer: its connection is open and it made progress within two
     /// refreshes.
     fn reachable(&self, id: ReplicaId) -> bool {
         self.peers.get(&id).is_some_and(|peer| {
             let recent = self.config.refresh_interval_us * 2;
+            let damaged = peer.hello.as_ref().is_some_and(|hello| hello.damaged);
             peer.link
+                && !damaged
                 && peer
                     .progressed
                     .is_some_and(|at| self.now.mono.since(at) <= recent)
@@ -351,8 +374,6 @@ impl Node {
     }
 
     fn count_grant(&mut self, from: ReplicaId, nonce: u64, clock: WallTime) {
-        let majority = self.membership.majority();
-        let able = self.takes_part() && self.leading.is_none();
         let Some(contest) = &mut self.contest else {
             return;
         };
@@ -364,6 +385,16 @@ impl Node {
             return;
         }
         contest.grants.insert(from, clock);
+        self.maybe_win();
+    }
+
+    /// Step 4: a majority of grants makes the primary.
+    pub(super) fn maybe_win(&mut self) {
+        let majority = self.membership.majority();
+        let able = self.takes_part() && self.leading.is_none();
+        let Some(contest) = &self.contest else {
+            return;
+        };
         if contest.grants.len() >= majority && able {
             let grants = contest.grants.clone();
             self.become_primary(grants);
@@ -380,6 +411,7 @@ impl Node {
         self.contest = None;
         self.missing = None;
         self.retiring_until = None;
+        self.lost_rounds = 0;
         self.end_boot();
         let term = self.hard.term;
         let primary = Some(primary);

@@ -103,16 +103,19 @@ impl Node {
         if self.membership.is_retired(from, message.from_incarnation) {
             return; // late: that life is over, and must not be readmitted
         }
-        let knows_us = hello.knows_run == Some(self.run);
+        let formed = matches!(hello.formation, FormationStatus::Formed(_));
+        let knows_us = hello.knows_run == Some(self.run) && (formed || !self.is_formed());
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
         let new_run = peer.run != Some(message.run);
         if new_run {
             peer.run = Some(message.run);
-            peer.progressed = None;
+            // It has just spoken: expect its ballot.
+            peer.progressed = Some(self.now.mono);
             peer.progress = 0;
         }
+        peer.last = hello.last;
         peer.incarnation = Some(message.from_incarnation);
         peer.hello = Some(hello);
         if new_run {
@@ -196,18 +199,14 @@ impl Node {
         }
     }
 
-    /// A formed peer whose entry 1 names our incarnation, when we had prepared just that.
+    /// A formed peer whose entry 1 names our incarnation: incarnations are fresh, so this replica
+    /// had prepared just that, whatever it may have prepared since.
     fn formed_with_us(&self) -> Option<Members> {
-        let FormationStatus::Prepared(prepared) = &self.hard.formation else {
-            return None;
-        };
+        let ours = Some(&self.hard.incarnation);
         self.peers
             .values()
             .find_map(|peer| match &peer.hello.as_ref()?.formation {
-                FormationStatus::Formed(members)
-                    if ClusterId::of_members(members) == *prepared
-                        && members.get(&self.config.id) == Some(&self.hard.incarnation) =>
-                {
+                FormationStatus::Formed(members) if members.get(&self.config.id) == ours => {
                     Some(members.clone())
                 }
                 _ => None,

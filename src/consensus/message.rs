@@ -161,6 +161,9 @@ pub struct Refresh {
     pub commit: Index,
     /// Applied index.
     pub applied: Index,
+    /// The sender's stamp at the receiver's last index, or at the sender's commit index if that is
+    /// lower: committed, so that a receiver with the same stamp there knows its own to be.
+    pub settled: Stamp,
     /// State digests at the last multiples of 1,024.
     pub digests: Vec<(Index, Hash)>,
     /// From a primary: what each member has acknowledged.

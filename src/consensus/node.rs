@@ -111,6 +111,8 @@ pub(super) struct Peer {
     /// Its progress counter, and when that last rose.
     pub(super) progress: u64,
     pub(super) progressed: Option<Monotonic>,
+    /// Its last durable stamp, as it last said.
+    pub(super) last: Stamp,
     pub(super) hello_sent: Option<Monotonic>,
     pub(super) skew_told: Option<Monotonic>,
     pub(super) refused_told: bool,
@@ -150,6 +152,10 @@ pub struct Node {
     /// Hard limit on a stuck disk or proposal; doubles with each step-down for it.
     pub(super) stuck_limit_us: u64,
     pub(super) contest: Option<Contest>,
+    /// The last term in which a contest was opened: one ballot a term.
+    pub(super) contested: Option<Term>,
+    /// Contests in a row that no primary came of: each doubles the grant timeout.
+    pub(super) lost_rounds: u32,
     pub(super) missing: Option<Missing>,
     /// Asks that wait for this replica to miss the primary itself.
     pub(super) asks: BTreeMap<ReplicaId, (u64, Stamp, Monotonic)>,
@@ -157,7 +163,7 @@ pub struct Node {
     pub(super) ask_after: Monotonic,
     pub(super) retiring_until: Option<Monotonic>,
     pub(super) boot_until: Option<Monotonic>,
-    pub(super) adopted_once: bool,
+    pub(super) may_adopt: bool,
     pub(super) adoption: Option<Adoption>,
     /// An adopted copy is being installed by this job: no part is taken.
     pub(super) installing: Option<JobId>,
@@ -216,9 +222,12 @@ impl Node {
             hard_state.term = last.term;
             hard_state.granted_to = None;
         }
+        let mut rng = SplitMix::new(seed);
+        // Not from 1: an answer to an earlier run must not answer this one's question.
+        let nonces = rng.next();
         let mut node = Self {
             run,
-            rng: SplitMix::new(seed),
+            rng,
             now,
             jobs: Jobs::new(durable_term, hard_state.mark, config.ids.len() == 1),
             hard: hard_state,
@@ -236,16 +245,18 @@ impl Node {
             leading: None,
             stuck_limit_us: config.election_timeout_us() * 4,
             contest: None,
+            contested: None,
+            lost_rounds: 0,
             missing: None,
             asks: BTreeMap::new(),
             ask_after: now.mono,
             retiring_until: None,
             boot_until: Some(now.mono.plus(config.initialize_wait_us)),
-            adopted_once: false,
+            may_adopt: true,
             adoption: None,
             installing: None,
             copies: BTreeMap::new(),
-            reads: Reads::new(),
+            reads: Reads::new(nonces),
             damage,
             applied,
             digests: Vec::new(),
@@ -291,6 +302,8 @@ impl Node {
         if raised {
             self.jobs.want_hard_state(true);
         }
+        // Membership first: what follows asks whether this replica is admitted.
+        self.deliver();
     }
 
     /// Time passes. Call at least every 5 ms.
@@ -364,6 +377,7 @@ impl Node {
         );
         if self.installing.is_some_and(|installing| installing <= job) {
             self.installing = None;
+            self.maybe_win();
         }
         let messages = self.jobs.released();
         self.ready.messages.extend(messages);
@@ -570,6 +584,10 @@ impl Node {
             self.contest = None;
             self.damage = Some((index, reason.clone()));
             self.event(Event::Damaged { index, reason });
+            let peers: Vec<ReplicaId> = self.peers.keys().copied().collect();
+            for peer in peers {
+                self.send_hello(peer);
+            }
         }
     }
 

@@ -101,6 +101,7 @@ impl Node {
             self.contest = None;
         }
         self.missing = None;
+        self.lost_rounds = 0;
         self.end_boot();
         self.adoption = None;
         let now = self.now.mono;
@@ -154,6 +155,8 @@ impl Node {
     /// Hand the primary role over (SIGTERM). `Event::SteppedDown` follows on a primary.
     pub fn hand_over(&mut self, now: super::Now) {
         self.now = now;
+        // A clean stop leaves the mark fsynced.
+        self.jobs.want_hard_state(true);
         let Some(leading) = &mut self.leading else {
             return;
         };
@@ -255,15 +258,15 @@ impl Node {
         for progress in leading.peers.values_mut() {
             progress.maybe_retry(now, self.config.refresh_interval_us);
         }
-        let heard = |peer: &super::node::Peer, within: u64| {
-            peer.heard.is_some_and(|at| now.since(at) <= within)
-        };
         let timeout = self.config.election_timeout_us();
-        let near = 1 + self
-            .peers
-            .values()
-            .filter(|peer| heard(peer, timeout))
-            .count();
+        let heard = |(id, peer): &(&ReplicaId, &super::node::Peer)| {
+            let recent = peer.heard.is_some_and(|at| now.since(at) <= timeout);
+            recent
+                && peer
+                    .incarnation
+                    .is_some_and(|i| self.membership.counts(**id, i))
+        };
+        let near = 1 + self.peers.iter().filter(heard).count();
         if near < self.membership.majority() {
             self.step_down("no majority answers");
             return;
@@ -415,7 +418,9 @@ impl Node {
                 self.maybe_send_hello(id);
                 continue;
             }
+            let common = self.peers[&id].last.index.min(self.commit);
             let refresh = Refresh {
+                settled: self.log.stamp_at(common).unwrap_or(Stamp::ZERO),
                 progress: self.progress,
                 is_primary: self.leading.is_some(),
                 primary: self.primary,
@@ -441,7 +446,9 @@ impl Node {
         };
         if let Some(hello) = &mut peer.hello {
             hello.knows_run = refresh.knows_run;
+            hello.primary = refresh.primary;
         }
+        peer.last = refresh.last;
         let progressed = refresh.progress > peer.progress;
         if progressed {
             peer.progress = refresh.progress;
@@ -462,6 +469,7 @@ impl Node {
             self.maybe_send_hello(from);
         }
         self.learn_commit(refresh.last, refresh.commit);
+        self.learn_commit(refresh.settled, refresh.settled.index);
         if message.term != self.hard.term || self.leading.is_some() {
             return;
         }

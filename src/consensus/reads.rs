@@ -21,7 +21,7 @@ struct Round {
     nonce: u64,
     index: Index,
     confirmed: BTreeSet<ReplicaId>,
-    readers: Vec<Reader>,
+    readers: Vec<(Reader, Monotonic)>,
     began: Monotonic,
 }
 
@@ -44,17 +44,18 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    pub(super) fn new() -> Self {
+    /// `nonces`: drawn afresh for each process run.
+    pub(super) fn new(nonces: u64) -> Self {
         Self {
             waiting: Vec::new(),
             round: None,
             question: None,
-            next_nonce: 1,
+            next_nonce: nonces,
         }
     }
 
     fn nonce(&mut self) -> u64 {
-        self.next_nonce += 1;
+        self.next_nonce = self.next_nonce.wrapping_add(1);
         self.next_nonce
     }
 }
@@ -108,7 +109,7 @@ impl Node {
             nonce,
             index: self.commit,
             confirmed,
-            readers: readers.into_iter().map(|(reader, _)| reader).collect(),
+            readers,
             began: self.now.mono,
         });
         self.broadcast(&Body::Round { nonce });
@@ -142,7 +143,7 @@ impl Node {
         let Some(round) = self.reads.round.take() else {
             return;
         };
-        for reader in round.readers {
+        for (reader, _) in round.readers {
             match reader {
                 Reader::Local(read) => self.ready.reads.push((read, round.index)),
                 Reader::Remote { peer, nonce } => {
@@ -197,23 +198,27 @@ impl Node {
 
     /// The primary changed: what waits is asked again, of the new one.
     pub(super) fn reads_to_new_primary(&mut self) {
+        self.take_back_question();
+        self.drive_reads();
+    }
+
+    fn take_back_question(&mut self) {
         if let Some(question) = self.reads.question.take() {
-            let back = question
-                .reads
-                .into_iter()
-                .map(|(read, since)| (Reader::Local(read), since));
+            let back = question.reads.into_iter();
+            let back = back.map(|(read, since)| (Reader::Local(read), since));
             self.reads.waiting.extend(back);
         }
-        self.drive_reads();
+    }
+
+    fn take_back_round(&mut self) {
+        if let Some(round) = self.reads.round.take() {
+            self.reads.waiting.extend(round.readers);
+        }
     }
 
     /// Stepping down: others ask the next primary; our own reads wait for it too.
     pub(super) fn fail_remote_reads(&mut self) {
-        if let Some(round) = self.reads.round.take() {
-            let now = self.now.mono;
-            let back = round.readers.into_iter().map(|reader| (reader, now));
-            self.reads.waiting.extend(back);
-        }
+        self.take_back_round();
         self.reads
             .waiting
             .retain(|(reader, _)| matches!(reader, Reader::Local(_)));
@@ -222,27 +227,13 @@ impl Node {
     /// Lost questions and rounds are asked again under a new nonce; what waited too long fails.
     pub(super) fn tick_reads(&mut self) {
         let now = self.now.mono;
-        let again = self.config.refresh_interval_us;
-        if self
-            .reads
-            .question
-            .as_ref()
-            .is_some_and(|q| now.since(q.asked) >= again)
-        {
-            self.reads_to_new_primary();
+        let again = self.config.refresh_interval_us * 2;
+        let lost = |since: Monotonic| now.since(since) >= again;
+        if self.reads.question.as_ref().is_some_and(|q| lost(q.asked)) {
+            self.take_back_question();
         }
-        if self
-            .reads
-            .round
-            .as_ref()
-            .is_some_and(|r| now.since(r.began) >= again)
-            && let Some(round) = self.reads.round.take()
-        {
-            let back = round
-                .readers
-                .into_iter()
-                .map(|reader| (reader, round.began));
-            self.reads.waiting.extend(back);
+        if self.reads.round.as_ref().is_some_and(|r| lost(r.began)) {
+            self.take_back_round();
         }
         let limit = self.read_wait_us();
         let waiting = std::mem::take(&mut self.reads.waiting);

@@ -155,7 +155,10 @@ impl Node {
         }
         self.verified = self.verified.max(last);
         self.commit_known = self.commit_known.max(append.commit.min(self.verified));
-        self.hard.term_accepted = self.hard.term_accepted.max(self.hard.term);
+        if self.hard.term_accepted < self.hard.term {
+            self.hard.term_accepted = self.hard.term;
+            self.jobs.want_hard_state(true);
+        }
         self.ack_due = true;
         self.advance_followed_commit();
         self.maybe_acknowledge();

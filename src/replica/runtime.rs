@@ -228,7 +228,8 @@ fn first_hard_state<S: Store>(
         cluster: founders.as_ref().map(ClusterId::of_members),
         formation: founders.map_or(FormationStatus::Unformed, FormationStatus::Formed),
         term: last.term,
-        granted_to: None,
+        // What the lost promises granted in this term is not known: the one grant is used.
+        granted_to: (last > Stamp::FORMATION).then_some(config.node.id),
         term_accepted: last.term,
         mark: Stamp::ZERO,
         others_marks: BTreeMap::new(),

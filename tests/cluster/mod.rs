@@ -22,7 +22,7 @@ pub mod says {
     /// A newer copy was installed at boot.
     pub const ADOPTED: &str = "adopted";
     /// A replica has raised its term by a ballot of its own.
-    pub const ELECTION: &str = "election started";
+    pub const ELECTION: &str = "ballot submitted";
 }
 
 /// The longest wait for anything.

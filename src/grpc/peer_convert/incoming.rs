@@ -226,6 +226,7 @@ fn refresh_in(refresh: &proto::Refresh) -> Result<Refresh, BadMessage> {
         is_primary: refresh.is_primary,
         primary: optional_replica("primary", refresh.primary)?,
         last: stamp("last", refresh.last)?,
+        settled: stamp("settled", refresh.settled)?,
         commit: Index(refresh.commit),
         applied: Index(refresh.applied),
         digests: refresh

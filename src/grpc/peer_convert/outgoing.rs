@@ -176,6 +176,7 @@ fn refresh_out(refresh: &Refresh) -> proto::Refresh {
         is_primary: refresh.is_primary,
         primary: replica(refresh.primary),
         last: stamp(refresh.last),
+        settled: stamp(refresh.settled),
         commit: refresh.commit.0,
         applied: refresh.applied.0,
         digests: refresh

@@ -80,7 +80,13 @@ fn hellos() -> impl Strategy<Value = Hello> {
 fn refreshes() -> impl Strategy<Value = Refresh> {
     (
         (any::<u64>(), any::<bool>(), primaries(), stamps()),
-        (any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>()),
+        (
+            any::<u64>(),
+            any::<u64>(),
+            any::<u64>(),
+            any::<bool>(),
+            stamps(),
+        ),
         prop::collection::vec((any::<u64>().prop_map(Index), hashes()), 0..5),
         prop::collection::btree_map((1..8u16).prop_map(ReplicaId), stamps(), 0..5),
         any::<Option<u64>>(),
@@ -97,6 +103,7 @@ fn refreshes() -> impl Strategy<Value = Refresh> {
             clock: WallTime(b.2),
             disk_low: b.3,
             knows_run: knows_run.map(RunNonce),
+            settled: b.4,
         })
 }
 
