@@ -6,6 +6,7 @@
 //! the files; a person reads the difference.
 //!
 //! ```text
+//! elect N                 N new replicas and a first primary: P, and the others A, B, C, D
 //! start N                 N new replicas, every connection open
 //! run MS                  time passes; messages arrive and disks work unless told otherwise
 //! propose ID TEXT         a command for the primary
@@ -41,12 +42,12 @@ fn play(text: &str) -> String {
     let mut out = String::new();
     for line in text.lines() {
         if line.starts_with('#') {
-            out.push_str(line);
-            out.push('\n');
+            let gap = if out.is_empty() { "" } else { "\n" };
+            out.extend([gap, line, "\n"]);
         } else if let Some(command) = line.strip_prefix("> ") {
-            out.push_str(&format!("\n> {command}\n"));
+            out.extend(["\n> ", command, "\n"]);
             for line in cluster.command(command) {
-                out.push_str(&format!("  {line}\n"));
+                out.extend(["  ", &line, "\n"]);
             }
         }
     }

@@ -34,6 +34,9 @@ pub struct Cluster {
     held: Vec<Message>,
     now_us: u64,
     reads: u64,
+    /// The last printed answer of each replica: repeated ones are left out.
+    answered: BTreeMap<ReplicaId, String>,
+    names: BTreeMap<&'static str, ReplicaId>,
     out: Vec<String>,
 }
 
@@ -58,20 +61,21 @@ fn fresh(id: ReplicaId, life: u8) -> Disk {
 impl Cluster {
     /// Does one line; returns what happened.
     pub fn command(&mut self, line: &str) -> Vec<String> {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let id = |at: usize| -> ReplicaId {
-            let word = words
-                .get(at)
-                .unwrap_or_else(|| panic!("{line}: a replica is missing"));
-            ReplicaId(
-                word.parse()
-                    .unwrap_or_else(|_| panic!("{line}: {word} is no replica")),
-            )
+        let named = |word: &str| match self.names.get(word) {
+            Some(id) => id.to_string(),
+            None => word.to_owned(),
         };
-        match words[0] {
+        let words: Vec<String> = line.split_whitespace().map(named).collect();
+        let id = |at: usize| -> ReplicaId {
+            let word = words.get(at).map_or("", String::as_str);
+            let number = word.parse();
+            ReplicaId(number.unwrap_or_else(|_| panic!("{line}: {word:?} is no replica")))
+        };
+        match words[0].as_str() {
             "start" => self.start(id(1).0),
+            "elect" => self.elect(id(1).0),
             "run" => self.run(u64::from(id(1).0)),
-            "propose" => self.propose(id(1), words[2]),
+            "propose" => self.propose(id(1), &words[2]),
             "read" => self.read(id(1)),
             "kill" => self.kill(id(1)),
             "restart" => self.restart(id(1)),
@@ -139,6 +143,31 @@ impl Cluster {
         }
         for id in self.ids.clone() {
             self.restart(id);
+        }
+    }
+
+    /// New replicas with a serving primary, without a word about how; gives them their names.
+    fn elect(&mut self, n: u16) {
+        self.start(n);
+        let serving = |cluster: &Self| {
+            let mut running = cluster.replicas.iter();
+            running.find_map(|(id, r)| r.node.as_ref()?.status().serving.then_some(*id))
+        };
+        for _ in 0..300 {
+            self.run(1);
+            if serving(self).is_some() {
+                break;
+            }
+        }
+        self.run(25);
+        self.out.clear();
+        let primary = serving(self).expect("a perfect network elects a primary");
+        self.names.insert("P", primary);
+        let others = self.ids.iter().copied().filter(|id| *id != primary);
+        self.names
+            .extend(["A", "B", "C", "D"].into_iter().zip(others));
+        for (name, id) in self.names.clone() {
+            self.out.push(format!("{name} is {id}"));
         }
     }
 
@@ -351,10 +380,15 @@ impl Cluster {
             } else {
                 ""
             };
-            self.out.push(format!(
+            let line = format!(
                 "{} -> {} term {} {kind}{detail}{end}",
                 message.from, message.to, message.term
-            ));
+            );
+            let again = kind == "match" && self.answered.get(&message.from) == Some(&line);
+            if !again {
+                self.answered.insert(message.from, line.clone());
+                self.out.push(line);
+            }
         }
         if held {
             self.held.push(message);
