@@ -1,3 +1,5 @@
+//! Flags, environment, file and defaults, and what is refused.
+
 use super::*;
 
 fn flags(peers: &str, id: Option<u16>) -> Flags {

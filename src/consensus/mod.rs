@@ -59,6 +59,7 @@
 //! the fenced poll and repair are not here yet: a damaged replica takes no part and says so.
 
 mod adoption;
+mod config;
 mod election;
 mod formation;
 mod jobs;
@@ -74,10 +75,13 @@ mod ready;
 mod replication;
 mod rng;
 
+pub use config::Config;
 pub use message::{Append, AppendReply, Ballot, Body, FormationStatus, Hello, Message, Refresh};
 pub use mutants::Mutant;
-pub use node::{Config, Node, NotPrimary, Status};
-pub use ready::{Event, Fetch, HardState, Job, JobId, Now, ReadId, Ready, Role, Start};
+pub use node::Node;
+pub use ready::{
+    Event, Fetch, HardState, Job, JobId, NotPrimary, Now, ReadId, Ready, Role, Start, Status,
+};
 
 #[cfg(test)]
 mod tests;

@@ -9,91 +9,15 @@ use super::primary::PrimaryState;
 use super::reads::Reads;
 use super::rng::SplitMix;
 use super::{
-    Body, Event, FormationStatus, HardState, Hello, JobId, Message, Mutant, Now, ReadId, Ready,
-    Role, Start,
+    Body, Config, Event, FormationStatus, HardState, Hello, JobId, Message, Mutant, NotPrimary,
+    Now, ReadId, Ready, Role, Start, Status,
 };
 use crate::limits::UNCOMMITTED_BYTES_MAX;
 use crate::types::entry::{Entry, Kind};
 use crate::types::{
-    ClusterId, Hash, Incarnation, Index, Members, Monotonic, ReplicaId, RunNonce, Stamp, Term,
+    ClusterId, Hash, Incarnation, Index, Monotonic, ReplicaId, RunNonce, Stamp, Term,
 };
 use std::collections::BTreeMap;
-
-/// Ids and timings.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// This replica.
-    pub id: ReplicaId,
-    /// Every configured replica, this one included, sorted.
-    pub ids: Vec<ReplicaId>,
-    /// Microseconds between refreshes.
-    pub refresh_interval_us: u64,
-    /// A primary unseen for this many refreshes is missed.
-    pub election_iters: u32,
-    /// The collection window is eight of these, in microseconds.
-    pub election_check_interval_us: u64,
-    /// How long a booting replica waits for the others, in microseconds.
-    pub initialize_wait_us: u64,
-    /// Version and build, told to peers.
-    pub build: String,
-}
-
-impl Config {
-    /// Microseconds after which an unseen primary is missed, and an unheard majority is lost.
-    pub fn election_timeout_us(&self) -> u64 {
-        self.refresh_interval_us * u64::from(self.election_iters)
-    }
-    /// Microseconds in which ballots are collected.
-    pub fn window_us(&self) -> u64 {
-        self.election_check_interval_us * 8
-    }
-    /// Microseconds after the window in which a primary must appear.
-    pub fn grant_timeout_us(&self) -> u64 {
-        self.window_us()
-    }
-}
-
-/// Refused: this replica is not a serving primary. Nothing was proposed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotPrimary {
-    /// Whom to ask instead, if known.
-    pub primary: Option<ReplicaId>,
-}
-
-/// For `status`, tests and checkers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// This replica.
-    pub id: ReplicaId,
-    /// Its incarnation.
-    pub incarnation: Incarnation,
-    /// Cluster, once formed.
-    pub cluster: Option<ClusterId>,
-    /// What it is.
-    pub role: Role,
-    /// Current term.
-    pub term: Term,
-    /// Whom it follows (itself if primary).
-    pub primary: Option<ReplicaId>,
-    /// The primary has committed in its own term (false elsewhere).
-    pub serving: bool,
-    /// Last entry, durable or not.
-    pub last: Stamp,
-    /// Last durable entry.
-    pub durable: Stamp,
-    /// Hash of the last entry.
-    pub head_hash: Hash,
-    /// Commit index.
-    pub commit: Index,
-    /// Incarnations in force.
-    pub members: Members,
-    /// From a primary: durable match of each peer.
-    pub matches: BTreeMap<ReplicaId, Index>,
-    /// Peers whose connection is open.
-    pub connected: Vec<ReplicaId>,
-    /// What is damaged, if anything.
-    pub damage: Option<(Index, String)>,
-}
 
 /// What is known of another replica.
 #[derive(Debug, Default)]
@@ -183,48 +107,27 @@ pub struct Node {
 impl Node {
     /// Starts from what recovery found.
     pub fn new(start: Start) -> Self {
+        let Start { config, now, .. } = start.clone();
+        let (log, commit) = log_of(&start);
         let Start {
-            config,
             mut hard_state,
             members,
-            term_runs,
-            last,
-            tail,
-            tail_previous_hash,
-            commit,
             applied,
             damage,
             run,
             seed,
-            now,
+            ..
         } = start;
         assert_eq!(
             hard_state.id, config.id,
             "the caller checked whose directory it is"
         );
-        assert!(
-            config.ids.contains(&config.id),
-            "the caller checked the ids"
-        );
-        // What recovery says of a damaged log is a best effort: nothing is built on it.
-        let (log, commit) = if damage.is_some() {
-            let empty = Log::new(Vec::new(), Stamp::ZERO, Vec::new(), Hash::default());
-            (empty, applied)
-        } else {
-            let log = Log::new(term_runs, last, tail, tail_previous_hash);
-            (log, commit)
-        };
+        let durable_term = hard_state.term;
+        let raised = raise_to_log(&mut hard_state, log.last().term);
         let peers = config.ids.iter().filter(|id| **id != config.id);
         let peers = peers.map(|id| (*id, Peer::default())).collect();
-        let durable_term = hard_state.term;
-        let raised = last.term > hard_state.term && damage.is_none();
-        if raised {
-            hard_state.term = last.term;
-            hard_state.granted_to = None;
-        }
         let mut rng = SplitMix::new(seed);
-        // Not from 1: an answer to an earlier run must not answer this one's question.
-        let nonces = rng.next();
+        let reads = Reads::new(rng.next());
         let mut node = Self {
             run,
             rng,
@@ -256,7 +159,7 @@ impl Node {
             adoption: None,
             installing: None,
             copies: BTreeMap::new(),
-            reads: Reads::new(nonces),
+            reads,
             damage,
             applied,
             digests: Vec::new(),
@@ -616,6 +519,28 @@ impl Node {
         self.now = now;
         self.start_read(super::reads::Reader::Local(read));
     }
+}
+
+/// The term is at least that of the last entry. Was it raised by that?
+fn raise_to_log(hard_state: &mut HardState, term: Term) -> bool {
+    let raised = term > hard_state.term;
+    if raised {
+        hard_state.term = term;
+        hard_state.granted_to = None;
+    }
+    raised
+}
+
+/// The log and the commit index to start with.
+fn log_of(start: &Start) -> (Log, Index) {
+    if start.damage.is_some() {
+        // What recovery says of a damaged log is a best effort: nothing is built on it.
+        let empty = Log::new(Vec::new(), Stamp::ZERO, Vec::new(), Hash::default());
+        return (empty, start.applied);
+    }
+    let (runs, tail) = (start.term_runs.clone(), start.tail.clone());
+    let log = Log::new(runs, start.last, tail, start.tail_previous_hash);
+    (log, start.commit)
 }
 
 #[cfg(test)]

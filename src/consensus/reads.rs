@@ -44,7 +44,8 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    /// `nonces`: drawn afresh for each process run.
+    /// `nonces`: where they begin, drawn afresh for each process run: a late answer to an earlier
+    /// run must not answer a question of this one.
     pub(super) fn new(nonces: u64) -> Self {
         Self {
             waiting: Vec::new(),

@@ -243,3 +243,45 @@ pub struct Now {
     /// For entry times and ballots; may jump.
     pub wall: WallTime,
 }
+
+/// Refused: this replica is not a serving primary. Nothing was proposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotPrimary {
+    /// Whom to ask instead, if known.
+    pub primary: Option<ReplicaId>,
+}
+
+/// For `status`, tests and checkers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// This replica.
+    pub id: ReplicaId,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// Cluster, once formed.
+    pub cluster: Option<ClusterId>,
+    /// What it is.
+    pub role: Role,
+    /// Current term.
+    pub term: Term,
+    /// Whom it follows (itself if primary).
+    pub primary: Option<ReplicaId>,
+    /// The primary has committed in its own term (false elsewhere).
+    pub serving: bool,
+    /// Last entry, durable or not.
+    pub last: Stamp,
+    /// Last durable entry.
+    pub durable: Stamp,
+    /// Hash of the last entry.
+    pub head_hash: Hash,
+    /// Commit index.
+    pub commit: Index,
+    /// Incarnations in force.
+    pub members: Members,
+    /// From a primary: durable match of each peer.
+    pub matches: BTreeMap<ReplicaId, Index>,
+    /// Peers whose connection is open.
+    pub connected: Vec<ReplicaId>,
+    /// What is damaged, if anything.
+    pub damage: Option<(Index, String)>,
+}

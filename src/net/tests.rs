@@ -1,3 +1,5 @@
+//! Links between real listeners on loopback.
+
 use super::*;
 use crate::consensus::{Body, Message};
 use crate::grpc::peer;

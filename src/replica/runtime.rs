@@ -16,7 +16,7 @@ use super::transport::{PeerInbox, Transport};
 use super::{Config, Handle, Input, Names, Replica};
 use crate::consensus::{FormationStatus, HardState};
 use crate::state_machine::StateMachine;
-use crate::storage::{Recovered, StorageError, Store};
+use crate::storage::{Recovered, Slice, StorageError, Store};
 use crate::types::{ClusterId, Incarnation, Index, RunNonce, Stamp};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -101,8 +101,7 @@ where
         recovered.hard_state = Some(state);
     }
     let id = config.node.id;
-    let lost_after_us =
-        config.node.refresh_interval_us * u64::from(config.node.election_iters.max(1));
+    let lost_after_us = config.node.election_timeout_us();
     let clock = Clock::start();
     let (run, seed) = (RunNonce(rand::random()), rand::random());
     let reader = store.reader();
@@ -142,8 +141,7 @@ where
         let _ = storage.join();
         report.stopped();
     })?;
-    let scan =
-        move |slice: &crate::storage::Slice| StateMachine::open(Some(slice))?.scan_digest(&reader);
+    let scan = move |slice: &Slice| StateMachine::open(Some(slice))?.scan_digest(&reader);
     let handle = Handle {
         id,
         queue: Arc::clone(&queue),

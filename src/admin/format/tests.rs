@@ -1,3 +1,5 @@
+//! What the formatter prints, to the letter.
+
 use super::*;
 use crate::admin::cluster::Verdict;
 use crate::admin::verify::{Finding, Report};

@@ -1,3 +1,5 @@
+//! Each finding of `verify`, provoked.
+
 use super::*;
 use crate::state_machine::Operation;
 use crate::types::entry::Kind;

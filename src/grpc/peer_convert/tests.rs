@@ -1,3 +1,5 @@
+//! Messages between replicas, there and back, and damaged on the way.
+
 use super::*;
 use crate::consensus::{
     Append, AppendReply, Ballot, Body, FormationStatus, Hello, Message, Refresh,
