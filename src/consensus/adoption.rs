@@ -287,7 +287,8 @@ impl Node {
         if !newer && !Mutant::AdoptUnchecked.on() && !Mutant::AdoptOlder.on() {
             return Err("it is not newer than what is here by now");
         }
-        if last.term < self.hard.term_accepted && !Mutant::AdoptOlder.on() {
+        let careless = Mutant::AdoptOlder.on() || Mutant::AdoptWithoutPrefix.on();
+        if last.term < self.hard.term_accepted && !careless {
             return Err("it is older than the last primary followed");
         }
         let mut index = adoption.after.index;
