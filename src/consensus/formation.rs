@@ -231,9 +231,7 @@ impl Node {
     fn form(&mut self, members: &Members) {
         assert_eq!(self.log.last().index, Index(0), "entry 1 is the first");
         let entry = Entry::formation(members, LEVEL);
-        let cluster = ClusterId::of_members(members);
         self.append(entry);
-        self.event(Event::Formed(cluster));
     }
 
     /// After a formation step became durable: everyone is told, and the next step may follow.
@@ -244,6 +242,9 @@ impl Node {
         let formed = self.is_formed();
         if formed && self.log.durable().index >= Index(1) {
             self.commit = self.commit.max(Index(1));
+            if let Some(cluster) = self.hard.cluster {
+                self.event(Event::Formed(cluster));
+            }
         }
         let peers: Vec<ReplicaId> = self.peers.keys().copied().collect();
         for peer in peers {
