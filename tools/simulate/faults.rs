@@ -293,14 +293,13 @@ impl World {
                 self.kill(victim, "at random");
                 self.restart_later(victim);
             }
-            Fault::KillAll => {
-                if self.rng.chance(300) {
-                    for at in 0..n {
-                        self.kill(at, "with all others");
-                        self.restart_later(at);
-                    }
+            Fault::KillAll if self.rng.chance(300) => {
+                for at in 0..n {
+                    self.kill(at, "with all others");
+                    self.restart_later(at);
                 }
             }
+            Fault::KillAll => {}
             Fault::Pause => self.pause(victim),
             Fault::Disk => {
                 let long = self.rng.around(60_000);
@@ -319,12 +318,11 @@ impl World {
                     self.feed(victim, Input::ShutDown);
                 }
             }
-            Fault::Wipe => {
-                if self.may_wipe(victim) {
-                    self.wipe(victim);
-                    self.restart_later(victim);
-                }
+            Fault::Wipe if self.may_wipe(victim) => {
+                self.wipe(victim);
+                self.restart_later(victim);
             }
+            Fault::Wipe => {}
             _ => {}
         }
     }

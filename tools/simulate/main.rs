@@ -3,6 +3,7 @@
 
 #![allow(missing_docs)] // a program, not a library: the modules say what their items are for
 
+mod answers;
 mod checker;
 mod checker_io;
 mod clients;
@@ -11,6 +12,7 @@ mod disk;
 mod faults;
 mod mutants;
 mod network;
+mod processes;
 mod rng;
 mod run;
 mod world;

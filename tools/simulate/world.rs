@@ -7,15 +7,14 @@
 use super::checker::Checker;
 use super::checker_io;
 use super::clients::{Client, History};
-use super::disk::{self, Disk, Probe};
+use super::disk::{Disk, Probe};
 use super::faults::{Director, FaultSet, Plan};
 use super::network::{Network, id_of};
 use super::rng::Rng;
 use chat::consensus::{self, FormationStatus, HardState, Now, Role};
-use chat::replica::{self, Config, DiskDone, DiskJob, Input, Output, PeerMessage, Replica};
-use chat::storage::Store;
+use chat::replica::{self, DiskDone, DiskJob, Input, Output, PeerMessage, Replica};
 use chat::storage::{MemReader, MemStore};
-use chat::types::{Incarnation, Monotonic, ReplicaId, RunNonce, Stamp, Term, WallTime};
+use chat::types::{Incarnation, Monotonic, ReplicaId, Stamp, Term, WallTime};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
@@ -322,7 +321,7 @@ impl World {
         true
     }
 
-    fn lives(&self, at: usize, life: u64) -> bool {
+    pub(super) fn lives(&self, at: usize, life: u64) -> bool {
         self.members[at].life == life && self.members[at].process.is_some()
     }
     /// The running process at a place.
@@ -330,182 +329,8 @@ impl World {
         self.members[at].process.as_mut()
     }
 
-    /// Starts a process on this disk.
-    pub fn boot(&mut self, at: usize) {
-        if self.members[at].process.is_some() {
-            return;
-        }
-        let run = RunNonce(self.rng.next());
-        let (mut store, mut recovered) = match self.members[at].disk.open(self.plan.cache_bytes) {
-            Ok(opened) => opened,
-            Err(error) => {
-                self.checker.fail("a crash damages nothing", || {
-                    format!("cannot open: {error}")
-                });
-                return;
-            }
-        };
-        let log = match disk::log_of(&store) {
-            Ok(log) => log,
-            Err(error) => {
-                self.checker.fail("a crash damages nothing", || {
-                    format!("cannot read: {error}")
-                });
-                return;
-            }
-        };
-        self.note(|| {
-            let last = log.last().map_or(Stamp::ZERO, |m| m.0);
-            format!(
-                "{} boots: log to {last}, hard {:?}",
-                at + 1,
-                brief(&recovered.hard_state)
-            )
-        });
-        self.checker.on_open(at, &recovered, log, run);
-        if recovered.hard_state.is_none() {
-            let hard = fresh(id_of(at), Incarnation(self.rng.bytes()));
-            let mut probe = Probe {
-                store: &mut store,
-                checker: &mut self.checker,
-                at,
-                primary: false,
-            };
-            if let Err(error) = probe.write_hard_state(&hard, true) {
-                self.checker
-                    .fail("a new disk can be written", || error.to_string());
-                return;
-            }
-            recovered.hard_state = Some(hard);
-        }
-        self.members[at].clock.started = self.rng.below(1 << 40);
-        let now = self.clock(at);
-        let seed = self.rng.next();
-        let started = Replica::start(
-            self.replica_config(at),
-            recovered,
-            store.reader(),
-            run,
-            seed,
-            now,
-        );
-        let replica = match started {
-            Ok(replica) => replica,
-            Err(error) => {
-                self.checker.fail("a replica starts from its own disk", || {
-                    format!("{error:?}")
-                });
-                return;
-            }
-        };
-        let status = replica.status();
-        self.checker
-            .on_started(at, status.node.last, status.node.commit);
-        self.members[at].life += 1;
-        let life = self.members[at].life;
-        self.members[at].process = Some(Process {
-            replica,
-            store,
-            job: None,
-            done: None,
-            waiting: Vec::new(),
-            paused: false,
-            role: Role::Booting,
-            term: Term(0),
-            serving: false,
-            status: None,
-        });
-        let after = self.rng.between(1, 4_000);
-        self.schedule(after, Happening::Tick { at, life });
-        for other in 0..self.members.len() {
-            self.reconnect(at, other, 2_000);
-        }
-        self.absorb(at);
-    }
-
-    fn replica_config(&self, at: usize) -> Config {
-        let mut node = self.config.clone();
-        node.id = id_of(at);
-        Config {
-            node,
-            write_timeout_us: 400_000,
-            read_timeout_us: 200_000,
-            token_idle_us: self.plan.token_idle_us,
-            checkpoint_entries_max: self.plan.checkpoint_entries,
-        }
-    }
-
-    /// The process is gone from one moment to the next.
-    pub fn kill(&mut self, at: usize, why: &'static str) {
-        if self.members[at].process.take().is_none() {
-            return;
-        }
-        self.note(|| format!("{} is killed: {why}", at + 1));
-        self.checker.count("kills");
-        self.members[at].life += 1;
-        self.members[at].disk.heal();
-        self.members[at].disk.crash(&mut self.rng);
-        self.on_process_gone(at);
-        let lost: Vec<u64> = self
-            .tickets
-            .iter()
-            .filter(|(_, (_, replica))| *replica == at)
-            .map(|(ticket, _)| *ticket)
-            .collect();
-        for ticket in lost {
-            self.tickets.remove(&ticket);
-            self.client_lost(ticket);
-        }
-    }
-
-    /// Something happens to a replica.
-    pub fn feed(&mut self, at: usize, input: Input) {
-        if self.process(at).is_some_and(|p| p.paused) {
-            if !matches!(input, Input::Tick)
-                && let Some(process) = self.process(at)
-            {
-                process.waiting.push(input);
-            }
-            return;
-        }
-        self.handle(at, input);
-        self.absorb(at);
-    }
-
-    fn handle(&mut self, at: usize, input: Input) {
-        let now = self.clock(at);
-        if let Input::Peer(PeerMessage::Consensus(message)) = &input {
-            self.checker.on_received(at, message);
-        }
-        if self.options.trace {
-            self.note_input(at, &input);
-        }
-        let Some(process) = self.members[at].process.as_mut() else {
-            return;
-        };
-        if let Err(error) = process.replica.handle(input, now) {
-            self.checker.fail("a replica never stops by itself", || {
-                format!("replica {}: {error:?}", at + 1)
-            });
-        }
-    }
-
-    fn resume(&mut self, at: usize) {
-        let Some(process) = self.process(at) else {
-            return;
-        };
-        process.paused = false;
-        let waiting = std::mem::take(&mut process.waiting);
-        self.note(|| format!("{} resumes with {} inputs", at + 1, waiting.len()));
-        for input in waiting {
-            self.handle(at, input);
-            self.look(at, true);
-        }
-        self.feed(at, Input::Tick);
-    }
-
     /// Takes what a step brought, checks it, and passes it on.
-    fn absorb(&mut self, at: usize) {
+    pub(super) fn absorb(&mut self, at: usize) {
         let Some(process) = self.members[at].process.as_mut() else {
             return;
         };
@@ -535,7 +360,7 @@ impl World {
     }
 
     /// Shows the replica's status to the checker; returns the log's last stamp.
-    fn look(&mut self, at: usize, job: bool) -> Stamp {
+    pub(super) fn look(&mut self, at: usize, job: bool) -> Stamp {
         let Some(process) = self.members[at].process.as_mut() else {
             return Stamp::ZERO;
         };
@@ -634,7 +459,7 @@ impl World {
         }
     }
 
-    fn note_input(&mut self, at: usize, input: &Input) {
+    pub(super) fn note_input(&mut self, at: usize, input: &Input) {
         match input {
             Input::Tick | Input::DiskDone(_) => {}
             Input::Peer(PeerMessage::Consensus(m)) => {
@@ -666,10 +491,10 @@ impl World {
                     "{} job {}: before {:?}, truncate {:?}, append {:?}, after {:?} sync {}",
                     at + 1,
                     core.id.0,
-                    brief(&core.hard_state_before),
+                    brief(core.hard_state_before.as_ref()),
                     core.truncate_after,
                     core.append,
-                    brief(&core.hard_state_after),
+                    brief(core.hard_state_after.as_ref()),
                     core.sync_hard_state
                 )
             });
@@ -677,8 +502,8 @@ impl World {
     }
 }
 
-fn brief(hard: &Option<HardState>) -> Option<(Term, Option<ReplicaId>, Stamp)> {
-    hard.as_ref().map(|h| (h.term, h.granted_to, h.mark))
+pub(super) fn brief(hard: Option<&HardState>) -> Option<(Term, Option<ReplicaId>, Stamp)> {
+    hard.map(|h| (h.term, h.granted_to, h.mark))
 }
 
 /// The promises of a replica that has none yet.
