@@ -1,6 +1,6 @@
 //! What the replicas answer to the clients' reads, and whether it may be so.
 
-use super::clients::*;
+use super::clients::{Pending, Request, What};
 use super::world::{Happening, World};
 use chat::replica::ReadError;
 use chat::state_machine::{

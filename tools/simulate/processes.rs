@@ -2,7 +2,7 @@
 
 use super::disk::{self, Probe};
 use super::network::id_of;
-use super::world::*;
+use super::world::{Happening, Process, World, brief, fresh};
 use chat::consensus::Role;
 use chat::replica::{Config, Input, PeerMessage, Replica};
 use chat::storage::{MemStore, Recovered, Store};
