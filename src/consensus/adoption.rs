@@ -3,10 +3,10 @@
 //! Adoption goes on in the background: the election never waits for it. It is no promise and no
 //! acknowledgement; every condition is checked again at installation, on the very bytes installed.
 
-use super::{Body, Event, JobId, Mutant, Node};
+use super::{Body, Event, Mutant, Node};
 use crate::limits::{ADOPTION_BYTES_MAX, APPEND_BYTES_MAX};
 use crate::types::entry::Entry;
-use crate::types::{Hash, Index, Monotonic, ReplicaId, Stamp, Term};
+use crate::types::{Hash, Index, Monotonic, ReplicaId, Stamp};
 
 /// A copy on its way to this replica.
 #[derive(Debug)]
@@ -345,5 +345,3 @@ impl Node {
         self.event(Event::Adopted { from, last });
     }
 }
-#[allow(dead_code)]
-type Keep = (JobId, Term);
