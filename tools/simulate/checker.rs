@@ -21,6 +21,9 @@ pub struct Violation {
     pub what: String,
 }
 
+/// A ballot that was sent: by which incarnation, in which run, naming which last entry.
+pub(super) type Balloted = (Incarnation, RunNonce, Stamp);
+
 /// Stamp and hash of an entry.
 pub type Mark = (Stamp, Hash);
 
@@ -115,7 +118,7 @@ pub struct Checker {
     cluster: Option<ClusterId>,
     pub(super) primaries: BTreeMap<Term, (ReplicaId, RunNonce)>,
     pub(super) grants: BTreeMap<(Term, ReplicaId), Vec<(Incarnation, ReplicaId)>>,
-    pub(super) ballots: BTreeMap<(Term, ReplicaId), Vec<(Incarnation, RunNonce, Stamp)>>,
+    pub(super) ballots: BTreeMap<(Term, ReplicaId), Vec<Balloted>>,
     /// How often each thing worth knowing happened, for `--verbose` and the rates.
     pub seen: BTreeMap<&'static str, u64>,
 }

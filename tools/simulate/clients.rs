@@ -7,8 +7,10 @@
 
 use super::world::{Happening, World};
 use chat::replica::{Consistency, Input, ReadError, Ticket, WriteError, Written};
-use chat::state_machine::{Answer, Auth, Command, NewToken, Operation, Query, Refusal, Reply};
-use chat::types::{ClientId, InboxSeq, Index, RequestId, TokenHash, UserId};
+use chat::state_machine::{
+    Answer, Auth, Command, Credentials, NewToken, Operation, Query, Refusal, Reply,
+};
+use chat::types::{ClientId, InboxSeq, RequestId, TokenHash, UserId};
 use std::collections::BTreeMap;
 
 /// Microseconds after which a client stops waiting.
@@ -75,21 +77,6 @@ pub struct Client {
     pub acknowledged_after_heal: bool,
     /// Replicas from which the whole inbox is still to be read at the end.
     pub finals: Vec<usize>,
-}
-
-/// A message, as told: sender, the sender's number, message id.
-type Told = (UserId, u64, Index);
-
-/// What clients were told.
-#[derive(Default)]
-pub struct History {
-    inboxes: BTreeMap<(UserId, u64), Told>,
-    /// Last acknowledged place of each inbox.
-    acknowledged: BTreeMap<UserId, u64>,
-    replies: BTreeMap<RequestId, Reply>,
-    next_ticket: u64,
-    /// Clients begin nothing new.
-    pub closing: bool,
 }
 
 impl World {
@@ -468,24 +455,6 @@ impl World {
         self.schedule(after, Happening::Client { client: at });
     }
 
-    fn on_sent(&mut self, at: usize, to: usize, number: u64, place: u64, id: Index) {
-        let (Some(sender), Some(user)) = (self.clients[at].user, self.clients[to].user) else {
-            return;
-        };
-        self.checker.count("messages acknowledged");
-        self.on_told(user, place, (sender, number, id));
-        let last = self.history.acknowledged.entry(user).or_default();
-        *last = place.max(*last);
-    }
-
-    fn on_told(&mut self, user: UserId, place: u64, told: Told) {
-        let known = *self.history.inboxes.entry((user, place)).or_insert(told);
-        self.checker
-            .check(known == told, "a message keeps its place", || {
-                format!("inbox of {user}, place {place}: {known:?} and then {told:?}")
-            });
-    }
-
     /// A read has an outcome.
     pub fn on_answered(&mut self, replica: usize, ticket: u64, outcome: Result<Answer, ReadError>) {
         let Some((at, _)) = self.tickets.remove(&ticket) else {
@@ -507,29 +476,34 @@ impl World {
         }
     }
 
+    /// The second half of a login.
+    fn log_in(&mut self, at: usize, pending: &Pending, found: &Credentials) {
+        let token = TokenHash(self.rng.bytes());
+        let operation = Operation::IssueToken {
+            user: found.user,
+            password_version: found.password_version,
+            token: NewToken {
+                hash: token,
+                device: "default".into(),
+                client: self.clients[at].id,
+            },
+        };
+        let command = self.command(at, operation);
+        self.clients[at].pending = Some(Pending {
+            what: What::Login(token),
+            request: Request::Write(command),
+            ticket: 0,
+            ..pending.clone()
+        });
+        self.schedule(1, Happening::Client { client: at });
+    }
+
     fn on_answer(&mut self, at: usize, replica: usize, pending: &Pending, answer: Answer) {
         self.checker.count("reads answered");
         let name = self.clients[at].name.clone();
         match (&pending.what, answer) {
             (What::Credentials, Answer::Credentials(Some(found))) => {
-                let token = TokenHash(self.rng.bytes());
-                let operation = Operation::IssueToken {
-                    user: found.user,
-                    password_version: found.password_version,
-                    token: NewToken {
-                        hash: token,
-                        device: "default".into(),
-                        client: self.clients[at].id,
-                    },
-                };
-                let command = self.command(at, operation);
-                self.clients[at].pending = Some(Pending {
-                    what: What::Login(token),
-                    request: Request::Write(command),
-                    ticket: 0,
-                    ..pending.clone()
-                });
-                self.schedule(1, Happening::Client { client: at });
+                self.log_in(at, pending, &found);
                 return;
             }
             (
@@ -540,30 +514,16 @@ impl World {
                     user,
                 },
             ) => {
+                let ends = cursor.last.0;
                 self.checker.check(
-                    cursor.last.0 >= pending.floor,
+                    ends >= pending.floor,
                     "a read sees what was acknowledged before it began",
                     || {
-                        format!(
-                            "{name} on replica {}: inbox ends at {}, acknowledged was {}",
-                            replica + 1,
-                            cursor.last,
-                            pending.floor
-                        )
+                        let floor = pending.floor;
+                        format!("{name} on replica {}: {ends} of {floor}", replica + 1)
                     },
                 );
-                for (place, message) in (after + 1..).zip(&messages) {
-                    let gapless = message.seq.0 == place;
-                    self.checker.check(gapless, "an inbox has no gap", || {
-                        format!("{name}: {} where {place} is expected", message.seq)
-                    });
-                    let number = message
-                        .body
-                        .as_slice()
-                        .try_into()
-                        .map_or(0, u64::from_be_bytes);
-                    self.on_told(user, place, (message.sender, number, message.id));
-                }
+                self.on_inbox(user, *after, &messages);
                 let client = &mut self.clients[at];
                 client.seen = client.seen.max(after + messages.len() as u64);
                 if self.history.closing {
@@ -597,43 +557,5 @@ impl World {
                 }),
         }
         self.done(at);
-    }
-
-    /// At the end: every inbox is gapless, has what was acknowledged, and each sender's messages
-    /// once and in order.
-    pub fn check_history(&mut self) {
-        let mut last: Option<(UserId, u64, Index)> = None;
-        let mut next: BTreeMap<(UserId, UserId), u64> = BTreeMap::new();
-        let inboxes = std::mem::take(&mut self.history.inboxes);
-        for (&(user, place), &(sender, number, id)) in &inboxes {
-            let expected = match last {
-                Some((before, place, _)) if before == user => place + 1,
-                _ => 1,
-            };
-            self.checker
-                .check(place == expected, "an inbox has no gap", || {
-                    format!("inbox of {user}: {place} where {expected} is expected")
-                });
-            let rises = last.is_none_or(|(before, _, other)| before != user || other < id);
-            self.checker
-                .check(rises, "an inbox is in the log's order", || {
-                    format!("inbox of {user} at {place}")
-                });
-            let expected = next.entry((user, sender)).or_insert(1);
-            let right = *expected == number;
-            self.checker
-                .check(right, "each message once and in order", || {
-                    format!("inbox of {user}: {number} of {sender} where {expected} is expected")
-                });
-            *expected = number + 1;
-            last = Some((user, place, id));
-        }
-        for (user, place) in std::mem::take(&mut self.history.acknowledged) {
-            let there = inboxes.contains_key(&(user, place));
-            self.checker
-                .check(there, "what was acknowledged is there", || {
-                    format!("inbox of {user}: {place} is missing")
-                });
-        }
     }
 }

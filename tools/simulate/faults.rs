@@ -293,12 +293,10 @@ impl World {
                 self.kill(victim, "at random");
                 self.restart_later(victim);
             }
-            Fault::KillAll => {
-                if self.rng.chance(300) {
-                    for at in 0..n {
-                        self.kill(at, "with all others");
-                        self.restart_later(at);
-                    }
+            Fault::KillAll if self.rng.chance(300) => {
+                for at in 0..n {
+                    self.kill(at, "with all others");
+                    self.restart_later(at);
                 }
             }
             Fault::Pause => self.pause(victim),
@@ -319,11 +317,9 @@ impl World {
                     self.feed(victim, Input::ShutDown);
                 }
             }
-            Fault::Wipe => {
-                if self.may_wipe(victim) {
-                    self.wipe(victim);
-                    self.restart_later(victim);
-                }
+            Fault::Wipe if self.may_wipe(victim) => {
+                self.wipe(victim);
+                self.restart_later(victim);
             }
             _ => {}
         }

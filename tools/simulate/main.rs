@@ -9,10 +9,13 @@ mod clients;
 mod directed;
 mod disk;
 mod faults;
+mod history;
 mod mutants;
 mod network;
+mod process;
 mod rng;
 mod run;
+mod trace;
 mod world;
 
 use clap::Parser;

@@ -5,19 +5,18 @@
 //! machine around them.
 
 use super::checker::Checker;
-use super::checker_io;
-use super::clients::{Client, History};
-use super::disk::{self, Disk, Probe};
+use super::clients::Client;
+use super::disk::Disk;
 use super::faults::{Director, FaultSet, Plan};
+use super::history::History;
 use super::network::{Network, id_of};
 use super::rng::Rng;
-use chat::consensus::{self, FormationStatus, HardState, Now, Role};
-use chat::replica::{self, Config, DiskDone, DiskJob, Input, Output, PeerMessage, Replica};
-use chat::storage::Store;
+use chat::consensus::{self, Now, Role};
+use chat::replica::{self, DiskDone, DiskJob, Input, Output, PeerMessage, Replica};
 use chat::storage::{MemReader, MemStore};
-use chat::types::{Incarnation, Monotonic, ReplicaId, RunNonce, Stamp, Term, WallTime};
+use chat::types::{Monotonic, ReplicaId, Stamp, Term, WallTime};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap};
 
 /// What a run is asked for.
 #[derive(Clone, Debug)]
@@ -34,8 +33,6 @@ pub struct Options {
 
 /// Virtual microseconds after the faults within which everything must work again.
 pub const HEAL_US_MAX: u64 = 60_000_000;
-/// Lines of trace kept for a report.
-const TRACE_LINES: usize = 80;
 
 /// What can happen.
 #[derive(Debug)]
@@ -246,26 +243,6 @@ impl World {
         }));
     }
 
-    /// A line for the trace, if one is kept.
-    pub fn note(&mut self, line: impl FnOnce() -> String) {
-        if self.options.trace {
-            let line = format!(
-                "{:>10.3} ms {}",
-                (self.now - 1_000_000) as f64 / 1e3,
-                line()
-            );
-            if TRACE_ALL.get() {
-                println!("{line}");
-            }
-            LAST_LINES.with_borrow_mut(|last| {
-                if last.len() == TRACE_LINES {
-                    last.pop_front();
-                }
-                last.push_back(line);
-            });
-        }
-    }
-
     /// A replica's clocks now.
     pub fn clock(&self, at: usize) -> Now {
         let clock = self.members[at].clock;
@@ -330,134 +307,6 @@ impl World {
         self.members[at].process.as_mut()
     }
 
-    /// Starts a process on this disk.
-    pub fn boot(&mut self, at: usize) {
-        if self.members[at].process.is_some() {
-            return;
-        }
-        let run = RunNonce(self.rng.next());
-        let (mut store, mut recovered) = match self.members[at].disk.open(self.plan.cache_bytes) {
-            Ok(opened) => opened,
-            Err(error) => {
-                self.checker.fail("a crash damages nothing", || {
-                    format!("cannot open: {error}")
-                });
-                return;
-            }
-        };
-        let log = match disk::log_of(&store) {
-            Ok(log) => log,
-            Err(error) => {
-                self.checker.fail("a crash damages nothing", || {
-                    format!("cannot read: {error}")
-                });
-                return;
-            }
-        };
-        self.note(|| {
-            let last = log.last().map_or(Stamp::ZERO, |m| m.0);
-            format!(
-                "{} boots: log to {last}, hard {:?}",
-                at + 1,
-                brief(&recovered.hard_state)
-            )
-        });
-        self.checker.on_open(at, &recovered, log, run);
-        if recovered.hard_state.is_none() {
-            let hard = fresh(id_of(at), Incarnation(self.rng.bytes()));
-            let mut probe = Probe {
-                store: &mut store,
-                checker: &mut self.checker,
-                at,
-                primary: false,
-            };
-            if let Err(error) = probe.write_hard_state(&hard, true) {
-                self.checker
-                    .fail("a new disk can be written", || error.to_string());
-                return;
-            }
-            recovered.hard_state = Some(hard);
-        }
-        self.members[at].clock.started = self.rng.below(1 << 40);
-        let now = self.clock(at);
-        let seed = self.rng.next();
-        let started = Replica::start(
-            self.replica_config(at),
-            recovered,
-            store.reader(),
-            run,
-            seed,
-            now,
-        );
-        let replica = match started {
-            Ok(replica) => replica,
-            Err(error) => {
-                self.checker.fail("a replica starts from its own disk", || {
-                    format!("{error:?}")
-                });
-                return;
-            }
-        };
-        let status = replica.status();
-        self.checker
-            .on_started(at, status.node.last, status.node.commit);
-        self.members[at].life += 1;
-        let life = self.members[at].life;
-        self.members[at].process = Some(Process {
-            replica,
-            store,
-            job: None,
-            done: None,
-            waiting: Vec::new(),
-            paused: false,
-            role: Role::Booting,
-            term: Term(0),
-            serving: false,
-            status: None,
-        });
-        let after = self.rng.between(1, 4_000);
-        self.schedule(after, Happening::Tick { at, life });
-        for other in 0..self.members.len() {
-            self.reconnect(at, other, 2_000);
-        }
-        self.absorb(at);
-    }
-
-    fn replica_config(&self, at: usize) -> Config {
-        let mut node = self.config.clone();
-        node.id = id_of(at);
-        Config {
-            node,
-            write_timeout_us: 400_000,
-            read_timeout_us: 200_000,
-            token_idle_us: self.plan.token_idle_us,
-            checkpoint_entries_max: self.plan.checkpoint_entries,
-        }
-    }
-
-    /// The process is gone from one moment to the next.
-    pub fn kill(&mut self, at: usize, why: &'static str) {
-        if self.members[at].process.take().is_none() {
-            return;
-        }
-        self.note(|| format!("{} is killed: {why}", at + 1));
-        self.checker.count("kills");
-        self.members[at].life += 1;
-        self.members[at].disk.heal();
-        self.members[at].disk.crash(&mut self.rng);
-        self.on_process_gone(at);
-        let lost: Vec<u64> = self
-            .tickets
-            .iter()
-            .filter(|(_, (_, replica))| *replica == at)
-            .map(|(ticket, _)| *ticket)
-            .collect();
-        for ticket in lost {
-            self.tickets.remove(&ticket);
-            self.client_lost(ticket);
-        }
-    }
-
     /// Something happens to a replica.
     pub fn feed(&mut self, at: usize, input: Input) {
         if self.process(at).is_some_and(|p| p.paused) {
@@ -505,7 +354,7 @@ impl World {
     }
 
     /// Takes what a step brought, checks it, and passes it on.
-    fn absorb(&mut self, at: usize) {
+    pub fn absorb(&mut self, at: usize) {
         let Some(process) = self.members[at].process.as_mut() else {
             return;
         };
@@ -571,135 +420,4 @@ impl World {
             self.schedule(after, Happening::Boot { at });
         }
     }
-
-    fn start_job(&mut self, at: usize, job: DiskJob) {
-        let slow = self.now < self.members[at].slow_until;
-        let time = self.plan.disk_time(&mut self.rng, slow);
-        let life = self.members[at].life;
-        let Some(process) = self.members[at].process.as_mut() else {
-            return;
-        };
-        let busy = process.job.is_some() || process.done.is_some();
-        self.checker.check(!busy, "one disk job at a time", || {
-            format!("replica {} job {}", at + 1, job.number)
-        });
-        process.job = Some(job);
-        self.schedule(time, Happening::DiskRuns { at, life });
-    }
-
-    /// The job's time is over: it is executed, or the process is killed inside it.
-    fn disk_runs(&mut self, at: usize) {
-        if self.process(at).is_some_and(|p| p.paused) {
-            let life = self.members[at].life;
-            self.schedule(1_000, Happening::DiskRuns { at, life });
-            return;
-        }
-        let job = self.process(at).and_then(|p| p.job.take());
-        let directed = match (&mut self.director, &job) {
-            (Some(director), Some(job)) => director.kills_in(job),
-            _ => false,
-        };
-        let dies = directed || (!self.healing && self.rng.chance(self.plan.persist_kill));
-        if dies {
-            let (after, done) = (self.rng.below(9), self.rng.chance(300));
-            self.members[at].disk.fail_after(after, done);
-        }
-        let (Some(process), Some(job)) = (self.members[at].process.as_mut(), job) else {
-            return;
-        };
-        let mut probe = Probe {
-            store: &mut process.store,
-            checker: &mut self.checker,
-            at,
-            primary: process.role == Role::Primary,
-        };
-        let result = replica::execute(&mut probe, job);
-        self.members[at].disk.heal();
-        match result {
-            Ok(done) => {
-                let life = self.members[at].life;
-                if let Some(process) = self.process(at) {
-                    process.done = Some(done);
-                }
-                let after = self.rng.between(1, 60);
-                self.schedule(after, Happening::DiskTells { at, life });
-            }
-            Err(error) => {
-                self.checker
-                    .check(dies, "a disk job succeeds", || format!("{error:?}"));
-                self.checker.count("kills inside a disk job");
-                self.kill(at, "inside a disk job");
-                self.restart_later(at);
-            }
-        }
-    }
-
-    fn note_input(&mut self, at: usize, input: &Input) {
-        match input {
-            Input::Tick | Input::DiskDone(_) => {}
-            Input::Peer(PeerMessage::Consensus(m)) => {
-                if !matches!(m.body, consensus::Body::Refresh(_)) {
-                    self.note(|| format!("{} < {} term {} {:?}", at + 1, m.from, m.term, m.body));
-                }
-            }
-            Input::Peer(m) => self.note(|| format!("{} < {m:?}", at + 1)),
-            other => self.note(|| format!("{} < {other:?}", at + 1)),
-        }
-    }
-
-    fn note_output(&mut self, at: usize, output: &Output) {
-        for event in &output.events {
-            self.note(|| format!("{} event {event:?}", at + 1));
-        }
-        for message in &output.messages {
-            if let PeerMessage::Consensus(m) = message {
-                let quiet = matches!(m.body, consensus::Body::Refresh(_));
-                if !quiet {
-                    let body = checker_io::name(&m.body);
-                    self.note(|| format!("{} > {} term {} {body}", at + 1, m.to, m.term));
-                }
-            }
-        }
-        if let Some(core) = output.job.as_ref().and_then(|job| job.core.as_ref()) {
-            self.note(|| {
-                format!(
-                    "{} job {}: before {:?}, truncate {:?}, append {:?}, after {:?} sync {}",
-                    at + 1,
-                    core.id.0,
-                    brief(&core.hard_state_before),
-                    core.truncate_after,
-                    core.append,
-                    brief(&core.hard_state_after),
-                    core.sync_hard_state
-                )
-            });
-        }
-    }
-}
-
-fn brief(hard: &Option<HardState>) -> Option<(Term, Option<ReplicaId>, Stamp)> {
-    hard.as_ref().map(|h| (h.term, h.granted_to, h.mark))
-}
-
-/// The promises of a replica that has none yet.
-pub fn fresh(id: ReplicaId, incarnation: Incarnation) -> HardState {
-    HardState {
-        id,
-        incarnation,
-        formation: FormationStatus::Unformed,
-        cluster: None,
-        term: Term(0),
-        granted_to: None,
-        term_accepted: Term(0),
-        mark: Stamp::ZERO,
-        others_marks: BTreeMap::new(),
-    }
-}
-
-thread_local! {
-    /// Print every line of the trace.
-    pub static TRACE_ALL: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-    /// The last lines of the trace: they outlive a world that panics.
-    pub static LAST_LINES: std::cell::RefCell<VecDeque<String>> =
-        const { std::cell::RefCell::new(VecDeque::new()) };
 }
