@@ -243,7 +243,7 @@ impl TestCluster {
     }
 
     /// `chat-admin` with these arguments.
-    pub fn admin(&self, arguments: &[&str]) -> Output {
+    pub fn admin(arguments: &[&str]) -> Output {
         program(env!("CARGO_BIN_EXE_chat-admin"))
             .args(arguments)
             .output()
@@ -276,7 +276,7 @@ impl TestCluster {
             arguments.push(self.data_dir(*id).display().to_string());
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let output = self.admin(&arguments);
+        let output = Self::admin(&arguments);
         let text = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
         let line = format!("verify: {} of ", ids.len());
@@ -295,7 +295,11 @@ impl TestCluster {
             let log = std::fs::read_to_string(self.log_path(*id)).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             let end = lines[lines.len().saturating_sub(30)..].join("\n");
-            all.push_str(&format!("--- replica {id}\n{end}\n"));
+            all.push_str("--- replica ");
+            all.push_str(&id.to_string());
+            all.push('\n');
+            all.push_str(&end);
+            all.push('\n');
         }
         all
     }

@@ -34,6 +34,7 @@ impl Raw {
         raw
     }
 
+    #[allow(clippy::unnecessary_wraps)] // as the requests' fields take it
     fn request_id(&self, sequence: u64) -> Option<proto::RequestId> {
         Some(proto::RequestId {
             client_id: self.client_id.to_vec().into(),

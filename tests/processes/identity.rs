@@ -97,7 +97,7 @@ async fn two_wiped_directories_of_three_do_not_form_a_new_cluster() {
     assert_unreachable(refused.err(), &cluster);
     // And what the third had is still there for whoever repairs this.
     cluster.kill(&[3]);
-    let dump = cluster.admin(&[
+    let dump = TestCluster::admin(&[
         "dump",
         "--data-dir",
         &cluster.data_dir(3).display().to_string(),

@@ -21,9 +21,6 @@ pub struct Violation {
     pub what: String,
 }
 
-/// A ballot that was sent: by which incarnation, in which run, naming which last entry.
-pub(super) type Balloted = (Incarnation, RunNonce, Stamp);
-
 /// Stamp and hash of an entry.
 pub type Mark = (Stamp, Hash);
 
@@ -96,6 +93,9 @@ pub struct Run {
     pub admitted: bool,
 }
 
+/// Who cast a ballot in which run, and the copy it named.
+pub(super) type CastBallot = (Incarnation, RunNonce, Stamp);
+
 /// See the module.
 pub struct Checker {
     replicas: usize,
@@ -118,7 +118,7 @@ pub struct Checker {
     cluster: Option<ClusterId>,
     pub(super) primaries: BTreeMap<Term, (ReplicaId, RunNonce)>,
     pub(super) grants: BTreeMap<(Term, ReplicaId), Vec<(Incarnation, ReplicaId)>>,
-    pub(super) ballots: BTreeMap<(Term, ReplicaId), Vec<Balloted>>,
+    pub(super) ballots: BTreeMap<(Term, ReplicaId), Vec<CastBallot>>,
     /// How often each thing worth knowing happened, for `--verbose` and the rates.
     pub seen: BTreeMap<&'static str, u64>,
 }

@@ -6,11 +6,9 @@
 //! what was acknowledged before it began.
 
 use super::world::{Happening, World};
-use chat::replica::{Consistency, Input, ReadError, Ticket, WriteError, Written};
-use chat::state_machine::{
-    Answer, Auth, Command, Credentials, NewToken, Operation, Query, Refusal, Reply,
-};
-use chat::types::{ClientId, InboxSeq, RequestId, TokenHash, UserId};
+use chat::replica::{Consistency, Input, Ticket, WriteError, Written};
+use chat::state_machine::{Auth, Command, NewToken, Operation, Query, Refusal, Reply};
+use chat::types::{ClientId, InboxSeq, Index, RequestId, TokenHash, UserId};
 use std::collections::BTreeMap;
 
 /// Microseconds after which a client stops waiting.
@@ -39,44 +37,59 @@ pub enum What {
 
 /// How a request is made.
 #[derive(Clone, Debug)]
-enum Request {
+pub(super) enum Request {
     Write(Command),
     Read(Query),
 }
 
 #[derive(Clone, Debug)]
-struct Pending {
-    what: What,
-    request: Request,
+pub(super) struct Pending {
+    pub(super) what: What,
+    pub(super) request: Request,
     /// 0: not on its way.
-    ticket: u64,
+    pub(super) ticket: u64,
     /// An attempt may have been applied.
-    unsure: bool,
+    pub(super) unsure: bool,
     /// What a read must see: the inbox's last acknowledged place.
-    floor: u64,
+    pub(super) floor: u64,
     /// Begun after the faults ended.
-    after_heal: bool,
+    pub(super) after_heal: bool,
 }
 
 /// One client.
 pub struct Client {
     pub name: String,
-    id: ClientId,
-    sequence: u64,
+    pub(super) id: ClientId,
+    pub(super) sequence: u64,
     pub user: Option<UserId>,
-    token: Option<TokenHash>,
-    revoked: Vec<TokenHash>,
-    pending: Option<Pending>,
+    pub(super) token: Option<TokenHash>,
+    pub(super) revoked: Vec<TokenHash>,
+    pub(super) pending: Option<Pending>,
     /// What is to be tried again under its id with a new token.
-    parked: Option<Pending>,
-    numbers: BTreeMap<usize, u64>,
+    pub(super) parked: Option<Pending>,
+    pub(super) numbers: BTreeMap<usize, u64>,
     /// Last place of the inbox that was read.
-    seen: u64,
-    acknowledged: u64,
-    home: usize,
+    pub(super) seen: u64,
+    pub(super) acknowledged: u64,
+    pub(super) home: usize,
     pub acknowledged_after_heal: bool,
     /// Replicas from which the whole inbox is still to be read at the end.
     pub finals: Vec<usize>,
+}
+
+/// A message, as told: sender, the sender's number, message id.
+type Told = (UserId, u64, Index);
+
+/// What clients were told.
+#[derive(Default)]
+pub struct History {
+    pub(super) inboxes: BTreeMap<(UserId, u64), Told>,
+    /// Last acknowledged place of each inbox.
+    pub(super) acknowledged: BTreeMap<UserId, u64>,
+    pub(super) replies: BTreeMap<RequestId, Reply>,
+    pub(super) next_ticket: u64,
+    /// Clients begin nothing new.
+    pub closing: bool,
 }
 
 impl World {
@@ -249,7 +262,7 @@ impl World {
         Request::Write(self.command(at, operation))
     }
 
-    fn command(&mut self, at: usize, operation: Operation) -> Command {
+    pub(super) fn command(&mut self, at: usize, operation: Operation) -> Command {
         let client = &mut self.clients[at];
         client.sequence += 1;
         let needs_login = !matches!(
@@ -325,7 +338,7 @@ impl World {
         }
     }
 
-    fn retry(&mut self, at: usize, unsure: bool, mean_us: u64) {
+    pub(super) fn retry(&mut self, at: usize, unsure: bool, mean_us: u64) {
         if let Some(pending) = self.clients[at].pending.as_mut() {
             pending.ticket = 0;
             pending.unsure |= unsure;
@@ -445,117 +458,31 @@ impl World {
         self.done(at);
     }
 
-    fn tokens_expire(&self) -> bool {
+    pub(super) fn tokens_expire(&self) -> bool {
         self.plan.token_idle_us < 1 << 40
     }
 
-    fn done(&mut self, at: usize) {
+    pub(super) fn done(&mut self, at: usize) {
         self.clients[at].pending = None;
         let after = self.rng.around(self.plan.think_us);
         self.schedule(after, Happening::Client { client: at });
     }
 
-    /// A read has an outcome.
-    pub fn on_answered(&mut self, replica: usize, ticket: u64, outcome: Result<Answer, ReadError>) {
-        let Some((at, _)) = self.tickets.remove(&ticket) else {
-            self.checker.fail("one outcome a request", || {
-                format!("replica {} answers ticket {ticket} again", replica + 1)
+    pub(super) fn on_sent(&mut self, at: usize, to: usize, number: u64, place: u64, id: Index) {
+        let (Some(sender), Some(user)) = (self.clients[at].user, self.clients[to].user) else {
+            return;
+        };
+        self.checker.count("messages acknowledged");
+        self.on_told(user, place, (sender, number, id));
+        let last = self.history.acknowledged.entry(user).or_default();
+        *last = place.max(*last);
+    }
+
+    pub(super) fn on_told(&mut self, user: UserId, place: u64, told: Told) {
+        let known = *self.history.inboxes.entry((user, place)).or_insert(told);
+        self.checker
+            .check(known == told, "a message keeps its place", || {
+                format!("inbox of {user}, place {place}: {known:?} and then {told:?}")
             });
-            return;
-        };
-        let Some(pending) = self.clients[at]
-            .pending
-            .clone()
-            .filter(|p| p.ticket == ticket)
-        else {
-            return;
-        };
-        match outcome {
-            Ok(answer) => self.on_answer(at, replica, &pending, answer),
-            Err(_) => self.retry(at, false, 3_000),
-        }
-    }
-
-    /// The second half of a login.
-    fn log_in(&mut self, at: usize, pending: &Pending, found: &Credentials) {
-        let token = TokenHash(self.rng.bytes());
-        let operation = Operation::IssueToken {
-            user: found.user,
-            password_version: found.password_version,
-            token: NewToken {
-                hash: token,
-                device: "default".into(),
-                client: self.clients[at].id,
-            },
-        };
-        let command = self.command(at, operation);
-        self.clients[at].pending = Some(Pending {
-            what: What::Login(token),
-            request: Request::Write(command),
-            ticket: 0,
-            ..pending.clone()
-        });
-        self.schedule(1, Happening::Client { client: at });
-    }
-
-    fn on_answer(&mut self, at: usize, replica: usize, pending: &Pending, answer: Answer) {
-        self.checker.count("reads answered");
-        let name = self.clients[at].name.clone();
-        match (&pending.what, answer) {
-            (What::Credentials, Answer::Credentials(Some(found))) => {
-                self.log_in(at, pending, &found);
-                return;
-            }
-            (
-                What::Inbox { after },
-                Answer::Inbox {
-                    messages,
-                    cursor,
-                    user,
-                },
-            ) => {
-                let ends = cursor.last.0;
-                self.checker.check(
-                    ends >= pending.floor,
-                    "a read sees what was acknowledged before it began",
-                    || {
-                        let floor = pending.floor;
-                        format!("{name} on replica {}: {ends} of {floor}", replica + 1)
-                    },
-                );
-                self.on_inbox(user, *after, &messages);
-                let client = &mut self.clients[at];
-                client.seen = client.seen.max(after + messages.len() as u64);
-                if self.history.closing {
-                    client.finals.pop();
-                }
-            }
-            (What::WhoAmI, Answer::WhoAmI { account, .. }) => {
-                let right = self.clients[at].user == Some(account.user);
-                self.checker.check(right, "a token names its account", || {
-                    format!("{name} is told {account:?}")
-                });
-            }
-            (What::Inbox { .. } | What::WhoAmI, Answer::Refused(Refusal::TokenInvalid))
-                if self.tokens_expire() =>
-            {
-                self.clients[at].token = None;
-            }
-            (What::Revoked(_), Answer::Refused(Refusal::TokenInvalid)) => {
-                self.checker.count("revoked tokens refused");
-            }
-            (What::Revoked(token), Answer::WhoAmI { .. }) => {
-                self.checker
-                    .fail("a revoked token is never judged valid", || {
-                        format!("{name}: {token:?} on replica {}", replica + 1)
-                    });
-            }
-            (what, answer) => self
-                .checker
-                .fail("a request is answered as it must be", || {
-                    format!("{name}: {what:?} came to {answer:?}")
-                }),
-        }
-        self.done(at);
     }
 }

@@ -299,6 +299,7 @@ impl World {
                     self.restart_later(at);
                 }
             }
+            Fault::KillAll => {}
             Fault::Pause => self.pause(victim),
             Fault::Disk => {
                 let long = self.rng.around(60_000);
@@ -321,6 +322,7 @@ impl World {
                 self.wipe(victim);
                 self.restart_later(victim);
             }
+            Fault::Wipe => {}
             _ => {}
         }
     }

@@ -3,19 +3,18 @@
 
 #![allow(missing_docs)] // a program, not a library: the modules say what their items are for
 
+mod answers;
 mod checker;
 mod checker_io;
 mod clients;
 mod directed;
 mod disk;
 mod faults;
-mod history;
 mod mutants;
 mod network;
-mod process;
+mod processes;
 mod rng;
 mod run;
-mod trace;
 mod world;
 
 use clap::Parser;

@@ -2,8 +2,7 @@
 
 use super::checker::Violation;
 use super::faults::Director;
-use super::trace::{LAST_LINES, TRACE_ALL};
-use super::world::{HEAL_US_MAX, Options, World};
+use super::world::{HEAL_US_MAX, LAST_LINES, Options, TRACE_ALL, World};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

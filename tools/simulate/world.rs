@@ -5,18 +5,18 @@
 //! machine around them.
 
 use super::checker::Checker;
-use super::clients::Client;
-use super::disk::Disk;
+use super::checker_io;
+use super::clients::{Client, History};
+use super::disk::{Disk, Probe};
 use super::faults::{Director, FaultSet, Plan};
-use super::history::History;
 use super::network::{Network, id_of};
 use super::rng::Rng;
-use chat::consensus::{self, Now, Role};
+use chat::consensus::{self, FormationStatus, HardState, Now, Role};
 use chat::replica::{self, DiskDone, DiskJob, Input, Output, PeerMessage, Replica};
 use chat::storage::{MemReader, MemStore};
-use chat::types::{Monotonic, ReplicaId, Stamp, Term, WallTime};
+use chat::types::{Incarnation, Monotonic, ReplicaId, Stamp, Term, WallTime};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 /// What a run is asked for.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub struct Options {
 
 /// Virtual microseconds after the faults within which everything must work again.
 pub const HEAL_US_MAX: u64 = 60_000_000;
+/// Lines of trace kept for a report.
+const TRACE_LINES: usize = 80;
 
 /// What can happen.
 #[derive(Debug)]
@@ -243,6 +245,26 @@ impl World {
         }));
     }
 
+    /// A line for the trace, if one is kept.
+    pub fn note(&mut self, line: impl FnOnce() -> String) {
+        if self.options.trace {
+            let line = format!(
+                "{:>10.3} ms {}",
+                (self.now - 1_000_000) as f64 / 1e3,
+                line()
+            );
+            if TRACE_ALL.get() {
+                println!("{line}");
+            }
+            LAST_LINES.with_borrow_mut(|last| {
+                if last.len() == TRACE_LINES {
+                    last.pop_front();
+                }
+                last.push_back(line);
+            });
+        }
+    }
+
     /// A replica's clocks now.
     pub fn clock(&self, at: usize) -> Now {
         let clock = self.members[at].clock;
@@ -299,7 +321,7 @@ impl World {
         true
     }
 
-    fn lives(&self, at: usize, life: u64) -> bool {
+    pub(super) fn lives(&self, at: usize, life: u64) -> bool {
         self.members[at].life == life && self.members[at].process.is_some()
     }
     /// The running process at a place.
@@ -307,54 +329,8 @@ impl World {
         self.members[at].process.as_mut()
     }
 
-    /// Something happens to a replica.
-    pub fn feed(&mut self, at: usize, input: Input) {
-        if self.process(at).is_some_and(|p| p.paused) {
-            if !matches!(input, Input::Tick)
-                && let Some(process) = self.process(at)
-            {
-                process.waiting.push(input);
-            }
-            return;
-        }
-        self.handle(at, input);
-        self.absorb(at);
-    }
-
-    fn handle(&mut self, at: usize, input: Input) {
-        let now = self.clock(at);
-        if let Input::Peer(PeerMessage::Consensus(message)) = &input {
-            self.checker.on_received(at, message);
-        }
-        if self.options.trace {
-            self.note_input(at, &input);
-        }
-        let Some(process) = self.members[at].process.as_mut() else {
-            return;
-        };
-        if let Err(error) = process.replica.handle(input, now) {
-            self.checker.fail("a replica never stops by itself", || {
-                format!("replica {}: {error:?}", at + 1)
-            });
-        }
-    }
-
-    fn resume(&mut self, at: usize) {
-        let Some(process) = self.process(at) else {
-            return;
-        };
-        process.paused = false;
-        let waiting = std::mem::take(&mut process.waiting);
-        self.note(|| format!("{} resumes with {} inputs", at + 1, waiting.len()));
-        for input in waiting {
-            self.handle(at, input);
-            self.look(at, true);
-        }
-        self.feed(at, Input::Tick);
-    }
-
     /// Takes what a step brought, checks it, and passes it on.
-    pub fn absorb(&mut self, at: usize) {
+    pub(super) fn absorb(&mut self, at: usize) {
         let Some(process) = self.members[at].process.as_mut() else {
             return;
         };
@@ -384,7 +360,7 @@ impl World {
     }
 
     /// Shows the replica's status to the checker; returns the log's last stamp.
-    fn look(&mut self, at: usize, job: bool) -> Stamp {
+    pub(super) fn look(&mut self, at: usize, job: bool) -> Stamp {
         let Some(process) = self.members[at].process.as_mut() else {
             return Stamp::ZERO;
         };
@@ -420,4 +396,135 @@ impl World {
             self.schedule(after, Happening::Boot { at });
         }
     }
+
+    fn start_job(&mut self, at: usize, job: DiskJob) {
+        let slow = self.now < self.members[at].slow_until;
+        let time = self.plan.disk_time(&mut self.rng, slow);
+        let life = self.members[at].life;
+        let Some(process) = self.members[at].process.as_mut() else {
+            return;
+        };
+        let busy = process.job.is_some() || process.done.is_some();
+        self.checker.check(!busy, "one disk job at a time", || {
+            format!("replica {} job {}", at + 1, job.number)
+        });
+        process.job = Some(job);
+        self.schedule(time, Happening::DiskRuns { at, life });
+    }
+
+    /// The job's time is over: it is executed, or the process is killed inside it.
+    fn disk_runs(&mut self, at: usize) {
+        if self.process(at).is_some_and(|p| p.paused) {
+            let life = self.members[at].life;
+            self.schedule(1_000, Happening::DiskRuns { at, life });
+            return;
+        }
+        let job = self.process(at).and_then(|p| p.job.take());
+        let directed = match (&mut self.director, &job) {
+            (Some(director), Some(job)) => director.kills_in(job),
+            _ => false,
+        };
+        let dies = directed || (!self.healing && self.rng.chance(self.plan.persist_kill));
+        if dies {
+            let (after, done) = (self.rng.below(9), self.rng.chance(300));
+            self.members[at].disk.fail_after(after, done);
+        }
+        let (Some(process), Some(job)) = (self.members[at].process.as_mut(), job) else {
+            return;
+        };
+        let mut probe = Probe {
+            store: &mut process.store,
+            checker: &mut self.checker,
+            at,
+            primary: process.role == Role::Primary,
+        };
+        let result = replica::execute(&mut probe, job);
+        self.members[at].disk.heal();
+        match result {
+            Ok(done) => {
+                let life = self.members[at].life;
+                if let Some(process) = self.process(at) {
+                    process.done = Some(done);
+                }
+                let after = self.rng.between(1, 60);
+                self.schedule(after, Happening::DiskTells { at, life });
+            }
+            Err(error) => {
+                self.checker
+                    .check(dies, "a disk job succeeds", || format!("{error:?}"));
+                self.checker.count("kills inside a disk job");
+                self.kill(at, "inside a disk job");
+                self.restart_later(at);
+            }
+        }
+    }
+
+    pub(super) fn note_input(&mut self, at: usize, input: &Input) {
+        match input {
+            Input::Tick | Input::DiskDone(_) => {}
+            Input::Peer(PeerMessage::Consensus(m)) => {
+                if !matches!(m.body, consensus::Body::Refresh(_)) {
+                    self.note(|| format!("{} < {} term {} {:?}", at + 1, m.from, m.term, m.body));
+                }
+            }
+            Input::Peer(m) => self.note(|| format!("{} < {m:?}", at + 1)),
+            other => self.note(|| format!("{} < {other:?}", at + 1)),
+        }
+    }
+
+    fn note_output(&mut self, at: usize, output: &Output) {
+        for event in &output.events {
+            self.note(|| format!("{} event {event:?}", at + 1));
+        }
+        for message in &output.messages {
+            if let PeerMessage::Consensus(m) = message {
+                let quiet = matches!(m.body, consensus::Body::Refresh(_));
+                if !quiet {
+                    let body = checker_io::name(&m.body);
+                    self.note(|| format!("{} > {} term {} {body}", at + 1, m.to, m.term));
+                }
+            }
+        }
+        if let Some(core) = output.job.as_ref().and_then(|job| job.core.as_ref()) {
+            self.note(|| {
+                format!(
+                    "{} job {}: before {:?}, truncate {:?}, append {:?}, after {:?} sync {}",
+                    at + 1,
+                    core.id.0,
+                    brief(core.hard_state_before.as_ref()),
+                    core.truncate_after,
+                    core.append,
+                    brief(core.hard_state_after.as_ref()),
+                    core.sync_hard_state
+                )
+            });
+        }
+    }
+}
+
+pub(super) fn brief(hard: Option<&HardState>) -> Option<(Term, Option<ReplicaId>, Stamp)> {
+    hard.map(|h| (h.term, h.granted_to, h.mark))
+}
+
+/// The promises of a replica that has none yet.
+pub fn fresh(id: ReplicaId, incarnation: Incarnation) -> HardState {
+    HardState {
+        id,
+        incarnation,
+        formation: FormationStatus::Unformed,
+        cluster: None,
+        term: Term(0),
+        granted_to: None,
+        term_accepted: Term(0),
+        mark: Stamp::ZERO,
+        others_marks: BTreeMap::new(),
+    }
+}
+
+thread_local! {
+    /// Print every line of the trace.
+    pub static TRACE_ALL: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    /// The last lines of the trace: they outlive a world that panics.
+    pub static LAST_LINES: std::cell::RefCell<VecDeque<String>> =
+        const { std::cell::RefCell::new(VecDeque::new()) };
 }

@@ -20,7 +20,7 @@ pub struct Generator {
     /// Its name in the table.
     pub name: &'static str,
     /// The variants that it is for.
-    #[cfg_attr(not(feature = "mutants"), expect(dead_code))]
+    #[cfg_attr(not(feature = "mutants"), allow(dead_code))]
     pub mutants: &'static [Mutant],
     /// Size of the cluster.
     pub replicas: usize,
