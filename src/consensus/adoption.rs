@@ -43,22 +43,25 @@ impl Node {
         }
     }
 
-    /// The boot exchange is over when everyone has said hello and nobody follows a primary.
+    /// The boot exchange is over when everyone has said hello and nobody follows a primary. With a
+    /// majority there the newest copy among them is adopted at once: the wait for the others is
+    /// put to use, and the election finds equal logs.
     pub(super) fn maybe_end_boot(&mut self) {
         if self.boot_until.is_none() || !self.is_formed() {
             return;
         }
-        let all = self
-            .peers
-            .values()
-            .all(|peer| peer.link && peer.hello.is_some());
-        let followed = self.peers.values().any(|peer| {
-            peer.hello
-                .as_ref()
-                .is_some_and(|hello| hello.primary.is_some())
-        });
-        if all && !followed {
+        let hellos = || {
+            let linked = self.peers.values().filter(|peer| peer.link);
+            linked.filter_map(|peer| peer.hello.as_ref())
+        };
+        if hellos().any(|hello| hello.primary.is_some()) {
+            return;
+        }
+        let here = 1 + hellos().count();
+        if here > self.peers.len() {
             self.end_boot();
+        }
+        if here >= self.membership.majority() {
             self.maybe_adopt();
         }
     }

@@ -119,6 +119,7 @@ impl Node {
         peer.incarnation = Some(message.from_incarnation);
         peer.hello = Some(hello);
         if new_run {
+            self.may_adopt = true;
             // What a peer held in an earlier run says nothing about this one.
             if let Some(leading) = &mut self.leading {
                 leading.forget(from, self.log.last().index);
