@@ -59,6 +59,9 @@ pub const PEER_CONNECT_MS: u64 = 1_000;
 pub const PEER_BACKOFF_MS: (u64, u64) = (1, 500);
 /// Milliseconds between HTTP/2 pings, and for the answer: finds a peer whose host went silent.
 pub const PEER_KEEPALIVE_MS: (u64, u64) = (2_000, 3_000);
+/// Seconds for which `status` shows that a message of a peer was refused: long enough to be seen
+/// by whoever looks because something is wrong, short enough that a restart is forgotten.
+pub const COMPLAINT_SHOWN_SECONDS: u64 = 30;
 /// State digests in one refresh.
 pub const DIGESTS_MAX: usize = 64;
 /// Version and build in a `Hello`, in bytes.
@@ -78,9 +81,33 @@ pub const FINDINGS_MAX: usize = 100;
 /// open client requests to end.
 pub const SHUT_DOWN_MS: (u64, u64) = (10_000, 2_000);
 
-/// Records in one checkpoint slice: the longest time that a batch waits behind it (about 20 µs a
-/// record).
-pub const SLICE_RECORDS_MAX: usize = 512;
+/// Rows in one part of a snapshot or of a rewriting: what a batch waits behind, as behind a slice.
+pub const SNAPSHOT_ROWS_MAX: usize = 256;
+/// Bytes of rows or entries in one such part.
+pub const SNAPSHOT_BYTES_MAX: usize = 256 * 1024;
+const _: () = assert!(
+    PEER_BATCH_BYTES_MAX + SNAPSHOT_BYTES_MAX + STATE_RECORD_BYTES_MAX < PEER_MESSAGE_BYTES_MAX
+);
+/// The state machine's own bytes in a snapshot: digest lanes and counters.
+pub const SNAPSHOT_MACHINE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of old records that are kept while a snapshot is read and the trees move on; beyond, that
+/// snapshot is given up and a newer one offered.
+pub const SNAPSHOT_PIN_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// A store that is built is synced each time so many bytes were written to it.
+pub const BUILD_SYNC_BYTES: usize = 4 * 1024 * 1024;
+/// sled's cache while a store is built, in bytes: it is written once and scanned once.
+pub const BUILD_CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// Free space is looked at this often, in milliseconds: in this time a fast disk takes in less than
+/// the default of `--min-free-mib`.
+pub const DISK_LOOK_MS: u64 = 250;
+/// A store is rewritten when it has grown to so many times what it was after the last rewriting:
+/// by then most of it is dead.
+pub const REWRITE_GROWTH: u64 = 3;
+
+/// Records in one checkpoint slice: the longest time that a batch waits behind it (about 10 µs a
+/// record). Larger ones gather more: with 200 accounts at work the first 500 records are theirs,
+/// and each further one stands for about ten messages.
+pub const SLICE_RECORDS_MAX: usize = 768;
 /// Largest record of a state tree, in bytes. Bounded as blocks are.
 pub const STATE_RECORD_BYTES_MAX: usize = BLOCK_BYTES_MAX;
 /// Older inbox messages are packed in records of at most this many bytes.
@@ -120,6 +147,10 @@ pub const EXPIRE_TOKENS_MAX: usize = 256;
 const _: () = assert!(EXTEND_TOKENS_MAX * 32 + 1024 < ENTRY_PAYLOAD_BYTES_MAX);
 /// Messages kept in one inbox. Older ones go, sent or not.
 pub const INBOX_MESSAGES_MAX: u64 = 1_000_000;
+/// Inboxes in one `ExpireMessages`: each changes its head, ...
+pub const EXPIRE_INBOXES_MAX: usize = 64;
+/// ... and all together so many blocks of messages.
+pub const EXPIRE_BLOCKS_MAX: usize = 512;
 const _: () = assert!(BODY_BYTES_MAX + 4 * 1024 < ENTRY_PAYLOAD_BYTES_MAX);
 
 /// Pattern of an account listing in bytes.
@@ -130,6 +161,17 @@ pub const PATTERN_COMPILED_BYTES_MAX: usize = 256 * 1024;
 pub const PAGE_DEFAULT: u32 = 25;
 /// Accounts on a page at most.
 pub const PAGE_MAX: u32 = 1_000;
+/// Sends of one `SendMessages` stream without an outcome before the server stops reading it: what
+/// the idempotency window of one client allows (a request that was begun is taken whole).
+pub const PIPELINE_MAX: usize = 2_048;
+const _: () = assert!(PIPELINE_MAX as u64 <= REPLIES_MAX);
+/// Replies of one `SendMessages` stream that wait for a slow client; each holds many outcomes.
+pub const PIPELINE_REPLIES_MAX: usize = 4;
+/// Accounts of one `SendMessages` stream whose token hashes are kept at hand.
+pub const PIPELINE_TOKENS_MAX: usize = 1_024;
+/// HTTP/2 window of a client connection in bytes: a pipelining client keeps many sends on the way,
+/// and with the protocol's default of 64 KiB it would wait for window updates instead.
+pub const CLIENT_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Messages read for one stream at once.
 pub const DELIVER_BATCH_MAX: usize = 256;
 /// Open streams on one replica.
@@ -139,7 +181,7 @@ pub const HASHES_AT_ONCE_MAX: usize = 2;
 /// Password hashes that wait for a place.
 pub const HASHES_WAITING_MAX: usize = 1_024;
 /// Largest client request in bytes.
-pub const CLIENT_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+pub const CLIENT_MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// A token without use expires after this many seconds.
 pub const TOKEN_IDLE_SECONDS: u64 = 3_600;
 /// A token's use is extended by an entry at most this often, in seconds.
@@ -149,7 +191,14 @@ const _: () = assert!(PAGE_MAX as usize * (USER_NAME_MAX + 8) < CLIENT_MESSAGE_B
 
 /// How long a call retries inside, in milliseconds, before the client hears of it. An election
 /// takes well under a second; a client with other replicas to ask is better told than kept.
-pub const CALL_RETRY_MS_MAX: u64 = 3_000;
+pub const CALL_RETRY_MS_MAX: u64 = 1_000;
+/// How long a replica keeps a write that it can neither propose nor give to a primary, in
+/// milliseconds; then it is certainly not applied.
+pub const HELD_WRITE_MS_MAX: u64 = 800;
+const _: () = assert!(
+    CALL_RETRY_MS_MAX + HELD_WRITE_MS_MAX < 2_000,
+    "without a primary, our own client hears so before it takes the replica for silent"
+);
 /// First pause between two attempts of a call, in milliseconds; it doubles up to the next one.
 pub const CALL_PAUSE_MS_MIN: u64 = 10;
 /// Longest pause between two attempts of a call, in milliseconds.
@@ -175,9 +224,45 @@ const _: () = assert!((HEARTBEAT_MS_MAX as u64) < TOKEN_EXTEND_SECONDS * 1000);
 const _: () = assert!(TOKEN_EXTEND_SECONDS < TOKEN_IDLE_SECONDS);
 /// Events of one stream that wait for a slow client: beyond, the stream stops reading.
 pub const STREAM_QUEUE_MAX: usize = 64;
+/// Open connections of clients to one replica's gRPC listener; one more is closed at once. A
+/// connection that does nothing costs some tens of KiB and a file descriptor.
+pub const CLIENT_CONNECTIONS_MAX: usize = 10_000;
 /// HTTP/2 streams of one client connection at once: calls and deliveries together.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 /// Bytes of a client request's headers; a token is 67 of them.
 pub const CLIENT_HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Seconds that open client calls may take to end when the server stops.
 pub const STOP_GRACE_SECONDS: u64 = 5;
+
+/// Connections of the wire protocol on one replica. Each takes a file descriptor and a few
+/// kilobytes while it is idle.
+pub const WIRE_CONNECTIONS_MAX: usize = 20_000;
+/// Longest frame that a client may send, in bytes: a body of 16 KiB of which each byte has to be
+/// written as `\xHH`, and what stands around it.
+pub const WIRE_FRAME_BYTES_MAX: usize = 80 * 1024;
+const _: () = assert!(BODY_BYTES_MAX * 4 + 8 * 1024 < WIRE_FRAME_BYTES_MAX);
+/// A batch of messages ends when its frame has about this many bytes; one more message fits.
+pub const WIRE_BATCH_BYTES_MAX: usize = 64 * 1024;
+/// Requests of one wire connection that are worked on at once; the next ones wait in its socket.
+/// Enough for a load generator on one connection, and few enough that one connection cannot fill
+/// the replica's queue.
+pub const WIRE_IN_FLIGHT_MAX: usize = 512;
+const _: () = assert!(WIRE_IN_FLIGHT_MAX * 16 < REPLICA_QUEUE_MAX);
+/// Bytes of frames of one wire connection that are worked on at once.
+pub const WIRE_IN_FLIGHT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of replies that wait for a client to read them; beyond, its requests wait as well.
+pub const WIRE_REPLIES_BYTES_MAX: usize = 256 * 1024;
+/// Bytes taken from a wire connection's socket at once.
+pub const WIRE_READ_BYTES: usize = 16 * 1024;
+/// Seconds from the first byte of a frame to its last, and for a client to take its replies.
+pub const WIRE_FRAME_SECONDS: u64 = 30;
+/// Connections beyond the maximum that are told so at once; the rest is closed without a word.
+pub const WIRE_REFUSALS_MAX: usize = 64;
+/// Longest wait in a refresh, in milliseconds: an open refresh counts as use of its token.
+pub const WIRE_WAIT_MS_MAX: u32 = HEARTBEAT_MS_MAX;
+/// Tokens whose account, and whose last batch, one wire connection of version 1 remembers.
+pub const WIRE_TOKENS_MAX: usize = 16;
+
+/// Lost entries that `chat-admin recover` names one by one: what a person can read; their number is
+/// always told.
+pub const RECOVER_LINES_MAX: usize = 1_000;

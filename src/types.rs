@@ -6,7 +6,8 @@
 
 pub mod entry;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
 macro_rules! number {
@@ -116,6 +117,20 @@ impl Stamp {
     }
 }
 
+/// Where a log begins: the entry before its first one, kept when everything up to it was cut. A
+/// log that was never cut begins after [`Base::default`], which is no entry.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Base {
+    /// Of the last entry that was cut.
+    pub stamp: Stamp,
+    /// Its hash, which the first entry that is left continues.
+    pub hash: Hash,
+    /// Its time: no later entry is earlier.
+    pub time: WallTime,
+    /// The members that entry 1 names: the cluster's id is computed from them.
+    pub founders: Members,
+}
+
 impl fmt::Debug for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "({},{})", self.term, self.index)
@@ -128,10 +143,9 @@ impl fmt::Display for Stamp {
 }
 
 macro_rules! byte_string {
-    ($(#[$doc:meta])* $name:ident, $len:literal) => {
+    ($(#[$doc:meta])* $name:ident, $len:literal $(, $derived:ident)*) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-        #[serde(transparent)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default $(, $derived)*)]
         pub struct $name(pub [u8; $len]);
 
         impl $name {
@@ -163,18 +177,57 @@ macro_rules! byte_string {
     };
 }
 
+macro_rules! byte_string_serde {
+    ($name:ident, $len:literal) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_bytes(&self.0)
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_bytes(FixedBytes).map(Self)
+            }
+        }
+    };
+}
+
+/// Reads a byte string of one length, or a sequence of as many numbers.
+struct FixedBytes<const N: usize>;
+
+impl<'de, const N: usize> Visitor<'de> for FixedBytes<N> {
+    type Value = [u8; N];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{N} bytes")
+    }
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<[u8; N], E> {
+        bytes
+            .try_into()
+            .map_err(|_| E::invalid_length(bytes.len(), &self))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<[u8; N], A::Error> {
+        let mut bytes = [0; N];
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            let next = sequence.next_element()?;
+            *byte = next.ok_or_else(|| de::Error::invalid_length(at, &self))?;
+        }
+        Ok(bytes)
+    }
+}
+
 byte_string!(
     /// A blake3 hash.
     Hash, 32
 );
 byte_string!(
     /// blake3 over the formation's sorted (id, incarnation) pairs.
-    ClusterId, 32
+    ClusterId, 32, Serialize, Deserialize
 );
 byte_string!(
     /// 128 random bits that name one life of a replica's promises. A replica that lost its hard
     /// state makes a new one and must be readmitted.
-    Incarnation, 16
+    Incarnation, 16, Serialize, Deserialize
 );
 byte_string!(
     /// blake3 of a token. The token itself is never stored, logged or forwarded.
@@ -184,6 +237,13 @@ byte_string!(
     /// 16 bytes that a client chose for itself; half of a request id.
     ClientId, 16
 );
+
+// The two above are in the formation entry, whose bytes every replica writes by itself: number by
+// number for ever. The others are written as byte strings, which is shorter and far quicker, and
+// read in both forms.
+byte_string_serde!(Hash, 32);
+byte_string_serde!(TokenHash, 32);
+byte_string_serde!(ClientId, 16);
 
 impl ClusterId {
     /// The id of a cluster formed by these members: blake3(tag, sorted (id, incarnation)).

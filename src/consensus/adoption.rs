@@ -77,7 +77,8 @@ impl Node {
         let candidates = self.peers.iter().filter_map(|(id, peer)| {
             let hello = peer.hello.as_ref().filter(|_| peer.link)?;
             let in_force = self.membership.in_force(*id, peer.incarnation?);
-            (in_force && !hello.damaged).then_some((peer.last, *id))
+            let whole = !hello.damaged && !hello.repairing;
+            (in_force && whole).then_some((peer.last, *id))
         });
         let best = if Mutant::AdoptOlder.on() {
             candidates.filter(|(last, _)| *last != own).min()
@@ -140,7 +141,7 @@ impl Node {
         after: Stamp,
         after_hash: Hash,
     ) {
-        if self.damage.is_some() || !self.is_admitted() || self.installing.is_some() {
+        if !self.takes_part() {
             return;
         }
         if self.log.stamp_at(after.index) != Some(after) {

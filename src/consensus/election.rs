@@ -341,7 +341,8 @@ impl Node {
     fn reachable(&self, id: ReplicaId) -> bool {
         self.peers.get(&id).is_some_and(|peer| {
             let recent = self.config.refresh_interval_us * 2;
-            let damaged = peer.hello.as_ref().is_some_and(|hello| hello.damaged);
+            let damaged = |hello: &super::Hello| hello.damaged || hello.repairing;
+            let damaged = peer.hello.as_ref().is_some_and(damaged);
             peer.link
                 && !damaged
                 && peer

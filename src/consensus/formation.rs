@@ -4,7 +4,7 @@
 //! same cluster id, and only when all have said so does each write the identical entry 1. A wiped
 //! replica can therefore never found a second cluster with another wiped one.
 
-use super::{Body, Event, FormationStatus, Hello, Message, Mutant, Node};
+use super::{Body, Event, FormationStatus, Hello, Message, Mutant, Node, Repair};
 use crate::types::entry::{Entry, Kind, ReplaceIncarnation};
 use crate::types::{ClusterId, Index, LEVEL, Members, ReplicaId};
 
@@ -26,7 +26,11 @@ impl Node {
 
     /// May this replica ballot, grant, agree and acknowledge?
     pub(super) fn takes_part(&self) -> bool {
-        self.damage.is_none() && self.is_admitted() && self.installing.is_none()
+        self.damage.is_none()
+            && self.is_admitted()
+            && self.installing.is_none()
+            && !self.is_repairing()
+            && self.is_vouched_for()
     }
 
     /// Does this replica itself count, by its own log?
@@ -47,6 +51,7 @@ impl Node {
         };
         peer.hello_sent = Some(self.now.mono);
         let knows_run = peer.run;
+        let remembers = self.remembered(to);
         let hello = Hello {
             ids: self.config.ids.clone(),
             formation: self.durable_formation(),
@@ -62,7 +67,9 @@ impl Node {
             build: self.config.build.clone(),
             damaged: self.damage.is_some(),
             admitted: self.is_admitted(),
+            repairing: self.hard.repair != Repair::No,
             knows_run,
+            remembers,
         };
         self.send(to, Body::Hello(hello));
     }
@@ -103,6 +110,10 @@ impl Node {
         if self.membership.is_retired(from, message.from_incarnation) {
             return; // late: that life is over, and must not be readmitted
         }
+        if message.to_incarnation == Some(self.hard.incarnation) {
+            self.hear_memory(from, hello.knows_run, hello.remembers);
+        }
+        let repairing = hello.repairing;
         let formed = matches!(hello.formation, FormationStatus::Formed(_));
         let knows_us = hello.knows_run == Some(self.run) && (formed || !self.is_formed());
         let Some(peer) = self.peers.get_mut(&from) else {
@@ -128,6 +139,9 @@ impl Node {
         }
         if !knows_us {
             self.maybe_send_hello(from);
+        }
+        if repairing {
+            self.tell_repair_target(from);
         }
         self.maybe_form();
         self.maybe_readmit();
@@ -263,7 +277,7 @@ impl Node {
             .leading
             .as_ref()
             .is_some_and(|l| l.serving && l.handing_over.is_none());
-        if !serving || self.membership.is_changing() {
+        if !serving || (self.membership.is_changing() && !Mutant::AdmitTwo.on()) {
             return;
         }
         let found = self.peers.iter().find_map(|(id, peer)| {

@@ -1,6 +1,6 @@
 //! What the storage thread is doing, what it does next, and which messages wait for it.
 
-use super::{HardState, Job, JobId, Message, Mutant};
+use super::{HardState, Job, JobId, Message, Mutant, SnapshotHead};
 use crate::types::entry::Entry;
 use crate::types::{Index, Monotonic, ReplicaId, Stamp, Term};
 use std::collections::VecDeque;
@@ -33,6 +33,8 @@ pub(super) struct Jobs {
     formation: Option<JobId>,
     /// The job after which the latest grant is durable.
     grant: Option<JobId>,
+    /// The job after which the present incarnation is durable.
+    life: Option<JobId>,
     start_term: Term,
     /// The acknowledgement that the pending job's fsync would stand for.
     pub(super) ack: Option<(Term, ReplicaId, Index)>,
@@ -71,6 +73,7 @@ impl Jobs {
             synced_at: Monotonic(0),
             formation: None,
             grant: None,
+            life: None,
             start_term: durable_term,
             ack: None,
         }
@@ -102,6 +105,21 @@ impl Jobs {
         }
     }
 
+    /// The store is exchanged for the next one: what waits to be written to the old one goes. On the
+    /// disk the mark is `lowered` first, if it must be.
+    pub(super) fn install(&mut self, head: Box<SnapshotHead>, lowered: Option<Stamp>) {
+        let base = head.base.stamp.index;
+        self.pending.append.clear();
+        self.pending.truncate_after = None;
+        self.pending.install = Some(head);
+        self.before |= lowered.is_some();
+        self.lowered = lowered;
+        self.want_hard_state(true);
+        if let Some(out) = &mut self.out {
+            out.last = out.last.min(base);
+        }
+    }
+
     /// The hard state has changed; `sync`: something that is to be sent depends on it.
     pub(super) fn want_hard_state(&mut self, sync: bool) {
         self.hard_state = true;
@@ -119,10 +137,9 @@ impl Jobs {
 
     /// The message leaves when its term is durable.
     pub(super) fn hold(&mut self, message: Message) {
-        let covering = self
-            .out
-            .as_ref()
-            .filter(|out| out.term >= Some(message.term));
+        let covering = self.out.as_ref().filter(|out| {
+            out.term >= Some(message.term) && self.life.is_none_or(|at| at <= out.id)
+        });
         if let Some(out) = covering {
             self.held.push_back((out.id, message));
         } else {
@@ -161,7 +178,7 @@ impl Jobs {
                 ..hard.clone()
             });
         }
-        let appends = !job.append.is_empty();
+        let appends = !job.append.is_empty() || job.install.is_some();
         let wanted = std::mem::take(&mut self.hard_state);
         let sync = std::mem::take(&mut self.sync);
         if wanted || appends || job.hard_state_before.is_some() {
@@ -236,13 +253,25 @@ impl Jobs {
         self.want_hard_state(true);
     }
 
+    /// A new incarnation begins: nothing leaves before it is durable.
+    pub(super) fn want_life(&mut self) {
+        self.life = Some(self.next);
+        self.want_hard_state(true);
+    }
+
+    pub(super) fn life_is_durable(&self) -> bool {
+        self.life.is_none_or(|job| self.is_done(job))
+    }
+
     pub(super) fn grant_is_durable(&self) -> bool {
         self.grant.is_none_or(|job| self.is_done(job)) || Mutant::ForgetGrant.on()
     }
 
     /// Entries are being written, or wait to be.
     pub(super) fn appends_under_way(&self) -> bool {
-        !self.pending.append.is_empty() || self.out.as_ref().is_some_and(|out| out.appends)
+        !self.pending.append.is_empty()
+            || self.pending.install.is_some()
+            || self.out.as_ref().is_some_and(|out| out.appends)
     }
 
     /// For the mutant that ballots again in the term that it found on the disk.

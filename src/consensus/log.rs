@@ -5,40 +5,80 @@
 
 use crate::limits::LOG_CACHE_BYTES;
 use crate::types::entry::Entry;
-use crate::types::{Hash, Index, Stamp, Term};
+use crate::types::{Base, Hash, Index, Stamp, Term};
 use std::collections::VecDeque;
 
 /// The log as the core sees it, durable or not.
 ///
 /// Invariants: `runs` ascends in index and term; `cache` is consecutive and ends with the last
-/// entry; `base_hash` is the hash of the entry before the cache's first; `durable <= last`.
+/// entry; `before_cache` is the hash of the entry before the cache's first;
+/// `base <= durable <= last`; nothing is known of entries below the base.
 pub(super) struct Log {
+    base: Base,
     runs: Vec<(Index, Term)>,
     last: Stamp,
     cache: VecDeque<Entry>,
     cache_bytes: usize,
-    base_hash: Hash,
+    before_cache: Hash,
     durable: Index,
 }
 
 impl Log {
     pub(super) fn new(
+        base: Base,
         runs: Vec<(Index, Term)>,
         last: Stamp,
         tail: Vec<Entry>,
-        base_hash: Hash,
+        before_cache: Hash,
     ) -> Self {
         if let Some(entry) = tail.last() {
             assert_eq!(entry.stamp(), last, "the tail ends with the last entry");
         }
         Self {
+            base,
             runs,
             last,
             cache_bytes: tail.iter().map(|e| e.bytes().len()).sum(),
             cache: tail.into(),
-            base_hash,
+            before_cache,
             durable: last.index,
         }
+    }
+
+    /// A log in which nothing follows this base.
+    pub(super) fn begin_at(base: Base) -> Self {
+        let (stamp, hash) = (base.stamp, base.hash);
+        Self::new(base, Vec::new(), stamp, Vec::new(), hash)
+    }
+
+    /// The entry before the first one.
+    pub(super) fn base(&self) -> &Base {
+        &self.base
+    }
+
+    /// Everything up to this entry was cut from the store.
+    pub(super) fn cut(&mut self, base: Base) {
+        assert!(base.stamp.index >= self.base.stamp.index && base.stamp.index <= self.durable);
+        let at = base.stamp.index;
+        let below = self.runs.partition_point(|(first, _)| *first <= at);
+        let term = below.checked_sub(1).map(|run| self.runs[run].1);
+        let goes_on = self
+            .runs
+            .get(below)
+            .is_none_or(|(first, _)| *first != at.next())
+            && at < self.last.index;
+        self.runs.drain(..below);
+        if let (true, Some(term)) = (goes_on, term) {
+            self.runs.insert(0, (at.next(), term));
+        }
+        while self.cache_first() <= at {
+            let Some(gone) = self.cache.pop_front() else {
+                break;
+            };
+            self.cache_bytes -= gone.bytes().len();
+            self.before_cache = gone.hash();
+        }
+        self.base = base;
     }
 
     /// Stamp of the last entry, durable or not.
@@ -58,12 +98,15 @@ impl Log {
         self.durable = index;
     }
 
-    /// Term of the entry at `index`; term 0 at index 0; `None` beyond the end.
+    /// Term of the entry at `index`; term 0 at index 0; `None` beyond the end and below the base.
     pub(super) fn term_at(&self, index: Index) -> Option<Term> {
         if index == Index(0) {
             return Some(Term(0));
         }
-        if index > self.last.index {
+        if index == self.base.stamp.index {
+            return Some(self.base.stamp.term);
+        }
+        if index > self.last.index || index < self.base.stamp.index {
             return None;
         }
         let after = self.runs.partition_point(|(first, _)| *first <= index);
@@ -89,13 +132,13 @@ impl Log {
     /// Hash of the entry at `index`, if that lies in (or just before) the part in memory.
     pub(super) fn hash_at(&self, index: Index) -> Option<Hash> {
         if index.next() == self.cache_first() {
-            return Some(self.base_hash);
+            return Some(self.before_cache);
         }
         self.entry_at(index).map(Entry::hash)
     }
 
     pub(super) fn head_hash(&self) -> Hash {
-        self.cache.back().map_or(self.base_hash, Entry::hash)
+        self.cache.back().map_or(self.before_cache, Entry::hash)
     }
 
     pub(super) fn entry_at(&self, index: Index) -> Option<&Entry> {
@@ -128,7 +171,8 @@ impl Log {
         assert_eq!(stamp.index, self.last.index.next(), "entries are gapless");
         assert!(stamp.term >= self.last.term, "terms never fall in a log");
         assert_eq!(entry.previous_hash(), self.head_hash(), "the chain holds");
-        if self.runs.last().is_none_or(|(_, term)| *term < stamp.term) {
+        let new_run = self.runs.last().is_none_or(|(_, term)| *term < stamp.term);
+        if new_run {
             self.runs.push((stamp.index, stamp.term));
         }
         self.last = stamp;
@@ -152,7 +196,8 @@ impl Log {
                 self.runs.pop();
             }
             let index = self.last.index.previous();
-            let term = self.runs.last().map_or(Term(0), |(_, term)| *term);
+            let below = self.base.stamp.term;
+            let term = self.runs.last().map_or(below, |(_, term)| *term);
             self.last = Stamp::new(term, index);
         }
         self.durable = self.durable.min(after);
@@ -165,7 +210,7 @@ impl Log {
                 return;
             };
             self.cache_bytes -= gone.bytes().len();
-            self.base_hash = gone.hash();
+            self.before_cache = gone.hash();
         }
     }
 }
@@ -177,7 +222,7 @@ mod tests {
     use crate::types::entry::Kind;
 
     fn log_of(terms: &[u64]) -> Log {
-        let mut log = Log::new(Vec::new(), Stamp::ZERO, Vec::new(), Hash::default());
+        let mut log = Log::begin_at(Base::default());
         for term in terms {
             let stamp = Stamp::new(Term(*term), log.last().index.next());
             let previous = log.head_hash();
@@ -206,6 +251,32 @@ mod tests {
         assert_eq!(log.term_at(Index(4)), None);
         log.truncate(Index(0));
         assert_eq!(log.last(), Stamp::ZERO);
+    }
+
+    #[test]
+    fn a_cut_log_knows_its_base_and_nothing_below() {
+        for at in 2..=6 {
+            let mut log = log_of(&[0, 1, 1, 3, 3, 3]);
+            log.set_durable(Index(6));
+            let entry = log.entry_at(Index(at)).unwrap().clone();
+            log.cut(Base {
+                stamp: entry.stamp(),
+                hash: entry.hash(),
+                ..Base::default()
+            });
+            assert_eq!(log.stamp_at(Index(at)), Some(entry.stamp()));
+            assert_eq!(log.hash_at(Index(at)), Some(entry.hash()));
+            assert_eq!(log.term_at(Index(at - 1)), None);
+            assert_eq!(log.last(), Stamp::new(Term(3), Index(6)));
+            assert_eq!(log.durable(), log.last());
+            log.truncate(Index(at));
+            assert_eq!(log.last(), entry.stamp());
+            let next = Stamp::new(Term(4), Index(at + 1));
+            let next = Entry::seal(next, WallTime(1), entry.hash(), Kind::Command, b"y");
+            log.append(next);
+            assert_eq!(log.run_start(Index(at + 1)), Index(at + 1));
+            assert_eq!(log.term_at(Index(at + 1)), Some(Term(4)));
+        }
     }
 
     #[test]

@@ -27,6 +27,12 @@ impl Membership {
         }
     }
 
+    /// The state of another replica took the place of this one's: membership as of that.
+    pub(super) fn replace(&mut self, committed: Members) {
+        self.committed = committed;
+        self.pending.clear();
+    }
+
     pub(super) fn committed(&self) -> &Members {
         &self.committed
     }

@@ -2,8 +2,10 @@
 
 use crate::types::entry::Entry;
 use crate::types::{
-    ClusterId, Hash, Incarnation, Index, Level, Members, ReplicaId, RunNonce, Stamp, Term, WallTime,
+    Base, ClusterId, Hash, Incarnation, Index, Level, Members, ReplicaId, RunNonce, Stamp, Term,
+    WallTime,
 };
+use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// One message between replicas.
@@ -103,6 +105,151 @@ pub enum Body {
         /// Nothing follows.
         done: bool,
     },
+    /// From the primary, to a replica that needs what its log no longer has: the package of
+    /// its current state, by name.
+    SnapshotOffer(Box<SnapshotHead>),
+    /// The receiver wants the rows after this place of the state of this name.
+    SnapshotRequest {
+        /// Of the offer.
+        name: Hash,
+        /// What it has already; `None`: nothing.
+        after: Option<Place>,
+    },
+    /// Rows of the state of this name.
+    SnapshotChunk(Box<SnapshotChunk>),
+    /// A serving primary to a repairing replica that has said hello: take part again once your
+    /// durable log has reached this index in this term.
+    RepairTo {
+        /// The primary's last index, after it forgot what the replica had acknowledged before.
+        index: Index,
+    },
+    /// A damaged replica that no primary can repair: "did you ever have an entry above this index?"
+    /// The message's term is higher than that of any entry in question, and the receiver makes it
+    /// durable BEFORE it answers: what it never had it will not take any more.
+    Poll {
+        /// Names the question; the answer repeats it.
+        nonce: u64,
+        /// The last entry that the asker can read.
+        above: Index,
+    },
+    /// The answer to a `Poll`.
+    PollReply {
+        /// The nonce of the question.
+        nonce: u64,
+        /// What the sender knows.
+        answer: PollAnswer,
+    },
+}
+
+/// What a replica knows of the entries above an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PollAnswer {
+    /// It never had one.
+    Never,
+    /// It has one, or had one.
+    Held,
+    /// Its own log is damaged there, or it has not kept its promises.
+    Unknown,
+}
+
+/// What a snapshot contains, without its rows: enough to name and to verify it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotHead {
+    /// The last entry whose effect is in the state.
+    pub base: Base,
+    /// Digest of the state there: a scan of all rows must give it.
+    pub digest: Hash,
+    /// Membership there.
+    pub members: Members,
+    /// The state machine's own bytes.
+    pub machine: Bytes,
+}
+
+impl SnapshotHead {
+    /// Names the content: the same state at the same index has the same name on every replica, so
+    /// that a transfer can go on with another primary.
+    pub fn name(&self) -> Hash {
+        let mut hasher = blake3::Hasher::new_derive_key("chat-server 2026 snapshot name v1");
+        hasher.update(&self.base.stamp.term.0.to_be_bytes());
+        hasher.update(&self.base.stamp.index.0.to_be_bytes());
+        hasher.update(&self.base.hash.0);
+        hasher.update(&self.base.time.0.to_be_bytes());
+        for members in [&self.base.founders, &self.members] {
+            hasher.update(&(members.len() as u64).to_be_bytes());
+            for (id, incarnation) in members {
+                hasher.update(&id.0.to_be_bytes());
+                hasher.update(&incarnation.0);
+            }
+        }
+        hasher.update(&self.digest.0);
+        hasher.update(&self.machine);
+        Hash(*hasher.finalize().as_bytes())
+    }
+}
+
+/// A place in a snapshot: rows are ordered by tree, then by key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Number of the tree.
+    pub tree: u8,
+    /// The row's key.
+    pub key: Bytes,
+}
+
+/// A row of the state, opaque to consensus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub value: Bytes,
+}
+
+/// Consecutive rows of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotChunk {
+    /// Of which snapshot.
+    pub name: Hash,
+    /// They follow this place.
+    pub after: Option<Place>,
+    /// In order; may be empty.
+    pub rows: Vec<Row>,
+    /// Nothing follows.
+    pub done: bool,
+}
+
+impl SnapshotChunk {
+    /// Over everything in it: bytes that were damaged on the way are seen before they are stored.
+    pub fn sum(&self) -> Hash {
+        let mut hasher = blake3::Hasher::new_derive_key("chat-server 2026 snapshot chunk v1");
+        let mut place = |place: &Place| {
+            hasher.update(&[place.tree]);
+            hasher.update(&(place.key.len() as u64).to_be_bytes());
+            hasher.update(&place.key);
+        };
+        self.after.iter().for_each(&mut place);
+        for row in &self.rows {
+            place(&row.place);
+        }
+        for row in &self.rows {
+            hasher.update(&(row.value.len() as u64).to_be_bytes());
+            hasher.update(&row.value);
+        }
+        hasher.update(&self.name.0);
+        hasher.update(&[u8::from(self.done), u8::from(self.after.is_some())]);
+        hasher.update(&(self.rows.len() as u64).to_be_bytes());
+        Hash(*hasher.finalize().as_bytes())
+    }
+
+    /// Rows in ascending order, all of them after `after`?
+    pub fn is_ordered(&self) -> bool {
+        let mut last = self.after.as_ref();
+        self.rows.iter().all(|row| {
+            let ascends = last.is_none_or(|last| *last < row.place);
+            last = Some(&row.place);
+            ascends
+        })
+    }
 }
 
 /// Who the sender is and what it holds. Its wire form is fixed: see `docs/protocol.md`.
@@ -130,9 +277,14 @@ pub struct Hello {
     pub damaged: bool,
     /// The sender's own incarnation is in force in its own committed log.
     pub admitted: bool,
+    /// The sender has lost what it had acknowledged and repairs itself: a serving primary answers
+    /// with `RepairTo`.
+    pub repairing: bool,
     /// The receiver's run nonce as the sender knows it: if it is not the receiver's, the receiver
     /// says hello again.
     pub knows_run: Option<RunNonce>,
+    /// What the receiver, in its present incarnation, has acknowledged, as the sender remembers it.
+    pub remembers: Stamp,
 }
 
 /// How far formation is. Order matters to nobody; the cases are exclusive.
@@ -175,6 +327,8 @@ pub struct Refresh {
     /// The receiver's run nonce as the sender knows it: if it is not the receiver's, the receiver
     /// says hello again.
     pub knows_run: Option<RunNonce>,
+    /// What the receiver, in its present incarnation, has acknowledged, as the sender remembers it.
+    pub remembers: Stamp,
 }
 
 /// A ballot. Better ones compare greater: see [`Ballot::rank`].

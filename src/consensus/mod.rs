@@ -40,11 +40,18 @@
 //!
 //! **Identity.** A replica is (cluster, id, incarnation). All configured replicas together form a
 //! cluster, once; one that lost its promises has a new incarnation and is readmitted by an entry
-//! of the log. See `formation` and `membership`.
+//! of the log. See `formation` and `membership`. One whose disk went back to an old copy learns it from
+//! the others: see `memory`.
 //!
 //! **Boot.** Replicas exchange their stamps; one that finds no primary adopts the newest copy
 //! among those that answer, in the background, under conditions that are checked on the bytes
 //! installed; then the election is held. See `adoption`.
+//!
+//! **Snapshots and repair.** A log may have been cut: a replica that needs what is gone is given the
+//! primary's state, in parts, and exchanges its store for it at once. One whose log was damaged keeps
+//! its promises, begins with an empty store, and counts again when its log has reached what the
+//! primary named. Where damage leaves too few for a primary, a question to all others, fenced by a
+//! term, may prove that what one cannot read was never committed. See `snapshot`, `repair`, `poll`.
 //!
 //! # Duties of order
 //!
@@ -55,8 +62,7 @@
 //!
 //! # Caveats
 //!
-//! A log below the part in memory is not read here: the core asks for it ([`Fetch`]). Snapshots,
-//! the fenced poll and repair are not here yet: a damaged replica takes no part and says so.
+//! A log below the part in memory is not read here: the core asks for it ([`Fetch`]).
 
 mod adoption;
 mod config;
@@ -65,22 +71,32 @@ mod formation;
 mod jobs;
 mod log;
 mod membership;
+mod memory;
 mod message;
 mod mutants;
 mod node;
+mod poll;
 mod primary;
 mod progress;
 mod reads;
 mod ready;
+mod repair;
 mod replication;
 mod rng;
+mod room;
+mod sending;
+mod snapshot;
 
 pub use config::Config;
-pub use message::{Append, AppendReply, Ballot, Body, FormationStatus, Hello, Message, Refresh};
+pub use message::{
+    Append, AppendReply, Ballot, Body, FormationStatus, Hello, Message, Place, PollAnswer, Refresh,
+    Row, SnapshotChunk, SnapshotHead,
+};
 pub use mutants::Mutant;
 pub use node::Node;
 pub use ready::{
-    Event, Fetch, HardState, Job, JobId, NotPrimary, Now, ReadId, Ready, Role, Start, Status,
+    Event, Fetch, HardState, Job, JobId, NotPrimary, Now, ReadId, Ready, Repair, Role,
+    SnapshotRead, SnapshotStep, Start, Status, StepDone,
 };
 
 #[cfg(test)]

@@ -50,11 +50,31 @@ pub enum Mutant {
     TokenOnArrival,
     /// A replica forms a second cluster though it has formed.
     FormTwice,
+    /// A snapshot is installed though it is older than the commit point.
+    SnapshotOlder,
+    /// A repairing replica grants, ballots and acknowledges.
+    GrantInRepair,
+    /// A damaged store is opened as far as it can be read, and takes part.
+    TruncateDamaged,
+    /// A rewritten store becomes the live one without the entries of the last moment.
+    SwapWithoutTail,
+    /// An fsync that failed is tried again, and believed when it then succeeds.
+    RetryFsync,
+    /// A poll is asked in the present term, so that what it is about may still arrive.
+    UnfencedPoll,
+    /// A poll believes one answer fewer than a majority.
+    PollMinority,
+    /// A readmission is proposed while another waits for its commit.
+    AdmitTwo,
+    /// A read round counts answers to earlier rounds.
+    StaleRound,
+    /// A replica whose disk went back to an old copy keeps its promises' name.
+    IgnoreRollback,
 }
 
 impl Mutant {
     /// Every variant.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 32] = [
         Self::DecideLocally,
         Self::ForgetGrant,
         Self::GrantToOlder,
@@ -77,6 +97,16 @@ impl Mutant {
         Self::PrimaryAgain,
         Self::TokenOnArrival,
         Self::FormTwice,
+        Self::SnapshotOlder,
+        Self::GrantInRepair,
+        Self::TruncateDamaged,
+        Self::SwapWithoutTail,
+        Self::RetryFsync,
+        Self::UnfencedPoll,
+        Self::PollMinority,
+        Self::AdmitTwo,
+        Self::StaleRound,
+        Self::IgnoreRollback,
     ];
 
     /// Is this variant switched on in this thread?

@@ -9,13 +9,13 @@ use super::primary::PrimaryState;
 use super::reads::Reads;
 use super::rng::SplitMix;
 use super::{
-    Body, Config, Event, FormationStatus, HardState, Hello, JobId, Message, Mutant, NotPrimary,
-    Now, ReadId, Ready, Role, Start, Status,
+    Body, Config, Event, FormationStatus, HardState, Hello, JobId, Mutant, NotPrimary, Now, ReadId,
+    Ready, Repair, Role, Start, Status,
 };
 use crate::limits::UNCOMMITTED_BYTES_MAX;
 use crate::types::entry::{Entry, Kind};
 use crate::types::{
-    ClusterId, Hash, Incarnation, Index, Monotonic, ReplicaId, RunNonce, Stamp, Term,
+    Base, ClusterId, Hash, Incarnation, Index, Monotonic, ReplicaId, RunNonce, Stamp, Term,
 };
 use std::collections::BTreeMap;
 
@@ -39,7 +39,11 @@ pub(super) struct Peer {
     pub(super) last: Stamp,
     pub(super) hello_sent: Option<Monotonic>,
     pub(super) skew_told: Option<Monotonic>,
+    /// It has seen this process run, and remembers nothing of this replica that is not here.
+    pub(super) vouches: bool,
     pub(super) refused_told: bool,
+    /// Its disk is nearly full, as it last said.
+    pub(super) disk_low: bool,
 }
 
 /// The core of one replica. Every method that takes `now` may fill the next [`Ready`]; take it
@@ -93,6 +97,18 @@ pub struct Node {
     pub(super) installing: Option<JobId>,
     pub(super) copies: BTreeMap<ReplicaId, CopyService>,
     pub(super) reads: Reads,
+    /// A primary's state on its way into the next store.
+    pub(super) receiving: Option<super::snapshot::Receiving>,
+    /// A step of building the next store is out.
+    pub(super) snapshot_step_out: bool,
+    /// Where the repair ends: index, and the term of the primary that named it.
+    pub(super) repair_target: Option<(Term, Index)>,
+    /// The question to the others about what this replica cannot read.
+    pub(super) poll: Option<super::poll::Poll>,
+    /// The last entry that was there before anything of this process run's.
+    pub(super) began_with: Stamp,
+    /// Nothing can repair this replica: what was told last about that.
+    pub(super) halt: Option<Event>,
     pub(super) damage: Option<(Index, String)>,
     pub(super) applied: Index,
     pub(super) digests: Vec<(Index, Hash)>,
@@ -118,14 +134,9 @@ impl Node {
             seed,
             ..
         } = start;
-        assert_eq!(
-            hard_state.id, config.id,
-            "the caller checked whose directory it is"
-        );
         let durable_term = hard_state.term;
         let raised = raise_to_log(&mut hard_state, log.last().term);
-        let peers = config.ids.iter().filter(|id| **id != config.id);
-        let peers = peers.map(|id| (*id, Peer::default())).collect();
+        let peers = peers_of(&config);
         let mut rng = SplitMix::new(seed);
         let reads = Reads::new(rng.next());
         let mut node = Self {
@@ -160,6 +171,12 @@ impl Node {
             installing: None,
             copies: BTreeMap::new(),
             reads,
+            receiving: None,
+            snapshot_step_out: false,
+            repair_target: None,
+            poll: None,
+            halt: None,
+            began_with: log.last(),
             damage,
             applied,
             digests: Vec::new(),
@@ -178,6 +195,10 @@ impl Node {
 
     /// The part of the start that may already want something done.
     fn recover(&mut self, raised: bool) {
+        assert_eq!(
+            self.hard.id, self.config.id,
+            "the caller checked whose directory it is"
+        );
         if self.damage.is_some() {
             return;
         }
@@ -202,6 +223,13 @@ impl Node {
         if self.hard.cluster.is_some() && self.log.last() >= Stamp::FORMATION {
             self.commit = self.commit.max(Index(1));
         }
+        let founders = self.log.base().founders.clone();
+        if !self.is_formed() && !founders.is_empty() {
+            // A snapshot was installed, and a crash came before the promises that go with it.
+            self.hard.cluster = Some(ClusterId::of_members(&founders));
+            self.hard.formation = FormationStatus::Formed(founders);
+            self.jobs.want_formation();
+        }
         if raised {
             self.jobs.want_hard_state(true);
         }
@@ -220,7 +248,11 @@ impl Node {
         self.tick_adoption();
         self.tick_election();
         self.tick_primary();
+        self.tick_room();
         self.tick_reads();
+        self.tick_snapshot();
+        self.tick_repair();
+        self.tick_poll();
         if now.mono >= self.refresh_at {
             self.refresh_at = now.mono.plus(self.config.refresh_interval_us);
             self.send_refreshes();
@@ -280,6 +312,7 @@ impl Node {
         );
         if self.installing.is_some_and(|installing| installing <= job) {
             self.installing = None;
+            self.after_installation();
             self.maybe_win();
         }
         let messages = self.jobs.released();
@@ -295,6 +328,7 @@ impl Node {
         self.after_persisted_formation();
         self.after_persisted_election();
         self.advance_followed_commit();
+        self.maybe_end_repair();
         self.maybe_acknowledge();
         if let Some(leading) = &mut self.leading {
             leading.own_moved = now.mono;
@@ -327,6 +361,7 @@ impl Node {
             let entry = entry.clone();
             let replaced = self.membership.on_commit(&entry);
             if let Some((id, incarnation)) = replaced {
+                self.hard.others_marks.remove(&id);
                 self.forget_life_before(id, incarnation);
                 self.event(Event::Readmitted(id, incarnation));
             }
@@ -355,8 +390,9 @@ impl Node {
             cluster: self.hard.cluster,
             role: self.role(),
             term: self.hard.term,
-            primary: self.primary,
+            primary: self.primary.filter(|_| !self.misses_primary()),
             serving: self.leading.as_ref().is_some_and(|l| l.serving),
+            base: self.log.base().stamp.index,
             last: self.log.last(),
             durable: self.log.durable(),
             head_hash: self.log.head_hash(),
@@ -373,6 +409,7 @@ impl Node {
                 .map(|(id, _)| *id)
                 .collect(),
             damage: self.damage.clone(),
+            halt: self.halt.clone().filter(|_| self.no_primary_can_be()),
         }
     }
 
@@ -385,6 +422,8 @@ impl Node {
     pub(super) fn role(&self) -> Role {
         if self.damage.is_some() {
             Role::Damaged
+        } else if self.is_repairing() {
+            Role::Repairing
         } else if self.leading.is_some() {
             Role::Primary
         } else if self.is_formed() && !self.is_admitted() {
@@ -404,44 +443,6 @@ impl Node {
         self.ready.events.push(event);
     }
 
-    /// Sends in the present term; waits for the term to be durable if it is not.
-    pub(super) fn send(&mut self, to: ReplicaId, body: Body) {
-        self.send_in_term(to, self.hard.term, body);
-    }
-
-    fn send_in_term(&mut self, to: ReplicaId, term: Term, body: Body) {
-        let Some(peer) = self.peers.get(&to) else {
-            return;
-        };
-        let hello = matches!(body, Body::Hello(_));
-        if !peer.link || (peer.run.is_none() && !hello) {
-            return;
-        }
-        let message = Message {
-            from: self.config.id,
-            to,
-            cluster: self.hard.cluster,
-            from_incarnation: self.hard.incarnation,
-            to_incarnation: peer.incarnation,
-            run: self.run,
-            term,
-            body,
-        };
-        // A hello says nothing that hangs on the term; holding it back would only delay a boot.
-        if hello || self.jobs.term_is_durable(term) {
-            self.ready.messages.push(message);
-        } else {
-            self.jobs.hold(message);
-        }
-    }
-
-    pub(super) fn broadcast(&mut self, body: &Body) {
-        let peers: Vec<ReplicaId> = self.peers.keys().copied().collect();
-        for peer in peers {
-            self.send(peer, body.clone());
-        }
-    }
-
     /// Drops entries above `after`. LEGAL only on a proven conflict with a current-term primary
     /// or an adoption under all its conditions. The mark is lowered, durably, BEFORE.
     pub(super) fn truncate(&mut self, after: Index) {
@@ -451,7 +452,8 @@ impl Node {
             "a primary never rewrites its own log"
         );
         self.log.truncate(after);
-        if self.hard.mark.index > after {
+        // In a repair the mark is not of this log, and stays a lower bound of what was lost.
+        if self.hard.mark.index > after && self.hard.repair == Repair::No {
             self.hard.mark = self.log.last();
         }
         self.membership.on_truncate(after);
@@ -486,6 +488,7 @@ impl Node {
             self.step_down("its log is damaged");
             self.contest = None;
             self.damage = Some((index, reason.clone()));
+            self.note_damage();
             self.event(Event::Damaged { index, reason });
             let peers: Vec<ReplicaId> = self.peers.keys().copied().collect();
             for peer in peers {
@@ -531,15 +534,22 @@ fn raise_to_log(hard_state: &mut HardState, term: Term) -> bool {
     raised
 }
 
+/// All but this replica, nothing known of them.
+fn peers_of(config: &Config) -> BTreeMap<ReplicaId, Peer> {
+    let others = config.ids.iter().filter(|id| **id != config.id);
+    others.map(|id| (*id, Peer::default())).collect()
+}
+
 /// The log and the commit index to start with.
 fn log_of(start: &Start) -> (Log, Index) {
     if start.damage.is_some() {
         // What recovery says of a damaged log is a best effort: nothing is built on it.
-        let empty = Log::new(Vec::new(), Stamp::ZERO, Vec::new(), Hash::default());
+        let empty = Log::begin_at(Base::default());
         return (empty, start.applied);
     }
     let (runs, tail) = (start.term_runs.clone(), start.tail.clone());
-    let log = Log::new(runs, start.last, tail, start.tail_previous_hash);
+    let base = start.base.clone();
+    let log = Log::new(base, runs, start.last, tail, start.tail_previous_hash);
     (log, start.commit)
 }
 

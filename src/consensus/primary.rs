@@ -24,8 +24,8 @@ const SKEW_US_MAX: i64 = 60_000_000;
 pub(super) struct PrimaryState {
     pub(super) serving: bool,
     /// The first entry of this term.
-    term_start: Index,
-    peers: BTreeMap<ReplicaId, Progress>,
+    pub(super) term_start: Index,
+    pub(super) peers: BTreeMap<ReplicaId, Progress>,
     /// Where the handover goes, and until when it may take.
     pub(super) handing_over: Option<(Option<ReplicaId>, Monotonic)>,
     since: Monotonic,
@@ -37,6 +37,8 @@ pub(super) struct PrimaryState {
     commit_moved: Monotonic,
     /// Of proposals; bounds what a primary without a majority gathers.
     pub(super) uncommitted_bytes: usize,
+    /// Writes of clients are refused: see `room`.
+    pub(super) full: bool,
 }
 
 impl PrimaryState {
@@ -80,7 +82,7 @@ impl Node {
         let before = self
             .log
             .entry_at(last.index)
-            .map_or(WallTime(0), Entry::time);
+            .map_or(self.log.base().time, Entry::time);
         let peers = self.peers.keys();
         self.leading = Some(PrimaryState {
             serving: false,
@@ -95,6 +97,7 @@ impl Node {
             own_moved: self.now.mono,
             commit_moved: self.now.mono,
             uncommitted_bytes: 0,
+            full: false,
         });
         self.primary = Some(self.config.id);
         if !Mutant::PrimaryAgain.on() {
@@ -168,7 +171,8 @@ impl Node {
                 let counts = peer
                     .incarnation
                     .is_some_and(|i| self.membership.counts(**id, i));
-                peer.link && counts
+                let repairing = peer.hello.as_ref().is_some_and(|hello| hello.repairing);
+                peer.link && counts && !repairing
             })
             .max_by_key(|(_, progress)| progress.matched)
             .map(|(id, _)| *id);
@@ -312,6 +316,10 @@ impl Node {
         if progress.sending(last, commit) == Sending::Nothing {
             return false;
         }
+        if progress.next <= self.log.base().stamp.index {
+            self.offer_snapshot(id);
+            return false;
+        }
         let bytes_max = if progress.is_probing() {
             0
         } else {
@@ -407,10 +415,13 @@ impl Node {
         if let Some(leading) = &mut self.leading {
             for (id, progress) in &mut leading.peers {
                 progress.beat_due = true;
-                if let Some(stamp) = self.log.stamp_at(progress.matched) {
+                let stamp = self.log.stamp_at(progress.matched);
+                if let Some(stamp) = stamp.filter(|_| progress.counting) {
                     acknowledged.insert(*id, stamp);
                 }
             }
+            acknowledged.insert(self.config.id, self.log.durable());
+            self.remember(&acknowledged);
         }
         let ids: Vec<ReplicaId> = self.peers.keys().copied().collect();
         for id in ids {
@@ -432,6 +443,7 @@ impl Node {
                 clock: self.now.wall,
                 disk_low: self.disk_low,
                 knows_run: self.peers[&id].run,
+                remembers: self.remembered(id),
             };
             self.send(id, Body::Refresh(refresh));
         }
@@ -449,6 +461,7 @@ impl Node {
             hello.primary = refresh.primary;
         }
         peer.last = refresh.last;
+        peer.disk_low = refresh.disk_low;
         let progressed = refresh.progress > peer.progress;
         if progressed {
             peer.progress = refresh.progress;
@@ -465,6 +478,7 @@ impl Node {
                 ahead_us,
             });
         }
+        self.hear_memory(from, refresh.knows_run, refresh.remembers);
         if refresh.knows_run != Some(self.run) {
             self.maybe_send_hello(from);
         }
@@ -485,6 +499,6 @@ impl Node {
         if progressed {
             self.primary_seen = now.mono;
         }
-        self.hard.others_marks = refresh.acknowledged;
+        self.remember(&refresh.acknowledged);
     }
 }

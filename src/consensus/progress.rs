@@ -19,6 +19,11 @@ enum State {
         /// Since when.
         since: Monotonic,
     },
+    /// What it needs is cut from our log: it is offered the state, and asks for it in parts.
+    Snapshot {
+        /// When it last asked, or was offered it.
+        since: Monotonic,
+    },
 }
 
 /// What is to be sent.
@@ -73,6 +78,16 @@ impl Progress {
         matches!(self.state, State::Probe { .. })
     }
 
+    /// The state is to be offered.
+    pub(super) fn snapshot(&mut self, now: Monotonic) {
+        self.state = State::Snapshot { since: now };
+        self.in_flight.clear();
+    }
+
+    pub(super) fn is_taking_snapshot(&self) -> bool {
+        matches!(self.state, State::Snapshot { .. })
+    }
+
     pub(super) fn is_fetching(&self) -> bool {
         matches!(self.state, State::Fetch { .. })
     }
@@ -90,6 +105,9 @@ impl Progress {
             State::Fetch { since } if now.since(since) > interval_us * 2 => {
                 self.state = State::Probe { sent: false };
             }
+            State::Snapshot { since } if now.since(since) > interval_us * 8 => {
+                self.state = State::Probe { sent: false };
+            }
             _ => {}
         }
     }
@@ -97,7 +115,9 @@ impl Progress {
     pub(super) fn sending(&self, last: Index, commit: Index) -> Sending {
         match self.state {
             State::Probe { sent: false } => Sending::Beat,
-            State::Probe { sent: true } | State::Fetch { .. } => Sending::Nothing,
+            State::Probe { sent: true } | State::Fetch { .. } | State::Snapshot { .. } => {
+                Sending::Nothing
+            }
             State::Replicate if self.next <= last && !self.window_is_full() => Sending::Entries,
             State::Replicate if self.beat_due => Sending::Beat,
             State::Replicate if self.commit_sent < commit => Sending::Beat,
@@ -145,7 +165,9 @@ impl Progress {
     pub(super) fn on_conflict(&mut self, previous: Index, hint: Index, last: Index) {
         let stale = match self.state {
             State::Probe { .. } => previous != self.next.previous(),
-            State::Replicate | State::Fetch { .. } => previous < self.matched,
+            State::Replicate | State::Fetch { .. } | State::Snapshot { .. } => {
+                previous < self.matched
+            }
         };
         if !stale {
             self.probe(hint.min(last).next());

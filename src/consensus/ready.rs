@@ -1,9 +1,9 @@
 //! What the core wants done: [`Ready`], and the state that must outlive a crash: [`HardState`].
 
-use super::message::{FormationStatus, Message};
+use super::message::{FormationStatus, Message, Place, Row, SnapshotHead};
 use crate::types::entry::Entry;
 use crate::types::{
-    ClusterId, Hash, Incarnation, Index, Members, ReplicaId, RunNonce, Stamp, Term, WallTime,
+    Base, ClusterId, Hash, Incarnation, Index, Members, ReplicaId, RunNonce, Stamp, Term, WallTime,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -32,6 +32,81 @@ pub struct HardState {
     pub mark: Stamp,
     /// What the others had acknowledged, as the primary last said.
     pub others_marks: BTreeMap<ReplicaId, Stamp>,
+    /// Whether the log may be less than what this replica has acknowledged. Not in files of
+    /// earlier builds.
+    #[serde(default)]
+    pub repair: Repair,
+    /// What this replica had acknowledged in terms below this one and does not hold any more was
+    /// given up, legally, after a fenced poll.
+    #[serde(default)]
+    pub given_up: Term,
+}
+
+/// How far the repair of a damaged replica is. It keeps its promises (term, grant), and takes no
+/// part until a primary's log is here again: the mark is only a lower bound of what it had
+/// acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Repair {
+    /// Nothing to repair.
+    #[default]
+    No,
+    /// The store is damaged: the next open puts it aside and begins with an empty one.
+    Discard,
+    /// The store is filled from a primary.
+    UnderWay,
+    /// The same; the readable log up to this index was kept, and what this replica held above it is
+    /// suspected: where no primary can exist, a fenced poll may prove that it was never committed.
+    Suspect(Index),
+    /// The same as `UnderWay`; and the damaged log had a readable end there: nothing above this
+    /// index was ever held, which is what this replica answers to a poll.
+    Ended(Index),
+}
+
+impl Repair {
+    /// May the log hold less than the mark names?
+    pub fn is_begun(self) -> bool {
+        matches!(self, Self::UnderWay | Self::Suspect(_) | Self::Ended(_))
+    }
+
+    /// What is known after damage that looks like `found` by itself, in a replica whose promises
+    /// say this already. It has acknowledged nothing since a repair began, so that what the first
+    /// damage left unknown stays unknown.
+    #[must_use]
+    pub fn after(self, found: Self) -> Self {
+        match (self, found) {
+            (Self::No, found) => found,
+            (Self::Suspect(before), Self::Suspect(now)) => Self::Suspect(before.min(now)),
+            (Self::Ended(before), _) => Self::Ended(before),
+            _ => Self::UnderWay,
+        }
+    }
+}
+
+impl HardState {
+    /// The promises of a replica that has none: a new one, or one that lost them and has kept a log
+    /// that ends at `last` and begins with an entry 1 that names `founders`. Such a log is a source
+    /// of bytes, never a promise: the new incarnation must be readmitted to that cluster.
+    pub fn new_life(
+        id: ReplicaId,
+        incarnation: Incarnation,
+        founders: Option<Members>,
+        last: Stamp,
+    ) -> Self {
+        Self {
+            id,
+            incarnation,
+            cluster: founders.as_ref().map(ClusterId::of_members),
+            formation: founders.map_or(FormationStatus::Unformed, FormationStatus::Formed),
+            term: last.term,
+            // What the lost promises granted in this term is not known: the one grant is used.
+            granted_to: (last > Stamp::FORMATION).then_some(id),
+            term_accepted: last.term,
+            mark: Stamp::ZERO,
+            others_marks: BTreeMap::new(),
+            repair: Repair::No,
+            given_up: Term(0),
+        }
+    }
 }
 
 /// Names a [`Job`]. Rises by one for each.
@@ -42,7 +117,8 @@ pub struct JobId(pub u64);
 ///
 /// 1. `hard_state_before`, fsynced (a mark lowered BEFORE its entries go; a term raised BEFORE an
 ///    adopted copy shows it);
-/// 2. `truncate_after` and `append`, as one atomic write, fsynced;
+/// 2. `install`: the next store, built and verified before, takes the place of this one; or else
+///    `truncate_after` and `append`, as one atomic write, fsynced;
 /// 3. `hard_state_after`, fsynced if `sync_hard_state` (the log is durable BEFORE the term that it
 ///    proves), else written lazily;
 /// 4. only then [`super::Node::on_persisted`].
@@ -54,6 +130,8 @@ pub struct Job {
     pub id: JobId,
     /// Step 1.
     pub hard_state_before: Option<HardState>,
+    /// Step 2: the next store holds this snapshot and becomes the live one, atomically.
+    pub install: Option<Box<SnapshotHead>>,
     /// Step 2: drop every entry above this index.
     pub truncate_after: Option<Index>,
     /// Step 2: consecutive entries; the first follows what is left.
@@ -68,6 +146,7 @@ impl Job {
     /// Nothing to do.
     pub fn is_empty(&self) -> bool {
         self.hard_state_before.is_none()
+            && self.install.is_none()
             && self.truncate_after.is_none()
             && self.append.is_empty()
             && self.hard_state_after.is_none()
@@ -96,6 +175,11 @@ pub struct Ready {
     pub reads_failed: Vec<ReadId>,
     /// Entries below the memory cache that a peer needs; answer each with `on_fetched`.
     pub fetches: Vec<Fetch>,
+    /// Parts of the current state that a peer needs; answer each with `on_snapshot_read`.
+    pub snapshot_reads: Vec<SnapshotRead>,
+    /// What to do with the next store; answer with `on_snapshot_step`. Never more than one
+    /// outstanding.
+    pub snapshot_step: Option<SnapshotStep>,
     /// What happened, for the log, `status` and those who wait for proposals.
     pub events: Vec<Event>,
 }
@@ -109,6 +193,37 @@ pub struct Fetch {
     pub from: Index,
     /// About how many bytes.
     pub bytes_max: usize,
+}
+
+/// A part of the current state to read from the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRead {
+    /// For whom. Given back with the answer.
+    pub peer: ReplicaId,
+    /// Rows after a place of the state of this name; `None`: what state there is to offer.
+    pub wanted: Option<(Hash, Option<Place>)>,
+    /// The state to offer is that after this entry or a later one.
+    pub at_least: Index,
+}
+
+/// A step of building the next store from a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotStep {
+    /// Begin, with nothing but this.
+    Begin(Box<SnapshotHead>),
+    /// Add rows.
+    Rows(Vec<Row>),
+    /// Make it durable, open it again, and compare the digest of all rows with the head's.
+    Check,
+}
+
+/// How such a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepDone {
+    /// Begun, or added.
+    Stored,
+    /// Checked: is it what the head says?
+    Checked(bool),
 }
 
 /// What happened.
@@ -160,6 +275,71 @@ pub enum Event {
         /// Which condition failed, for people.
         reason: &'static str,
     },
+    /// A primary's state was installed in the place of this replica's.
+    SnapshotInstalled {
+        /// From whom.
+        from: ReplicaId,
+        /// The state is that after this entry, and the log begins there.
+        base: Stamp,
+    },
+    /// A snapshot was refused or given up; another one may be offered.
+    SnapshotRefused {
+        /// From whom.
+        from: ReplicaId,
+        /// Why, for people.
+        reason: &'static str,
+    },
+    /// A damaged replica is whole again and takes part.
+    Repaired {
+        /// Its log reaches the index that the primary named.
+        index: Index,
+    },
+    /// This replica cannot be repaired: fewer than a majority hold what they acknowledged.
+    CannotRepair {
+        /// Those that do not, this one included.
+        damaged: Vec<ReplicaId>,
+        /// This one had acknowledged at least this.
+        mark: Stamp,
+        /// The first entry that this one held and cannot read, if its log is known below.
+        suspect: Option<Index>,
+        /// Who answered a fenced poll that it has (or had) an entry there.
+        held_by: Vec<ReplicaId>,
+    },
+    /// A fenced poll has proved that nothing this replica held above an index was ever committed:
+    /// it goes on from there.
+    Proven {
+        /// Last index kept.
+        above: Index,
+        /// Who never had anything above, and will not take anything of an earlier term.
+        by: Vec<ReplicaId>,
+    },
+    /// Another replica remembers that this one had acknowledged more than its disk holds: it goes on
+    /// under a new incarnation.
+    LostMemory {
+        /// Who remembers.
+        from: ReplicaId,
+        /// What this one had acknowledged.
+        remembers: Stamp,
+        /// What its log ends with.
+        has: Stamp,
+    },
+    /// This replica's disk is nearly full.
+    DiskLow {
+        /// Free, in bytes.
+        free: u64,
+        /// What must be left: a rewriting of the store and a floor.
+        needed: u64,
+    },
+    /// It has room again.
+    DiskRoom,
+    /// This primary takes no writes: without these replicas, whose disks are nearly full, no
+    /// majority is left.
+    WritesRefused {
+        /// Which.
+        low: Vec<ReplicaId>,
+    },
+    /// It takes them again.
+    WritesAccepted,
     /// A readmission is committed.
     Readmitted(ReplicaId, Incarnation),
     /// This replica's own log contradicts what was committed: it takes no part from now on.
@@ -202,6 +382,9 @@ pub enum Role {
     NotAdmitted,
     /// Its log or chain is damaged: takes no part.
     Damaged,
+    /// It was damaged, and fills its store from the primary: takes no part before it has reached
+    /// what the primary names.
+    Repairing,
 }
 
 /// What the core is started with: configuration, and what the store holds.
@@ -213,13 +396,15 @@ pub struct Start {
     pub hard_state: HardState,
     /// Membership at `applied` (empty before entry 1).
     pub members: Members,
+    /// Where the log begins; commit and applied index are not below it.
+    pub base: Base,
     /// (first index, term) of each run of equal terms in the log, ascending.
     pub term_runs: Vec<(Index, Term)>,
     /// Last entry of the log.
     pub last: Stamp,
     /// The newest entries, consecutive to `last`. Holds at least everything above `applied`.
     pub tail: Vec<Entry>,
-    /// Hash of the entry before `tail`'s first (zeros if that is entry 1).
+    /// Hash of the entry before `tail`'s first (the base's if the tail begins there or is empty).
     pub tail_previous_hash: Hash,
     /// max(last commit record, applied).
     pub commit: Index,
@@ -268,6 +453,8 @@ pub struct Status {
     pub primary: Option<ReplicaId>,
     /// The primary has committed in its own term (false elsewhere).
     pub serving: bool,
+    /// The last entry that was cut from the log: it begins after this one.
+    pub base: Index,
     /// Last entry, durable or not.
     pub last: Stamp,
     /// Last durable entry.
@@ -284,4 +471,6 @@ pub struct Status {
     pub connected: Vec<ReplicaId>,
     /// What is damaged, if anything.
     pub damage: Option<(Index, String)>,
+    /// The event that said so, if this replica cannot be repaired without its operator.
+    pub halt: Option<Event>,
 }

@@ -64,7 +64,8 @@ impl Node {
     /// A higher term ends roles of a lower one. Only from members in force, as far as this replica
     /// knows them: a wiped replica cannot depose anybody.
     fn note_term(&mut self, message: &Message) {
-        let known = self.is_admitted();
+        // What is left of a damaged log may be older than the last readmission.
+        let known = self.is_admitted() && self.hard.repair == super::Repair::No;
         let believed = !known
             || self
                 .membership
@@ -111,6 +112,14 @@ impl Node {
             } => {
                 self.on_copy_piece(from, nonce, entries, done);
             }
+            Body::SnapshotOffer(head) if current => self.on_snapshot_offer(&message, *head),
+            Body::SnapshotRequest { name, after } if current => {
+                self.on_snapshot_request(from, name, after);
+            }
+            Body::SnapshotChunk(chunk) if current => self.on_snapshot_chunk(from, *chunk),
+            Body::RepairTo { index } if current => self.on_repair_to(from, index),
+            Body::Poll { nonce, above } => self.on_poll(&message, nonce, above),
+            Body::PollReply { nonce, answer } => self.on_poll_reply(&message, nonce, answer),
             Body::Ballot(_) | Body::Append(_) | Body::Round { .. } if behind => {
                 // Tells the sender that its term is over. Not an answer: it may be lost.
                 self.tell_term(from);
@@ -161,6 +170,7 @@ impl Node {
         }
         self.ack_due = true;
         self.advance_followed_commit();
+        self.maybe_end_repair();
         self.maybe_acknowledge();
     }
 
@@ -168,6 +178,13 @@ impl Node {
     /// is told where to look.
     fn agrees(&mut self, append: &Append) -> bool {
         let previous = append.previous;
+        let base = self.log.base().stamp.index;
+        if previous.index < base {
+            // What was cut is committed; what is left of the batch comes again.
+            let hint = self.commit.max(base);
+            self.reply_to_primary(AppendReply::Conflict { previous, hint });
+            return false;
+        }
         let ours = self.log.stamp_at(previous.index);
         if ours != Some(previous) {
             if previous.index <= self.commit && ours.is_some() {
@@ -254,6 +271,11 @@ impl Node {
         }
     }
 
+    /// How far our log is durable and known to be the present primary's.
+    pub(super) fn agreed(&self) -> Index {
+        self.verified.min(self.log.durable().index)
+    }
+
     /// Acknowledges what is durable and as the primary of the PRESENT term has it: an fsync that
     /// ends in a later term, or after a grant (which only a later term can see), says nothing.
     pub(super) fn maybe_acknowledge(&mut self) {
@@ -263,7 +285,7 @@ impl Node {
         if self.installing.is_some() || (!self.ack_due && self.acked >= self.verified) {
             return;
         }
-        let mut index = self.verified.min(self.log.durable().index);
+        let mut index = self.agreed();
         if Mutant::AckBeforeFsync.on() {
             index = self.verified;
         }
@@ -275,11 +297,11 @@ impl Node {
         if complete {
             self.ack_due = false;
         }
-        let counting = self.is_admitted();
+        let counting = self.is_admitted() && !self.is_repairing() && self.is_vouched_for();
         self.reply_to_primary(AppendReply::Match { index, counting });
     }
 
-    fn reply_to_primary(&mut self, reply: AppendReply) {
+    pub(super) fn reply_to_primary(&mut self, reply: AppendReply) {
         if let Some(primary) = self.primary {
             self.send(primary, Body::AppendReply(reply));
         }

@@ -113,6 +113,7 @@ impl Cluster {
 
 fn start(id: ReplicaId, ids: &[ReplicaId], run: u64) -> Start {
     Start {
+        base: Base::default(),
         config: Config {
             id,
             ids: ids.to_vec(),
@@ -132,6 +133,8 @@ fn start(id: ReplicaId, ids: &[ReplicaId], run: u64) -> Start {
             term_accepted: Term(0),
             mark: Stamp::ZERO,
             others_marks: BTreeMap::new(),
+            repair: crate::consensus::Repair::No,
+            given_up: crate::types::Term(0),
         },
         members: Members::new(),
         term_runs: Vec::new(),

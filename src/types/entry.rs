@@ -19,8 +19,10 @@
 
 use super::{Hash, Incarnation, Index, Members, ReplicaId, Stamp, Term, WallTime};
 use crate::limits;
+use blake3::hazmat::{ContextKey, HasherExt as _, hash_derive_key_context};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::sync::LazyLock;
 
 /// Bytes before the payload.
 pub const HEADER_BYTES: usize = 68;
@@ -272,7 +274,8 @@ impl Entry {
 }
 
 fn hash_of(bytes: &[u8]) -> Hash {
-    let mut hasher = blake3::Hasher::new_derive_key(HASH_CONTEXT);
+    static CONTEXT: LazyLock<ContextKey> = LazyLock::new(|| hash_derive_key_context(HASH_CONTEXT));
+    let mut hasher = blake3::Hasher::new_from_context_key(&CONTEXT);
     hasher.update(bytes);
     Hash(*hasher.finalize().as_bytes())
 }

@@ -52,6 +52,8 @@ fn fresh(id: ReplicaId, life: u8) -> Disk {
             term_accepted: Term(0),
             mark: Stamp::ZERO,
             others_marks: BTreeMap::new(),
+            repair: chat::consensus::Repair::No,
+            given_up: chat::types::Term(0),
         },
         log: Vec::new(),
         life,
@@ -197,6 +199,7 @@ impl Cluster {
         }
         // Nothing is known of commits: the hardest start.
         replica.node = Some(Node::new(Start {
+            base: chat::types::Base::default(),
             config,
             hard_state: replica.disk.hard.clone(),
             members: Members::new(),
@@ -454,6 +457,15 @@ fn describe(body: &Body) -> (&'static str, Option<String>) {
         Body::AppendReply(AppendReply::Conflict { previous, hint }) => {
             ("conflict", Some(format!(" at {previous}, hint {hint}")))
         }
+        Body::SnapshotOffer(head) => (
+            "snapshot offer",
+            Some(format!(" after {}", head.base.stamp)),
+        ),
+        Body::SnapshotRequest { .. } => ("snapshot request", Some(String::new())),
+        Body::SnapshotChunk(_) => ("snapshot chunk", Some(String::new())),
+        Body::RepairTo { index } => ("repair to", Some(format!(" {index}"))),
+        Body::Poll { above, .. } => ("poll", Some(format!(" above {above}"))),
+        Body::PollReply { answer, .. } => ("poll reply", Some(format!(" {answer:?}"))),
         Body::Round { .. } => ("round", Some(String::new())),
         Body::RoundReply { .. } => ("round reply", Some(String::new())),
         Body::ReadIndex { .. } => ("read index", Some(String::new())),
