@@ -8,7 +8,7 @@ use chat::storage::{
     fdatasync_calls, open_directory,
 };
 use chat::types::entry::Entry;
-use chat::types::{Index, ReplicaId, Stamp, Term};
+use chat::types::{ClusterId, Incarnation, Index, Members, ReplicaId, Stamp, Term};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 use storage_common::{End, Random, all, append, commit, granted, open, options, put, slice};
@@ -177,7 +177,6 @@ fn damage(path: &Path) -> Option<String> {
 fn each_file_that_is_lost_is_missed() {
     for (file, word) in [
         ("CURRENT", "CURRENT"),
-        ("hard_state", "hard_state"),
         ("store-0001/db", "db"),
         ("store-0001/store_format", "store_format"),
     ] {
@@ -196,6 +195,73 @@ fn each_file_that_is_lost_is_missed() {
         None,
         "store_format knows the size"
     );
+}
+
+/// A store of the cluster whose members are given, with 40 entries.
+fn formed(path: &Path, members: &Members) {
+    let (mut store, _) = open(path);
+    let first = Entry::formation(members, chat::types::LEVEL);
+    let end = End {
+        stamp: first.stamp(),
+        hash: first.hash(),
+    };
+    append(&mut store, &[first]);
+    append(&mut store, &end.entries(2, 40, 100));
+    store.sync().unwrap();
+}
+
+#[test]
+fn lost_promises_are_a_new_life_in_the_same_cluster_with_the_same_log() {
+    let members: Members = (1..=3)
+        .map(|id| (ReplicaId(id), Incarnation([id as u8; 16])))
+        .collect();
+    let reborn = OpenOptions {
+        incarnation: Incarnation([9; 16]),
+        ..options(1)
+    };
+    type Lose = fn(&Path);
+    let lose: [(&str, Lose); 2] = [
+        ("missing", |file| std::fs::remove_file(file).unwrap()),
+        ("unreadable", |file| {
+            std::fs::write(file, [7; 16384]).unwrap();
+        }),
+    ];
+    for (how, lose) in lose {
+        let directory = tempfile::tempdir().unwrap();
+        formed(directory.path(), &members);
+        lose(&directory.path().join("hard_state"));
+        let opened = open_directory(directory.path(), &reborn).unwrap();
+        let Opened::Good { recovered, .. } = opened else {
+            panic!("{how}: {:?}", opened.damage());
+        };
+        let state = recovered.hard_state.unwrap();
+        assert_eq!(recovered.damage, [], "{how}");
+        assert_eq!(recovered.last, Stamp::new(Term(2), Index(41)));
+        assert_eq!(state.incarnation, reborn.incarnation, "{how}");
+        assert_eq!(state.cluster, Some(ClusterId::of_members(&members)));
+        // It may have granted in the log's term, and does not grant again there.
+        assert_eq!(state.term, Term(2));
+        assert_eq!(state.granted_to, Some(ReplicaId(1)));
+        let kept = directory.path().join("hard_state.unreadable").exists();
+        assert_eq!(kept, how == "unreadable", "evidence is kept");
+    }
+}
+
+#[test]
+fn lost_promises_of_a_cluster_of_one_are_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    formed(
+        directory.path(),
+        &Members::from([(ReplicaId(1), Incarnation([1; 16]))]),
+    );
+    std::fs::remove_file(directory.path().join("hard_state")).unwrap();
+    let alone = OpenOptions {
+        ids: vec![ReplicaId(1)],
+        ..options(1)
+    };
+    let opened = open_directory(directory.path(), &alone).unwrap();
+    let (_, sentence) = opened.damage().expect("nobody can readmit it");
+    assert!(sentence.contains("hard_state"), "{sentence}");
 }
 
 #[test]

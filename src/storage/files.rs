@@ -21,6 +21,11 @@ pub(super) fn failed<'a>(
     }
 }
 
+/// Bytes that this process may still write to the file system of this path.
+pub fn free_bytes(path: &Path) -> std::io::Result<u64> {
+    fs2::available_space(path)
+}
+
 /// Creates a directory that only its owner can enter; one that exists is closed to others.
 pub(super) fn private_directory(path: &Path) -> Result<(), StorageError> {
     DirBuilder::new()

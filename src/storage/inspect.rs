@@ -138,6 +138,7 @@ impl Inspection {
     /// Checks the whole log: hash chain, and commit records against log hashes.
     pub fn verify_log(&self) -> LogVerifier {
         verify_log(
+            &self.recovered.base,
             |from| self.entries(from, limits::APPEND_BYTES_MAX),
             |from, to| self.commit_records(from, to),
         )
@@ -145,10 +146,10 @@ impl Inspection {
 }
 
 /// A private directory that goes when dropped.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    fn new() -> Result<Self, StorageError> {
+    pub(super) fn new() -> Result<Self, StorageError> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let mut tries = 0;
         loop {
@@ -175,7 +176,7 @@ impl Drop for Scratch {
 }
 
 /// Copies a directory of files and directories; returns the bytes of all files.
-fn copy(from: &Path, to: &Path) -> Result<u64, StorageError> {
+pub(super) fn copy(from: &Path, to: &Path) -> Result<u64, StorageError> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(from).map_err(failed("cannot list", from))? {
         let entry = entry.map_err(failed("cannot list", from))?;

@@ -9,15 +9,20 @@
 //! Writes change the live image and note how to undo them; a sync forgets the notes. The recovery
 //! checks and the logic of the hard state are those of the real store.
 
+mod next;
+mod other;
+mod source;
+
 use super::hard_state::{BLOCKS, Blocks, SECTOR_BYTES, Unreadable, Writer, read};
-use super::recovery::{Fault, Source, recover};
+use super::recovery::recover;
 use super::{
-    Change, CommitRecord, Recovered, Slice, StateReader, StorageError, Store, Tree, Write,
+    Change, Checked, CommitRecord, Recovered, Scan, Slice, StateReader, StorageError, Store, Tree,
+    Write,
 };
 use crate::consensus::{HardState, Mutant};
 use crate::limits;
 use crate::types::entry::Entry;
-use crate::types::{Hash, Index, Stamp, Term};
+use crate::types::{Base, Hash, Index, Stamp};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -39,6 +44,10 @@ pub struct MemDisk(Arc<Mutex<Disk>>);
 #[derive(Default)]
 struct Disk {
     live: Image,
+    /// The next store while it is built: a crash takes it whole.
+    next: Option<Image>,
+    /// What readers still read after the next store became the live one.
+    old: Option<Image>,
     /// How to undo the writes since the last sync, oldest first.
     unsynced: Vec<Undo>,
     hard: Option<HardBlocks>,
@@ -49,14 +58,18 @@ struct Disk {
     fail_at: Option<(u64, Effect)>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Image {
+    base: Base,
+    /// From the entry after the base on.
     log: Vec<Entry>,
     commits: BTreeMap<u64, CommitRecord>,
     trees: [BTreeMap<Bytes, Bytes>; 4],
     applied: Option<Slice>,
     /// Bytes of the log, for `size_bytes`.
     bytes: u64,
+    /// The same when this store became the live one by a rewriting.
+    rewritten: u64,
 }
 
 #[derive(Default)]
@@ -70,6 +83,7 @@ struct Undo {
     changes: Vec<Change>,
 }
 
+#[derive(Clone)]
 struct HardBlocks {
     live: [Vec<u8>; BLOCKS],
     durable: [Vec<u8>; BLOCKS],
@@ -77,14 +91,23 @@ struct HardBlocks {
 }
 
 impl Image {
-    fn last(&self) -> (Stamp, Hash) {
+    /// Stamp and hash of the last entry, or of the last one at or below an index.
+    fn end_at(&self, after: Option<Index>) -> (Stamp, Hash) {
+        let kept = after.map_or(self.log.len(), |after| self.kept(after));
+        let last = kept.checked_sub(1).map(|at| &self.log[at]);
+        last.map_or((self.base.stamp, self.base.hash), |e| (e.stamp(), e.hash()))
+    }
+
+    /// How many of the entries lie at or below an index.
+    fn kept(&self, after: Index) -> usize {
+        let above_base = after.0.saturating_sub(self.base.stamp.index.0);
         self.log
-            .last()
-            .map_or((Stamp::ZERO, Hash::default()), |e| (e.stamp(), e.hash()))
+            .len()
+            .min(usize::try_from(above_base).unwrap_or(usize::MAX))
     }
 
     fn truncate(&mut self, after: Index) -> Vec<Entry> {
-        let keep = self.log.len().min(after.0 as usize);
+        let keep = self.kept(after);
         let removed = self.log.split_off(keep);
         self.bytes -= removed.iter().map(|e| e.bytes().len() as u64).sum::<u64>();
         removed
@@ -150,7 +173,8 @@ impl Image {
         if let Some((key, record)) = undo.commit {
             self.put_commit(key, record);
         }
-        self.truncate(Index((self.log.len() - undo.appended) as u64));
+        let kept = self.base.stamp.index.0 + (self.log.len() - undo.appended) as u64;
+        self.truncate(Index(kept));
         self.append(undo.truncated);
     }
 }
@@ -164,6 +188,11 @@ fn cut_off() -> StorageError {
 }
 
 impl Disk {
+    /// What readers see.
+    fn readable(&self) -> &Image {
+        self.old.as_ref().unwrap_or(&self.live)
+    }
+
     /// Counts an operation; says whether to do it, and whether to report success.
     fn begin(&mut self, epoch: u64) -> Result<Option<StorageError>, StorageError> {
         if epoch != self.epoch {
@@ -206,6 +235,7 @@ impl MemDisk {
     pub fn crash(&self, choose: &mut dyn FnMut(usize) -> usize) {
         let disk = &mut *self.lock();
         disk.epoch += 1;
+        (disk.next, disk.old) = (None, None);
         let kept = choose(disk.unsynced.len() + 1);
         for undo in disk.unsynced.drain(..).skip(kept).rev() {
             disk.live.undo(undo);
@@ -266,11 +296,28 @@ impl MemDisk {
         }
     }
 
+    /// Puts the store aside for an empty one; the hard state stays. The process that was writing is
+    /// dead.
+    pub fn discard(&self) {
+        let disk = &mut *self.lock();
+        disk.epoch += 1;
+        (disk.next, disk.old) = (None, None);
+        disk.unsynced.clear();
+        disk.live = Image::default();
+    }
+
     /// Loses the hard state. The process that was writing is dead.
     pub fn lose_hard_state(&self) {
         let disk = &mut *self.lock();
         disk.epoch += 1;
         disk.hard = None;
+    }
+
+    /// Where the log begins, and what the trees stand at.
+    pub fn base_and_applied(&self) -> (Index, Index) {
+        let live = &self.lock().live;
+        let applied = live.applied.as_ref().map(|slice| slice.applied);
+        (live.base.stamp.index, applied.unwrap_or_default())
     }
 
     /// Turns the durable log's entry at this index into another one that continues the same
@@ -279,7 +326,8 @@ impl MemDisk {
         let disk = &mut *self.lock();
         disk.epoch += 1;
         disk.unsynced.clear();
-        if let Some(entry) = disk.live.log.get_mut(index.previous().0 as usize) {
+        let place = disk.live.kept(index.previous());
+        if let Some(entry) = disk.live.log.get_mut(place) {
             let (stamp, time) = (entry.stamp(), entry.time());
             *entry = Entry::seal(stamp, time, entry.previous_hash(), entry.kind(), payload);
         }
@@ -310,6 +358,7 @@ impl MemStore {
         let (epoch, blocks) = {
             let disk = &mut *disk.lock();
             disk.epoch += 1;
+            (disk.next, disk.old) = (None, None);
             disk.fail_at = disk.fail_at.filter(|(at, _)| *at >= disk.operations);
             (disk.epoch, disk.hard.as_ref().map(|hard| hard.live.clone()))
         };
@@ -320,23 +369,25 @@ impl MemStore {
         };
         store.sync()?;
         let found = blocks.map(|blocks| read(&[&blocks[0], &blocks[1], &blocks[2], &blocks[3]]));
-        let (hard_state, lost) = match found {
-            None => (None, None),
+        let hard_state = match found {
+            // Lost promises are no damage: the caller begins a new life.
+            None | Some(Err(Unreadable::Damaged(_))) => None,
             Some(Ok(found)) => {
                 store.writer = Some(Writer::resume(&found, &mut store.blocks())?);
-                (Some(found.state), None)
+                Some(found.state)
             }
-            Some(Err(Unreadable::Damaged(sentence))) => (None, Some((Index(0), sentence))),
             Some(Err(Unreadable::Newer(format))) => {
                 return Err(StorageError::Unusable(format!(
                     "hard_state has format {format}"
                 )));
             }
         };
-        let mut recovered = recover(&disk.lock().live, hard_state, cache_bytes)?;
-        if let Some(lost) = lost {
-            recovered.damage.insert(0, lost);
-        }
+        let recovered = recover(&disk.lock().live, hard_state, cache_bytes)?;
+        let rewritten_bytes = store.rewritten_bytes();
+        let recovered = Recovered {
+            rewritten_bytes,
+            ..recovered
+        };
         Ok((store, recovered))
     }
 
@@ -382,16 +433,7 @@ impl Store for MemStore {
 
     fn write(&mut self, mut write: Write) -> Result<(), StorageError> {
         let disk = &mut *self.disk.lock();
-        super::records::check_append(&write, |after| match after {
-            None => disk.live.last(),
-            Some(after) => {
-                let at = disk.live.log.len().min(after.0 as usize);
-                at.checked_sub(1)
-                    .map_or((Stamp::ZERO, Hash::default()), |at| {
-                        (disk.live.log[at].stamp(), disk.live.log[at].hash())
-                    })
-            }
-        })?;
+        super::records::check_append(&write, |after| disk.live.end_at(after))?;
         disk.operate(self.epoch, |disk| {
             if Mutant::AdoptTorn.on() && write.truncate_after.is_some() && !write.append.is_empty()
             {
@@ -432,9 +474,13 @@ impl Store for MemStore {
         Ok(())
     }
 
+    fn base(&self) -> Result<Base, StorageError> {
+        Ok(self.disk.lock().live.base.clone())
+    }
+
     fn entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
         let disk = self.disk.lock();
-        let start = from.previous().0 as usize;
+        let start = disk.live.kept(from.previous());
         let entries = disk.live.log.get(start..).unwrap_or_default();
         let mut bytes = 0;
         let fits = |entry: &&Entry| {
@@ -462,6 +508,32 @@ impl Store for MemStore {
         MemReader(self.disk.clone())
     }
 
+    fn next_begin(&mut self, base: &Base) -> Result<(), StorageError> {
+        self.begin_next(base)
+    }
+
+    fn next_write(&mut self, write: Write) -> Result<(), StorageError> {
+        self.write_next(write)
+    }
+
+    fn next_check(&mut self, scan: Scan) -> Result<Option<Checked>, StorageError> {
+        self.check_next(scan).map(Some)
+    }
+
+    fn next_install(&mut self) -> Result<(), StorageError> {
+        self.install_next()
+    }
+
+    fn next_drop(&mut self) -> Result<(), StorageError> {
+        self.disk
+            .lock()
+            .operate(self.epoch, |disk| disk.next = None)
+    }
+
+    fn rewritten_bytes(&self) -> u64 {
+        self.disk.lock().live.rewritten
+    }
+
     fn size_bytes(&self) -> u64 {
         self.disk.lock().live.bytes
     }
@@ -484,7 +556,7 @@ impl MemReader {
         }
         let disk = self.0.lock();
         let bounds = (Bound::Included(from), Bound::Excluded(to));
-        let mut range = disk.live.trees[tree as usize]
+        let mut range = disk.readable().trees[tree as usize]
             .range::<[u8], _>(bounds)
             .map(|(key, value)| (key.clone(), value.clone()));
         take(&mut range)
@@ -492,8 +564,14 @@ impl MemReader {
 }
 
 impl StateReader for MemReader {
+    fn switch(&self) {
+        self.0.lock().old = None;
+    }
+
     fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        Ok(self.0.lock().live.trees[tree as usize].get(key).cloned())
+        Ok(self.0.lock().readable().trees[tree as usize]
+            .get(key)
+            .cloned())
     }
 
     fn range(
@@ -514,40 +592,5 @@ impl StateReader for MemReader {
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
         Ok(self.collect(tree, from, to, |range| range.rev().take(limit).collect()))
-    }
-}
-
-/// Entries that recovery sees as one block.
-const BLOCK_ENTRIES: usize = 16;
-
-impl Source for Image {
-    fn block_at(&self, at: Index) -> Result<Option<Vec<Entry>>, Fault> {
-        let end = self
-            .log
-            .len()
-            .min(usize::try_from(at.0).unwrap_or(usize::MAX));
-        let start = end.saturating_sub(1) / BLOCK_ENTRIES * BLOCK_ENTRIES;
-        Ok((end > 0).then(|| self.log[start..end].to_vec()))
-    }
-
-    fn runs(&self) -> Result<Vec<(Index, Term)>, Fault> {
-        let mut runs: Vec<(Index, Term)> = Vec::new();
-        for entry in &self.log {
-            if runs
-                .last()
-                .is_none_or(|(_, term)| *term != entry.stamp().term)
-            {
-                runs.push((entry.index(), entry.stamp().term));
-            }
-        }
-        Ok(runs)
-    }
-
-    fn last_commit(&self) -> Result<Option<CommitRecord>, Fault> {
-        Ok(self.commits.last_key_value().map(|(_, record)| *record))
-    }
-
-    fn applied(&self) -> Result<Option<Slice>, Fault> {
-        Ok(self.applied.clone())
     }
 }

@@ -11,6 +11,9 @@
 //! | `hard_state` | the promises: two generations of two copies in a file of their own |
 //! | `recovery` | what a store holds when it is opened, and what is wrong with it |
 //! | `sled_store` | [`SledStore`], the store of a running replica |
+//! | `repair` | a damaged store is put aside for an empty one |
+//! | `shape` | what can still be said of a damaged log |
+//! | `salvage` | what is left of a cluster that cannot repair itself, and the operator's way back |
 //! | `directory` | the data directory around it: lock, identity, formats, creation |
 //! | `memory` | [`MemStore`], the same on a disk in memory that can be cut off at any operation |
 //! | `inspect`, `verify` | `dump` and `verify`, of a stopped and of a running replica |
@@ -37,6 +40,9 @@ mod memory;
 mod migrations;
 mod records;
 mod recovery;
+mod repair;
+mod salvage;
+mod shape;
 mod sled_store;
 #[cfg(test)]
 mod testing;
@@ -44,15 +50,19 @@ mod verify;
 
 pub use directory::{DirectoryLock, OpenOptions, Opened, open_directory};
 pub use fdatasync::fdatasync_calls;
+pub use files::free_bytes;
 pub use inspect::Inspection;
 pub use memory::{Effect, MemDisk, MemReader, MemStore};
 pub use migrations::FORMAT;
+pub(crate) use recovery::damage_of;
+pub use repair::{must_discard, repair_begins_as};
+pub use salvage::{Remains, Remnant, rebuild};
 pub use sled_store::{SledReader, SledStore};
 pub use verify::{Finding, LogVerifier, verify_log};
 
-use crate::consensus::HardState;
+use crate::consensus::{HardState, Repair};
 use crate::types::entry::Entry;
-use crate::types::{Hash, Index, Members, Stamp, WallTime};
+use crate::types::{Base, Hash, Index, Members, Stamp, WallTime};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +136,8 @@ pub struct Slice {
 }
 
 /// What is written at once, atomically: all of it or, after a crash before `sync`, perhaps none.
+/// The exception is a write of entries and a commit record alone: of that the first entries may be
+/// there without the rest, the commit record only with all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Write {
     /// Drop log entries above this index. Rewrites the block that holds it, if it lies inside one.
@@ -147,20 +159,26 @@ pub struct Recovered {
     /// The promises; `None`: no file, which is a new replica if the log is empty too and lost
     /// promises otherwise.
     pub hard_state: Option<HardState>,
+    /// Where the log begins: the trees stand there or above.
+    pub base: Base,
     /// (first index, term) of each run of equal terms.
     pub term_runs: Vec<(Index, crate::types::Term)>,
-    /// Last entry, `Stamp::ZERO` if none.
+    /// Last entry; the base's stamp if there is none.
     pub last: Stamp,
     /// Everything above `applied`, and before it as much as is kept in memory; consecutive.
     pub tail: Vec<Entry>,
-    /// Hash of the entry before the tail's first.
+    /// Hash of the entry before the tail's first (the base's if the tail is empty).
     pub tail_previous_hash: Hash,
     /// The newest commit record.
     pub commit: Option<CommitRecord>,
     /// What the trees hold; `None` in a new store. `changes` is empty.
     pub applied: Option<Slice>,
+    /// Bytes on disk right after the last rewriting; 0 if there was none.
+    pub rewritten_bytes: u64,
     /// What is wrong, first finding first: (index, sentence naming tree and index).
     pub damage: Vec<(Index, String)>,
+    /// With damage: what a repair would begin with, by the readable parts of the log alone.
+    pub shape: Repair,
 }
 
 /// What can go wrong with a disk.
@@ -199,25 +217,54 @@ pub trait Store: Send {
     /// Reads committed state; cheap to clone, usable from any thread.
     type Reader: StateReader + Clone + Send + Sync + 'static;
 
-    /// Writes atomically. Not durable before [`Store::sync`].
+    /// Writes atomically, as [`Write`] says. Not durable before [`Store::sync`].
     fn write(&mut self, write: Write) -> Result<(), StorageError>;
     /// Makes every earlier `write` durable (fdatasync).
     fn sync(&mut self) -> Result<(), StorageError>;
     /// Writes the hard state file; fdatasyncs it if `sync`. A write without `sync` never touches
     /// the last fsynced generation.
     fn write_hard_state(&mut self, state: &HardState, sync: bool) -> Result<(), StorageError>;
-    /// Entries from `from` on, about `bytes_max` bytes of them, at least one if there is any.
+    /// Where the log begins.
+    fn base(&self) -> Result<Base, StorageError>;
+    /// Entries from `from` on (from the first that is left, if that is above), about `bytes_max`
+    /// bytes of them, at least one if there is any.
     fn entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError>;
     /// Commit records with indexes in `from..=to`, ascending.
     fn commit_records(&self, from: Index, to: Index) -> Result<Vec<CommitRecord>, StorageError>;
     /// A handle for reads of the state trees.
     fn reader(&self) -> Self::Reader;
+
+    /// Begins to build the next store beside this one, with a log that begins after this base and
+    /// nothing else. One that is half built goes. This store stays as it is.
+    fn next_begin(&mut self, base: &Base) -> Result<(), StorageError>;
+    /// Writes to the next store.
+    fn next_write(&mut self, write: Write) -> Result<(), StorageError>;
+    /// Makes the next store durable, opens it again as at a start, and scans its state trees with
+    /// `scan`. `None`: that goes on; call again.
+    fn next_check(&mut self, scan: Scan) -> Result<Option<Checked>, StorageError>;
+    /// Makes the next store durable and puts it in the place of this one, atomically. Readers go
+    /// on with the old one until [`StateReader::switch`]. ORDER: after a check.
+    fn next_install(&mut self) -> Result<(), StorageError>;
+    /// The next store, if there is one, goes.
+    fn next_drop(&mut self) -> Result<(), StorageError>;
+    /// Bytes on disk right after the last rewriting; 0 if there was none.
+    fn rewritten_bytes(&self) -> u64;
+
     /// Bytes on disk.
     fn size_bytes(&self) -> u64;
 }
 
+/// Recomputes the digest of the state trees as they stand at a slice.
+pub type Scan = fn(&Slice, &dyn StateReader) -> Result<Hash, StorageError>;
+
+/// What a check of the next store found: the digest of its records, or what is wrong.
+pub type Checked = Result<Hash, String>;
+
 /// Reads state trees as the last written slice left them.
 pub trait StateReader {
+    /// The store was exchanged for the next one: every clone of this reader reads that from now on.
+    fn switch(&self) {}
+
     /// One record.
     fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, StorageError>;
     /// Records with `from <= key < to`, ascending, at most `limit`.

@@ -7,12 +7,14 @@
 use super::verify::{Finding, breaks_chain};
 use super::{CommitRecord, Slice, StorageError, Write};
 use crate::limits;
-use crate::types::{Hash, Index, Members, Stamp, Term};
+use crate::types::{Base, Hash, Index, Members, Stamp, Term};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// Key of the applied slice's record in the `meta` tree.
 pub(super) const APPLIED_KEY: &[u8] = b"applied";
+/// Key of the base's record in the `meta` tree. Not there: the log begins with entry 1.
+pub(super) const BASE_KEY: &[u8] = b"base";
 const FORMAT: u8 = 1;
 
 /// The key of an index.
@@ -68,6 +70,22 @@ pub(super) fn parse_commit(key: Index, value: &[u8]) -> Result<CommitRecord, Fin
         return Err(wrong("the record is about another index"));
     }
     Ok(record)
+}
+
+/// The value of the base.
+pub(super) fn base_value(base: &Base) -> Vec<u8> {
+    let mut value = vec![FORMAT];
+    value.extend(rmp_serde::to_vec(base).expect("numbers, hashes and a map always encode"));
+    value
+}
+
+/// Where the log begins.
+pub(super) fn parse_base(value: &[u8]) -> Result<Base, Finding> {
+    let wrong = |sentence| Finding::new("meta", Index(0), sentence);
+    let Some((&FORMAT, rest)) = value.split_first() else {
+        return Err(wrong("the record of the log's base has an unknown format"));
+    };
+    rmp_serde::from_slice(rest).map_err(|_| wrong("the record of the log's base does not parse"))
 }
 
 #[derive(Serialize, Deserialize)]

@@ -7,11 +7,12 @@
 //!
 //! It never repairs. A finding means that the replica takes no part.
 
+use super::shape;
 use super::verify::{Finding, breaks_chain, contradicts};
 use super::{CommitRecord, Recovered, Slice, StorageError};
-use crate::consensus::{FormationStatus, HardState};
+use crate::consensus::{FormationStatus, HardState, Repair};
 use crate::types::entry::Entry;
-use crate::types::{Hash, Index, Stamp, Term};
+use crate::types::{Base, Index, Stamp, Term};
 
 /// A read that can find damage, which recovery collects, or fail, which ends it.
 #[derive(Debug)]
@@ -42,6 +43,10 @@ pub(super) trait Source {
     /// The entries at and before `at` in the last block that begins there or before; `None` if
     /// there is none. They may end before `at`.
     fn block_at(&self, at: Index) -> Result<Option<Vec<Entry>>, Fault>;
+    /// Entries from `from` on, to the end of the block that holds it; `None` if it is not there.
+    fn block_from(&self, from: Index) -> Result<Option<Vec<Entry>>, Fault>;
+    /// Where the log begins.
+    fn base(&self) -> Result<Base, Fault>;
     /// The term runs, ascending.
     fn runs(&self) -> Result<Vec<(Index, Term)>, Fault>;
     /// The newest commit record.
@@ -58,26 +63,36 @@ pub(super) fn recover(
     cache_bytes: usize,
 ) -> Result<Recovered, StorageError> {
     let mut damage = Vec::new();
+    let base = collect(source.base(), &mut damage)?.unwrap_or_default();
     let applied = collect(source.applied(), &mut damage)?.flatten();
     let commit = collect(source.last_commit(), &mut damage)?.flatten();
     let term_runs = collect(source.runs(), &mut damage)?.unwrap_or_default();
     let above = applied.as_ref().map_or(Index(0), |slice| slice.applied);
-    let tail = read_tail(source, above, cache_bytes, &mut damage)?;
-    check_runs(&term_runs, &tail, &mut damage);
+    let tail = read_tail(source, &base, above, cache_bytes, &mut damage)?;
+    check_runs(&base, &term_runs, &tail, &mut damage);
     let recovered = Recovered {
         hard_state,
         term_runs,
-        last: tail.last().map_or(Stamp::ZERO, Entry::stamp),
-        tail_previous_hash: tail.first().map_or(Hash::default(), Entry::previous_hash),
+        last: tail.last().map_or(base.stamp, Entry::stamp),
+        tail_previous_hash: tail.first().map_or(base.hash, Entry::previous_hash),
+        base,
         tail,
         commit,
         applied,
+        rewritten_bytes: 0,
         damage: Vec::new(),
+        shape: Repair::No,
     };
     check_commit(source, &recovered, &mut damage)?;
     check_applied(source, &recovered, &mut damage)?;
     check_promises(&recovered, &mut damage);
+    let shape = if damage.is_empty() {
+        Repair::No
+    } else {
+        shape::shape_of(source, &recovered)?
+    };
     Ok(Recovered {
+        shape,
         damage: damage
             .into_iter()
             .map(|finding| (finding.index, finding.to_string()))
@@ -104,6 +119,7 @@ fn collect<T>(
 /// The newest entries, consecutive and ending with the log's last one.
 fn read_tail(
     source: &impl Source,
+    base: &Base,
     above: Index,
     cache_bytes: usize,
     damage: &mut Vec<Finding>,
@@ -118,10 +134,14 @@ fn read_tail(
         let Some(block) = block.filter(|block| !block.is_empty()) else {
             if let Some(next) = blocks.last() {
                 let first = next[0].index();
+                let missing = base.stamp.index.next();
                 damage.push(Finding::new(
                     "log",
-                    Index(1),
-                    format!("the entries from 1 to {at} are missing: the log begins with {first}"),
+                    missing,
+                    format!(
+                        "the entries from {missing} to {at} are missing: the log begins with \
+                         {first}"
+                    ),
                 ));
             }
             break;
@@ -142,8 +162,8 @@ fn read_tail(
         );
         bytes += block.iter().map(|entry| entry.bytes().len()).sum::<usize>();
         at = first.previous();
-        let begins_log = first == Index(1);
-        if begins_log && let Some(finding) = breaks_chain(Stamp::ZERO, Hash::default(), &block[0]) {
+        let begins_log = first <= base.stamp.index.next();
+        if begins_log && let Some(finding) = breaks_chain(base.stamp, base.hash, &block[0]) {
             damage.push(finding);
         }
         blocks.push(block);
@@ -155,17 +175,18 @@ fn read_tail(
 }
 
 /// The runs are ascending, and the tail's entries have the terms that they say.
-fn check_runs(runs: &[(Index, Term)], tail: &[Entry], damage: &mut Vec<Finding>) {
+fn check_runs(base: &Base, runs: &[(Index, Term)], tail: &[Entry], damage: &mut Vec<Finding>) {
     let mut wrong = |index, sentence: &str| damage.push(Finding::new("runs", index, sentence));
     for pair in runs.windows(2) {
         if pair[0].0 >= pair[1].0 || pair[0].1 >= pair[1].1 {
             return wrong(pair[1].0, "the term runs do not ascend");
         }
     }
-    let last = tail.last().map_or(Index(0), Entry::index);
+    let first_entry = base.stamp.index.next();
+    let last = tail.last().map_or(base.stamp.index, Entry::index);
     match (runs.first(), runs.last()) {
-        (Some((first, _)), _) if *first != Index(1) => {
-            return wrong(*first, "no term run begins with entry 1");
+        (Some((first, _)), _) if *first != first_entry => {
+            return wrong(*first, "no term run begins with the log's first entry");
         }
         (_, Some((first, _))) if *first > last => {
             return wrong(*first, "a term run begins above the end of the log");
@@ -209,6 +230,17 @@ fn check_commit(
         return Ok(());
     };
     let index = record.stamp.index;
+    let base = &recovered.base;
+    if index <= base.stamp.index && *base != Base::default() {
+        if (record.stamp, record.hash) != (base.stamp, base.hash) {
+            let what = format!(
+                "the newest one is about {}, but the log begins after {}, which is committed",
+                record.stamp, base.stamp
+            );
+            damage.push(Finding::new("commits", index, what));
+        }
+        return Ok(());
+    }
     let entry = entry_at(source, &recovered.tail, index, damage)?;
     damage.extend(match entry {
         Some(entry) => contradicts(record, &entry),
@@ -229,7 +261,12 @@ fn check_applied(
     recovered: &Recovered,
     damage: &mut Vec<Finding>,
 ) -> Result<(), StorageError> {
+    let base = &recovered.base;
     let Some(slice) = &recovered.applied else {
+        if *base != Base::default() {
+            let what = "the log was cut, and there is no state to begin with";
+            damage.push(Finding::new("meta", base.stamp.index, what));
+        }
         return Ok(());
     };
     let index = slice.applied;
@@ -238,7 +275,12 @@ fn check_applied(
     if commit.is_none_or(|commit| index > commit) {
         wrong("the state trees stand above the last commit record".into());
     }
-    match entry_at(source, &recovered.tail, index, damage)? {
+    let hash = if index == base.stamp.index {
+        Some(base.hash)
+    } else {
+        entry_at(source, &recovered.tail, index, damage)?.map(|entry| entry.hash())
+    };
+    match hash {
         None => damage.push(Finding::new(
             "meta",
             index,
@@ -247,13 +289,13 @@ fn check_applied(
                 recovered.last
             ),
         )),
-        Some(entry) if entry.hash() != slice.hash => damage.push(Finding::new(
+        Some(hash) if hash != slice.hash => damage.push(Finding::new(
             "meta",
             index,
             format!(
                 "the state trees stand at an entry with hash {}, but the log's is {}",
                 slice.hash.short(),
-                entry.hash().short()
+                hash.short()
             ),
         )),
         Some(_) => {}
@@ -265,16 +307,14 @@ fn check_applied(
 fn check_promises(recovered: &Recovered, damage: &mut Vec<Finding>) {
     let last = recovered.last;
     let mut wrong = |index, sentence: String| damage.push(Finding::new("log", index, sentence));
+    // Without promises there is nothing to hold the log against: see `directory`.
     let Some(state) = &recovered.hard_state else {
-        if last != Stamp::ZERO {
-            damage.push(Finding::new(
-                "hard_state",
-                Index(0),
-                format!("the file is missing although the log ends at {last}"),
-            ));
-        }
         return;
     };
+    // A repair begins with an empty store, and ends when the log is whole.
+    if state.repair.is_begun() {
+        return;
+    }
     if last < state.mark {
         wrong(
             last.index.next(),
@@ -291,16 +331,32 @@ fn check_promises(recovered: &Recovered, damage: &mut Vec<Finding>) {
     }
 }
 
+/// What recovery found, or an acknowledged end of the log that is not there.
+pub fn damage_of(recovered: &Recovered, hard_state: &HardState) -> Option<(Index, String)> {
+    let found = recovered.damage.first().cloned();
+    let lost = recovered.last < hard_state.mark && hard_state.repair == Repair::No;
+    found.or_else(|| {
+        lost.then(|| {
+            let what = format!(
+                "the log ends at {}, but this replica has acknowledged {}",
+                recovered.last, hard_state.mark
+            );
+            (recovered.last.index.next(), what)
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::storage::testing::{after, chain, hard_state};
-    use crate::types::{Members, WallTime};
+    use crate::types::{Hash, Members, WallTime};
     use bytes::Bytes;
 
     /// A store as recovery sees it, every part of which a test can bend.
     #[derive(Clone)]
     struct Fake {
+        base: Base,
         blocks: Vec<Vec<Entry>>,
         runs: Vec<(Index, Term)>,
         commit: Option<CommitRecord>,
@@ -311,6 +367,16 @@ mod tests {
         fn block_at(&self, at: Index) -> Result<Option<Vec<Entry>>, Fault> {
             let block = self.blocks.iter().rev().find(|b| b[0].index() <= at);
             Ok(block.map(|b| b.iter().filter(|e| e.index() <= at).cloned().collect()))
+        }
+        fn block_from(&self, from: Index) -> Result<Option<Vec<Entry>>, Fault> {
+            let block = self.blocks.iter().rev().find(|b| b[0].index() <= from);
+            let rest = block.map(|b| b.iter().filter(|e| e.index() >= from).cloned());
+            Ok(rest
+                .map(Iterator::collect)
+                .filter(|b: &Vec<Entry>| !b.is_empty()))
+        }
+        fn base(&self) -> Result<Base, Fault> {
+            Ok(self.base.clone())
         }
         fn runs(&self) -> Result<Vec<(Index, Term)>, Fault> {
             Ok(self.runs.clone())
@@ -338,6 +404,7 @@ mod tests {
         let last = entries[9].clone();
         entries.extend(after(last.stamp(), last.hash(), 4, 10, 30));
         Fake {
+            base: Base::default(),
             commit: Some(record(&entries[15])),
             applied: Some(Slice {
                 applied: Index(12),
@@ -350,6 +417,40 @@ mod tests {
             runs: vec![(Index(1), Term(1)), (Index(11), Term(4))],
             blocks: entries.chunks(5).map(<[Entry]>::to_vec).collect(),
         }
+    }
+
+    #[test]
+    fn the_shape_of_damage_says_what_is_known_of_the_log() {
+        let shape = |fake: &Fake, mark: Stamp| {
+            let state = HardState {
+                mark,
+                ..hard_state(1)
+            };
+            recover(fake, Some(state), 1 << 20).unwrap().shape
+        };
+        let end = Stamp::new(Term(4), Index(20));
+        assert_eq!(shape(&good(), end), Repair::No);
+        let mut fake = good();
+        fake.blocks.pop();
+        fake.commit = None;
+        fake.applied = None;
+        assert_eq!(
+            shape(&fake, end),
+            Repair::Suspect(Index(15)),
+            "the end is gone"
+        );
+        let mut fake = good();
+        fake.blocks.pop();
+        assert_eq!(
+            shape(&fake, end),
+            Repair::UnderWay,
+            "and what was committed with it"
+        );
+        let mut fake = good();
+        fake.blocks.remove(2);
+        assert_eq!(shape(&fake, end), Repair::Ended(Index(20)), "a hole");
+        let beyond = Stamp::new(Term(4), Index(21));
+        assert_eq!(shape(&fake, beyond), Repair::UnderWay, "a hole, and no end");
     }
 
     fn damage(fake: &Fake) -> Vec<(Index, String)> {
@@ -419,6 +520,62 @@ mod tests {
         }
     }
 
+    /// The same, cut after entry 10: the blocks and the run below are gone.
+    fn cut() -> Fake {
+        let mut fake = good();
+        let last = fake.blocks[1][4].clone();
+        fake.base = Base {
+            stamp: last.stamp(),
+            hash: last.hash(),
+            ..Base::default()
+        };
+        fake.blocks.drain(..2);
+        fake.runs.remove(0);
+        fake
+    }
+
+    #[test]
+    fn a_cut_log_is_good_and_what_does_not_fit_its_base_is_found() {
+        assert_eq!(damage(&cut()), []);
+        let recovered = recover(&cut(), Some(hard_state(1)), usize::MAX).unwrap();
+        assert_eq!(recovered.tail[0].index(), Index(11));
+        assert_eq!(recovered.tail_previous_hash, cut().base.hash);
+        let mut bare = cut();
+        bare.blocks.clear();
+        bare.runs.clear();
+        bare.commit = Some(CommitRecord {
+            stamp: bare.base.stamp,
+            hash: bare.base.hash,
+            digest: Hash::default(),
+            time: WallTime(0),
+        });
+        let applied = bare.applied.as_mut().unwrap();
+        (applied.applied, applied.hash) = (Index(10), bare.base.hash);
+        let recovered = recover(&bare, Some(hard_state(1)), 1).unwrap();
+        assert_eq!(recovered.damage, []);
+        assert_eq!(recovered.last, bare.base.stamp);
+        assert_eq!(recovered.tail_previous_hash, bare.base.hash);
+
+        type Bend = fn(&mut Fake);
+        let bends: [(&str, Bend); 6] = [
+            ("base of another hash", |f| f.base.hash = Hash([1; 32])),
+            ("no base", |f| f.base = Base::default()),
+            ("first block lost", |f| drop(f.blocks.remove(0))),
+            ("no state", |f| f.applied = None),
+            ("state below the base", |f| {
+                f.applied.as_mut().unwrap().applied = Index(9);
+            }),
+            ("commit below the base", |f| {
+                f.commit.as_mut().unwrap().stamp.index = Index(9);
+            }),
+        ];
+        for (name, bend) in bends {
+            let mut fake = cut();
+            bend(&mut fake);
+            assert!(!damage(&fake).is_empty(), "{name}");
+        }
+    }
+
     #[test]
     fn promises_and_log_belong_together() {
         let mut formed = hard_state(1);
@@ -429,8 +586,7 @@ mod tests {
         (empty.commit, empty.applied) = (None, None);
         let found = recover(&empty, Some(formed), 1).unwrap().damage;
         assert!(found[0].1.contains("is empty"), "{found:?}");
-        let found = recover(&good(), None, 1).unwrap().damage;
-        assert!(found[0].1.contains("hard_state"), "{found:?}");
+        assert_eq!(recover(&good(), None, 1).unwrap().damage, []);
         assert_eq!(recover(&empty, None, 1).unwrap().damage, []);
     }
 }

@@ -4,7 +4,8 @@
 //! # sled's traps, and what is done about each (figures in `docs/storage.md`)
 //!
 //! - `flush` does not reach the disk: [`super::fdatasync`] redirects it, and [`SledStore::sync`]
-//!   syncs `db` once more through a handle of its own, opened BEFORE the first write.
+//!   syncs `db` through a handle of its own, opened BEFORE the first write, whenever the redirect
+//!   had nothing to do.
 //! - A large leaf becomes a file under `blobs/` that is never fsynced: records are bounded
 //!   (`limits`), and such a file is damage at open.
 //! - Inside a transaction only the transaction's own handles may be used: an outer one waits for
@@ -13,24 +14,27 @@
 //! - Opening or reading a damaged file may panic or hang: [`super::guard`] makes an error of that.
 //! - A cut file may open as an empty store: recovery compares with the hard state.
 
+mod live;
+
+pub use live::SledStore;
+pub(super) use live::{Live, Parts};
+
 use super::files::failed;
-use super::hard_state::{HardStateFile, Writer};
 use super::recovery::{Fault, Source};
 use super::verify::Finding;
 use super::{
-    CommitRecord, DirectoryLock, Slice, StateReader, StorageError, Store, Tree, Write, block,
-    directory, fdatasync_calls, files, migrations, records,
+    CommitRecord, Slice, StateReader, StorageError, Tree, block, directory, fdatasync_calls, files,
+    migrations, records,
 };
-use crate::consensus::HardState;
 use crate::limits;
 use crate::types::entry::Entry;
-use crate::types::{Hash, Index, Stamp, Term};
+use crate::types::{Base, Hash, Index, Stamp, Term};
 use bytes::Bytes;
 use sled::transaction::{TransactionError, Transactional};
 use sled::{Db, IVec};
 use std::fs::File;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// After a close in this process sled's own threads may hold the file a moment longer.
@@ -103,6 +107,10 @@ impl Engine {
         if touched.is_empty() {
             return Ok(());
         }
+        let only_log = touched.iter().all(|tree| [LOG, COMMITS].contains(tree));
+        if only_log && operations.iter().all(|(.., value)| value.is_some()) {
+            return self.insert_in_order(operations);
+        }
         let trees: Vec<&sled::Tree> = touched.iter().map(|tree| &self.trees[*tree]).collect();
         let done: Result<(), TransactionError<()>> = trees[..].transaction(|views| {
             for (tree, key, value) in operations {
@@ -120,6 +128,19 @@ impl Engine {
         }
     }
 
+    /// The usual batch: new blocks, then a commit record. Without a transaction sled writes one
+    /// buffer instead of two, each of which is fdatasynced and wakes every thread of its pool; and
+    /// none is needed, because sled's log keeps the order: after a crash a prefix is there.
+    fn insert_in_order(&self, operations: &[Operation]) -> Result<(), StorageError> {
+        for (tree, key, value) in operations {
+            if let Some(value) = value {
+                let inserted = self.trees[*tree].insert(key, value);
+                inserted.map_err(engine("cannot write"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Entries from `from` on, about `bytes_max` bytes of them, at least one if there is any.
     pub(super) fn entries(
         &self,
@@ -132,9 +153,8 @@ impl Engine {
             .next_back()
             .transpose()
             .map_err(engine("cannot read the log"))?;
-        let Some((start, _)) = begins else {
-            return Ok(Vec::new());
-        };
+        // Nothing at or before it: the log begins above.
+        let start = begins.map_or_else(|| IVec::from(&records::index_key(from)), |(key, _)| key);
         let mut entries = Vec::new();
         let mut bytes = 0;
         for record in log.range(start..) {
@@ -174,9 +194,28 @@ impl Engine {
 
     /// Reads the state trees.
     pub(super) fn reader(&self) -> SledReader {
+        let seen = Seen {
+            now: self.clone(),
+            then: None,
+        };
         SledReader {
-            trees: self.trees.clone(),
+            seen: Arc::new(RwLock::new(seen)),
         }
+    }
+
+    /// Drops every entry and commit record above `after`, and makes that durable as far as sled does: for a log whose
+    /// end cannot be read.
+    pub(super) fn cut_after(&self, after: Index) -> Result<(), StorageError> {
+        let mut operations = Vec::new();
+        self.truncate(after, &mut operations)?;
+        for key in self.trees[COMMITS]
+            .range(records::index_key(after.next())..)
+            .keys()
+        {
+            operations.push((COMMITS, key.map_err(engine("cannot read the log"))?, None));
+        }
+        self.commit(&operations)?;
+        self.flush()
     }
 
     /// Operations that drop every entry above `after`, and the stamp and hash of what is last then.
@@ -193,7 +232,8 @@ impl Engine {
             }
         }
         let Some(kept) = self.block_at(after)? else {
-            return Ok((Stamp::ZERO, Hash::default()));
+            let base = Source::base(self)?;
+            return Ok((base.stamp, base.hash));
         };
         let last = kept.last().expect("a block is never empty");
         let end = (last.stamp(), last.hash());
@@ -215,6 +255,28 @@ impl Source for Engine {
         let mut entries = unpack(&key, &value)?;
         entries.retain(|entry| entry.index() <= at);
         Ok(Some(entries))
+    }
+
+    fn block_from(&self, from: Index) -> Result<Option<Vec<Entry>>, Fault> {
+        let record = self.trees[LOG]
+            .range(..=records::index_key(from))
+            .next_back()
+            .transpose()
+            .map_err(fault("cannot read the log"))?;
+        let Some((key, value)) = record else {
+            return Ok(None);
+        };
+        let mut entries = unpack(&key, &value)?;
+        entries.retain(|entry| entry.index() >= from);
+        Ok((!entries.is_empty()).then_some(entries))
+    }
+
+    fn base(&self) -> Result<Base, Fault> {
+        let value = self.trees[META]
+            .get(records::BASE_KEY)
+            .map_err(fault("cannot read where the log begins"))?;
+        let base = value.map(|value| records::parse_base(&value)).transpose()?;
+        Ok(base.unwrap_or_default())
     }
 
     fn runs(&self) -> Result<Vec<(Index, Term)>, Fault> {
@@ -346,142 +408,32 @@ impl DbFile {
     }
 }
 
-/// The store of a running replica.
-///
-/// Invariants: `last` and `last_hash` are those of the last entry written; after a failed
-/// operation every later one fails too.
-pub struct SledStore {
-    engine: Engine,
-    db_file: DbFile,
-    hard_state: HardStateFile,
-    writer: Writer,
-    last: Stamp,
-    last_hash: Hash,
-    failed: bool,
-    _lock: DirectoryLock,
-}
-
-/// What [`SledStore::new`] is made of: the parts that opening a directory has checked.
-pub(super) struct Parts {
-    pub(super) engine: Engine,
-    pub(super) db_file: DbFile,
-    pub(super) hard_state: HardStateFile,
-    pub(super) writer: Writer,
-    pub(super) last: Stamp,
-    pub(super) last_hash: Hash,
-    pub(super) lock: DirectoryLock,
-}
-
-impl SledStore {
-    pub(super) fn new(parts: Parts) -> Self {
-        Self {
-            engine: parts.engine,
-            db_file: parts.db_file,
-            hard_state: parts.hard_state,
-            writer: parts.writer,
-            last: parts.last,
-            last_hash: parts.last_hash,
-            failed: false,
-            _lock: parts.lock,
-        }
-    }
-
-    /// After a failure nobody knows what is on the disk, and a second fsync may say "durable"
-    /// about pages that the first one dropped: nothing is tried again.
-    fn once_failed<T>(
-        &mut self,
-        operation: impl FnOnce(&mut Self) -> Result<T, StorageError>,
-    ) -> Result<T, StorageError> {
-        if self.failed {
-            return Err(StorageError::Unusable(
-                "the store failed before and must be opened again".into(),
-            ));
-        }
-        let result = operation(self);
-        self.failed = result.is_err();
-        result
-    }
-
-    fn write_once(&mut self, write: Write) -> Result<(), StorageError> {
-        let mut operations = Vec::new();
-        let (mut last, mut last_hash) = (self.last, self.last_hash);
-        if let Some(after) = write.truncate_after
-            && after < last.index
-        {
-            (last, last_hash) = self.engine.truncate(after, &mut operations)?;
-        }
-        records::check_append(&write, |_| (last, last_hash))?;
-        put_blocks(&write.append, &mut operations);
-        for entry in &write.append {
-            if last == Stamp::ZERO || last.term != entry.stamp().term {
-                let key = IVec::from(&records::index_key(entry.index()));
-                let value = IVec::from(&records::run_value(entry.stamp().term));
-                operations.push((RUNS, key, Some(value)));
-            }
-            (last, last_hash) = (entry.stamp(), entry.hash());
-        }
-        if let Some(record) = &write.commit {
-            let key = IVec::from(&records::index_key(record.stamp.index));
-            operations.push((COMMITS, key, Some(records::commit_value(record).into())));
-        }
-        if let Some(slice) = &write.slice {
-            let value = records::applied_value(slice);
-            operations.push((META, records::APPLIED_KEY.into(), Some(value.into())));
-            for change in &slice.changes {
-                let value = change.value.as_ref().map(|value| IVec::from(&value[..]));
-                let key = IVec::from(&change.key[..]);
-                operations.push((STATE + change.tree as usize, key, value));
-            }
-        }
-        self.engine.commit(&operations)?;
-        (self.last, self.last_hash) = (last, last_hash);
-        Ok(())
-    }
-}
-
-impl Store for SledStore {
-    type Reader = SledReader;
-
-    fn write(&mut self, write: Write) -> Result<(), StorageError> {
-        self.once_failed(|store| store.write_once(write))
-    }
-
-    fn sync(&mut self) -> Result<(), StorageError> {
-        self.once_failed(|store| {
-            store.engine.flush()?;
-            store.db_file.sync()
-        })
-    }
-
-    fn write_hard_state(&mut self, state: &HardState, sync: bool) -> Result<(), StorageError> {
-        self.once_failed(|store| store.writer.write(state, sync, &mut store.hard_state))
-    }
-
-    fn entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
-        self.engine.entries(from, bytes_max)
-    }
-
-    fn commit_records(&self, from: Index, to: Index) -> Result<Vec<CommitRecord>, StorageError> {
-        self.engine.commit_records(from, to)
-    }
-
-    fn reader(&self) -> SledReader {
-        self.engine.reader()
-    }
-
-    fn size_bytes(&self) -> u64 {
-        let metadata = self.db_file.file.metadata();
-        metadata.map_or(0, |metadata| metadata.blocks() * 512)
-    }
-}
-
-/// Reads the state trees of a [`SledStore`], from any thread. The store stays open while one lives.
+/// Reads the state trees of a [`SledStore`], from any thread. Clones share one look: after
+/// [`StateReader::switch`] all of them read the store that took the place of the old one.
 #[derive(Clone)]
 pub struct SledReader {
-    trees: [sled::Tree; TREES.len()],
+    seen: Arc<RwLock<Seen>>,
+}
+
+/// What readers read, and what they read after the next switch.
+struct Seen {
+    now: Engine,
+    then: Option<(Engine, PathBuf)>,
 }
 
 impl SledReader {
+    /// The store's readers read `next` from the next switch on. Then the directory of the one before
+    /// goes: `next` was opened and scanned, and CURRENT names it durably.
+    fn exchange(&self, next: Engine, old: PathBuf) {
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        seen.then = Some((next, old));
+    }
+
+    fn tree(&self, tree: Tree) -> sled::Tree {
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+        seen.now.trees[STATE + tree as usize].clone()
+    }
+
     fn read_range(
         &self,
         tree: Tree,
@@ -492,7 +444,7 @@ impl SledReader {
         if from >= to {
             return Ok(Vec::new());
         }
-        take(self.trees[STATE + tree as usize].range(from..to))
+        take(self.tree(tree).range(from..to))
             .into_iter()
             .map(|record| {
                 let (key, value) = record.map_err(engine("cannot read the state"))?;
@@ -503,8 +455,30 @@ impl SledReader {
 }
 
 impl StateReader for SledReader {
+    fn switch(&self) {
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        let Some((next, path)) = seen.then.take() else {
+            return;
+        };
+        let old = std::mem::replace(&mut seen.now, next);
+        drop(seen);
+        // Closing a store flushes it, and a large file takes its time to go: not on this thread.
+        let gone = std::thread::Builder::new()
+            .name("store-close".into())
+            .spawn(move || {
+                drop(old);
+                if let Err(error) = std::fs::remove_dir_all(&path) {
+                    tracing::warn!("cannot remove {}: {error}", path.display());
+                }
+            });
+        if let Err(error) = gone {
+            tracing::warn!("the old store goes at the next start: {error}");
+        }
+    }
+
     fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        let value = self.trees[STATE + tree as usize]
+        let value = self
+            .tree(tree)
             .get(key)
             .map_err(engine("cannot read the state"))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))

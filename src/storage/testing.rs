@@ -41,5 +41,7 @@ pub(crate) fn hard_state(id: u16) -> HardState {
         term_accepted: Term(0),
         mark: Stamp::ZERO,
         others_marks: std::collections::BTreeMap::new(),
+        repair: crate::consensus::Repair::No,
+        given_up: crate::types::Term(0),
     }
 }

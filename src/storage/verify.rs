@@ -6,7 +6,7 @@
 
 use super::{CommitRecord, StorageError};
 use crate::types::entry::Entry;
-use crate::types::{Hash, Index, Stamp};
+use crate::types::{Base, Hash, Index, Stamp};
 use std::fmt;
 
 /// Something in a store is wrong.
@@ -98,7 +98,7 @@ pub(super) fn contradicts(record: &CommitRecord, entry: &Entry) -> Option<Findin
 /// with indexes up to the page's last entry.
 #[derive(Debug, Default)]
 pub struct LogVerifier {
-    last: Option<(Stamp, Hash)>,
+    last: (Stamp, Hash),
     /// The newest page, for the commit records that are about it.
     page: Vec<Entry>,
     findings: Vec<Finding>,
@@ -107,17 +107,20 @@ pub struct LogVerifier {
 }
 
 impl LogVerifier {
-    /// A log whose first entry is 1 and continues nothing.
-    pub fn new() -> Self {
-        Self::default()
+    /// A log that begins after this entry, whose hash its first one continues.
+    pub fn new(base: &Base) -> Self {
+        Self {
+            last: (base.stamp, base.hash),
+            ..Self::default()
+        }
     }
 
     /// The next page of entries.
     pub fn entries(&mut self, page: Vec<Entry>) {
         for entry in &page {
-            let (stamp, hash) = self.last.unwrap_or_default();
+            let (stamp, hash) = self.last;
             self.findings.extend(breaks_chain(stamp, hash, entry));
-            self.last = Some((entry.stamp(), entry.hash()));
+            self.last = (entry.stamp(), entry.hash());
             self.entries += 1;
         }
         self.page = page;
@@ -152,7 +155,7 @@ impl LogVerifier {
 
     /// The last entry seen.
     pub fn last(&self) -> Stamp {
-        self.last.unwrap_or_default().0
+        self.last.0
     }
 
     /// What is wrong, in the order in which it was found.
@@ -161,15 +164,16 @@ impl LogVerifier {
     }
 }
 
-/// Runs [`LogVerifier`] over a whole log. `entries(from)` gives a page that starts at `from`, empty
+/// Runs [`LogVerifier`] over a whole log that begins after `base`. `entries(from)` gives a page that starts at `from`, empty
 /// after the last entry; `commit_records(from, to)` those of a range. Stops at the first page that
 /// cannot be read: what follows it cannot be judged.
 pub fn verify_log(
+    base: &Base,
     mut entries: impl FnMut(Index) -> Result<Vec<Entry>, StorageError>,
     mut commit_records: impl FnMut(Index, Index) -> Result<Vec<CommitRecord>, StorageError>,
 ) -> LogVerifier {
-    let mut verifier = LogVerifier::new();
-    let mut from = Index(1);
+    let mut verifier = LogVerifier::new(base);
+    let mut from = base.stamp.index.next();
     loop {
         let page = match entries(from) {
             Ok(page) => page,

@@ -152,5 +152,7 @@ pub fn first_state() -> HardState {
         term_accepted: Term(0),
         mark: Stamp::ZERO,
         others_marks: BTreeMap::new(),
+        repair: chat::consensus::Repair::No,
+        given_up: chat::types::Term(0),
     }
 }

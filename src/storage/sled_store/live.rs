@@ -1,0 +1,439 @@
+//! The store of a running replica, and the next one while it is built.
+
+use super::{COMMITS, DbFile, Engine, META, RUNS, STATE, SledReader, put_blocks};
+use crate::consensus::HardState;
+use crate::limits;
+use crate::storage::files::{self, failed, sync_directory};
+use crate::storage::guard::guarded;
+use crate::storage::hard_state::{HardStateFile, Writer};
+use crate::storage::recovery::{Source, recover};
+use crate::storage::{
+    Checked, CommitRecord, DirectoryLock, Scan, StorageError, Store, Write, directory,
+    fdatasync_calls, records,
+};
+use crate::types::entry::Entry;
+use crate::types::{Base, Hash, Index, Stamp};
+use sled::IVec;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+/// An open store that is written to.
+///
+/// Invariant: `last` and `last_hash` are those of the last entry written.
+pub(in crate::storage) struct Live {
+    pub(in crate::storage) engine: Engine,
+    pub(in crate::storage) db_file: DbFile,
+    pub(in crate::storage) path: PathBuf,
+    pub(in crate::storage) last: Stamp,
+    pub(in crate::storage) last_hash: Hash,
+    /// The log begins after this entry.
+    pub(in crate::storage) base: Index,
+}
+
+/// The next store.
+enum Next {
+    /// It is written to.
+    Open(Live),
+    /// It is opened again and scanned, on a thread of its own.
+    Checked {
+        live: Box<Unopened>,
+        outcome: Receiver<Result<(Engine, Checked), StorageError>>,
+    },
+}
+
+/// A [`Live`] without its engine.
+struct Unopened {
+    db_file: DbFile,
+    path: PathBuf,
+    last: Stamp,
+    last_hash: Hash,
+    base: Index,
+}
+
+/// The store of a running replica.
+///
+/// Invariant: after a failed operation every later one fails too.
+pub struct SledStore {
+    live: Live,
+    next: Option<Next>,
+    /// Bytes written to the next store since it was last synced.
+    next_unsynced: usize,
+    /// sled's cache for a store that becomes the live one.
+    cache_bytes: u64,
+    reader: SledReader,
+    directory: PathBuf,
+    rewritten_bytes: u64,
+    /// A store of this process run may still be closing.
+    exchanged: bool,
+    hard_state: HardStateFile,
+    writer: Writer,
+    failed: bool,
+    _lock: DirectoryLock,
+}
+
+/// What [`SledStore::new`] is made of: the parts that opening a directory has checked.
+pub(in crate::storage) struct Parts {
+    pub(in crate::storage) live: Live,
+    pub(in crate::storage) directory: PathBuf,
+    pub(in crate::storage) rewritten_bytes: u64,
+    pub(in crate::storage) cache_bytes: u64,
+    pub(in crate::storage) hard_state: HardStateFile,
+    pub(in crate::storage) writer: Writer,
+    pub(in crate::storage) lock: DirectoryLock,
+}
+
+impl Live {
+    fn write_once(&mut self, write: Write) -> Result<(), StorageError> {
+        let mut operations = Vec::new();
+        let (mut last, mut last_hash) = (self.last, self.last_hash);
+        if let Some(after) = write.truncate_after
+            && after < last.index
+        {
+            (last, last_hash) = self.engine.truncate(after, &mut operations)?;
+        }
+        records::check_append(&write, |_| (last, last_hash))?;
+        put_blocks(&write.append, &mut operations);
+        for entry in &write.append {
+            if last.index == self.base || last.term != entry.stamp().term {
+                let key = IVec::from(&records::index_key(entry.index()));
+                let value = IVec::from(&records::run_value(entry.stamp().term));
+                operations.push((RUNS, key, Some(value)));
+            }
+            (last, last_hash) = (entry.stamp(), entry.hash());
+        }
+        if let Some(record) = &write.commit {
+            let key = IVec::from(&records::index_key(record.stamp.index));
+            operations.push((COMMITS, key, Some(records::commit_value(record).into())));
+        }
+        if let Some(slice) = &write.slice {
+            let value = records::applied_value(slice);
+            operations.push((META, records::APPLIED_KEY.into(), Some(value.into())));
+            for change in &slice.changes {
+                let value = change.value.as_ref().map(|value| IVec::from(&value[..]));
+                let key = IVec::from(&change.key[..]);
+                operations.push((STATE + change.tree as usize, key, value));
+            }
+        }
+        let written = self.engine.commit(&operations);
+        written.map_err(|error| self.named(error))?;
+        (self.last, self.last_hash) = (last, last_hash);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        self.flush()?;
+        self.db_file.sync()
+    }
+
+    fn flush(&self) -> Result<(), StorageError> {
+        self.engine.flush().map_err(|error| self.named(error))
+    }
+
+    /// sled does not say which file it could not write.
+    fn named(&self, error: StorageError) -> StorageError {
+        let StorageError::Engine { what, source } = error else {
+            return error;
+        };
+        match source.downcast::<sled::Error>().map(|error| *error) {
+            Ok(sled::Error::Io(source)) => StorageError::Io {
+                what,
+                path: self.db_file.path.display().to_string(),
+                source,
+            },
+            Ok(other) => StorageError::Engine {
+                what,
+                source: Box::new(other),
+            },
+            Err(source) => StorageError::Engine { what, source },
+        }
+    }
+
+    fn size_bytes(&self) -> u64 {
+        let metadata = self.db_file.file.metadata();
+        metadata.map_or(0, |metadata| metadata.blocks() * 512)
+    }
+}
+
+impl SledStore {
+    pub(in crate::storage) fn new(parts: Parts) -> Self {
+        Self {
+            reader: parts.live.engine.reader(),
+            live: parts.live,
+            next: None,
+            next_unsynced: 0,
+            cache_bytes: parts.cache_bytes,
+            directory: parts.directory,
+            rewritten_bytes: parts.rewritten_bytes,
+            hard_state: parts.hard_state,
+            writer: parts.writer,
+            exchanged: false,
+            failed: false,
+            _lock: parts.lock,
+        }
+    }
+
+    /// After a failure nobody knows what is on the disk, and a second fsync may say "durable"
+    /// about pages that the first one dropped: nothing is tried again.
+    fn once_failed<T>(
+        &mut self,
+        operation: impl FnOnce(&mut Self) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        if self.failed {
+            return Err(StorageError::Unusable(
+                "the store failed before and must be opened again".into(),
+            ));
+        }
+        let result = operation(self);
+        self.failed = result.is_err();
+        result
+    }
+
+    /// In the directory after the live one's, which nothing names.
+    fn begin(&mut self, base: &Base) -> Result<(), StorageError> {
+        self.drop_next()?;
+        let path = directory::store_after(&self.live.path)?;
+        directory::create_store_at(&path, limits::BUILD_CACHE_BYTES)?;
+        let db_file = DbFile::open(&path)?;
+        let engine = Engine::open(&path, limits::BUILD_CACHE_BYTES)?;
+        let key = IVec::from(records::BASE_KEY);
+        let value = IVec::from(records::base_value(base));
+        engine.commit(&[(META, key, Some(value))])?;
+        self.next = Some(Next::Open(Live {
+            engine,
+            db_file,
+            path,
+            last: base.stamp,
+            last_hash: base.hash,
+            base: base.stamp.index,
+        }));
+        Ok(())
+    }
+
+    /// Synced every few MiB, so that no fsync takes long: a batch may wait behind it.
+    fn write_next(&mut self, write: Write) -> Result<(), StorageError> {
+        let entries = write.append.iter().map(|entry| entry.bytes().len());
+        let changes = write.slice.iter().flat_map(|slice| &slice.changes);
+        let rows = changes.map(|c| c.key.len() + c.value.as_ref().map_or(0, bytes::Bytes::len));
+        let bytes = entries.chain(rows).sum::<usize>();
+        self.next_unsynced += bytes;
+        let sync = self.next_unsynced >= limits::BUILD_SYNC_BYTES;
+        if sync {
+            self.next_unsynced = 0;
+        }
+        let next = self.next_open()?;
+        next.write_once(write)?;
+        if sync { next.sync() } else { Ok(()) }
+    }
+
+    /// The next store is no part of what was promised: a failure there (a full disk) costs only
+    /// that store.
+    fn or_drop_next<T>(&mut self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+        if result.is_err()
+            && let Err(error) = self.drop_next()
+        {
+            tracing::warn!("the half-built store goes at the next start: {error}");
+        }
+        result
+    }
+
+    fn next_open(&mut self) -> Result<&mut Live, StorageError> {
+        match &mut self.next {
+            Some(Next::Open(live)) => Ok(live),
+            _ => Err(StorageError::Unusable("no next store is open".into())),
+        }
+    }
+
+    fn start_check(&mut self, scan: Scan) -> Result<(), StorageError> {
+        let Some(Next::Open(live)) = self.next.take() else {
+            return Err(StorageError::Unusable("no next store is open".into()));
+        };
+        live.sync()?;
+        let Live {
+            engine,
+            db_file,
+            path,
+            last,
+            last_hash,
+            base,
+        } = live;
+        drop(engine);
+        let (tell, outcome) = std::sync::mpsc::channel();
+        let (checked_path, cache_bytes) = (path.clone(), self.cache_bytes);
+        let check = move || {
+            let checked = guarded(move || check(&checked_path, cache_bytes, scan));
+            // Whoever asked may have dropped the store meanwhile.
+            drop(tell.send(checked));
+        };
+        std::thread::Builder::new()
+            .name("store-check".into())
+            .spawn(check)
+            .map_err(failed("cannot start a thread for", &path))?;
+        let live = Box::new(Unopened {
+            db_file,
+            path,
+            last,
+            last_hash,
+            base,
+        });
+        self.next = Some(Next::Checked { live, outcome });
+        Ok(())
+    }
+
+    fn poll_check(&mut self) -> Result<Option<Checked>, StorageError> {
+        let Some(Next::Checked { live, outcome }) = self.next.take() else {
+            return Err(StorageError::Unusable("no next store is checked".into()));
+        };
+        let checked = match outcome.try_recv() {
+            Err(TryRecvError::Empty) => {
+                self.next = Some(Next::Checked { live, outcome });
+                return Ok(None);
+            }
+            Err(TryRecvError::Disconnected) => {
+                return Ok(Some(Err("its check ended without a word".into())));
+            }
+            Ok(checked) => checked,
+        };
+        match checked {
+            Ok((engine, checked)) => {
+                self.next = Some(Next::Open(Live {
+                    engine,
+                    db_file: live.db_file,
+                    path: live.path,
+                    last: live.last,
+                    last_hash: live.last_hash,
+                    base: live.base,
+                }));
+                Ok(Some(checked))
+            }
+            Err(StorageError::Damaged(sentence)) => Ok(Some(Err(sentence))),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn install(&mut self) -> Result<(), StorageError> {
+        let Some(Next::Open(next)) = self.next.take() else {
+            return Err(StorageError::Unusable("no next store is open".into()));
+        };
+        next.sync()?;
+        self.rewritten_bytes = next.size_bytes();
+        directory::write_format(&next.path, self.rewritten_bytes)?;
+        for file in ["conf", "db"] {
+            files::sync_file(&next.path.join(file))?;
+        }
+        sync_directory(&next.path)?;
+        sync_directory(&self.directory)?;
+        directory::name_current(&self.directory, &next.path)?;
+        self.exchanged = true;
+        let old = std::mem::replace(&mut self.live, next);
+        self.reader.exchange(self.live.engine.clone(), old.path);
+        Ok(())
+    }
+
+    fn drop_next(&mut self) -> Result<(), StorageError> {
+        self.exchanged |= self.next.is_some();
+        match self.next.take() {
+            None => Ok(()),
+            Some(Next::Open(live)) => {
+                let path = live.path.clone();
+                drop(live);
+                directory::remove_store(&path)
+            }
+            // Its thread has it open still; it goes with the next one, or at the next open.
+            Some(Next::Checked { outcome, .. }) => {
+                drop(outcome.recv());
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Opens a store as at a start, and scans its state trees.
+fn check(path: &Path, cache_bytes: u64, scan: Scan) -> Result<(Engine, Checked), StorageError> {
+    let engine = Engine::open(path, cache_bytes)?;
+    let recovered = recover(&engine, None, limits::LOG_CACHE_BYTES)?;
+    if let Some((_, sentence)) = recovered.damage.into_iter().next() {
+        return Ok((engine, Err(sentence)));
+    }
+    let Some(slice) = recovered.applied else {
+        return Ok((engine, Err("it holds no state".into())));
+    };
+    let checked = scan(&slice, &engine.reader()).map_err(|error| error.to_string());
+    Ok((engine, checked))
+}
+
+impl Store for SledStore {
+    type Reader = SledReader;
+
+    fn write(&mut self, write: Write) -> Result<(), StorageError> {
+        self.once_failed(|store| store.live.write_once(write))
+    }
+
+    fn sync(&mut self) -> Result<(), StorageError> {
+        self.once_failed(|store| {
+            let calls = fdatasync_calls();
+            store.live.flush()?;
+            // A flush that wrote has fdatasynced every buffer, and has failed if one of them did;
+            // once more would only make the batch wait for a second round trip to the disk. The
+            // count says so only while this process has no other store.
+            let alone = store.next.is_none() && !store.exchanged;
+            if !alone || fdatasync_calls() == calls {
+                store.live.db_file.sync()?;
+            }
+            Ok(())
+        })
+    }
+
+    fn write_hard_state(&mut self, state: &HardState, sync: bool) -> Result<(), StorageError> {
+        self.once_failed(|store| store.writer.write(state, sync, &mut store.hard_state))
+    }
+
+    fn base(&self) -> Result<Base, StorageError> {
+        Ok(Source::base(&self.live.engine)?)
+    }
+
+    fn entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
+        self.live.engine.entries(from, bytes_max)
+    }
+
+    fn commit_records(&self, from: Index, to: Index) -> Result<Vec<CommitRecord>, StorageError> {
+        self.live.engine.commit_records(from, to)
+    }
+
+    fn reader(&self) -> SledReader {
+        self.reader.clone()
+    }
+
+    fn next_begin(&mut self, base: &Base) -> Result<(), StorageError> {
+        let begun = self.begin(base);
+        self.or_drop_next(begun)
+    }
+
+    fn next_write(&mut self, write: Write) -> Result<(), StorageError> {
+        let written = self.write_next(write);
+        self.or_drop_next(written)
+    }
+
+    fn next_check(&mut self, scan: Scan) -> Result<Option<Checked>, StorageError> {
+        let open = matches!(self.next, Some(Next::Open(_)));
+        let started = if open { self.start_check(scan) } else { Ok(()) };
+        let checked = started.and_then(|()| self.poll_check());
+        self.or_drop_next(checked)
+    }
+
+    fn next_install(&mut self) -> Result<(), StorageError> {
+        self.once_failed(Self::install)
+    }
+
+    fn next_drop(&mut self) -> Result<(), StorageError> {
+        self.drop_next()
+    }
+
+    fn rewritten_bytes(&self) -> u64 {
+        self.rewritten_bytes
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.live.size_bytes()
+    }
+}
