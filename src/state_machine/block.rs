@@ -4,13 +4,13 @@
 
 use super::blob;
 use super::digest::{Canonical, Lanes, RecordKind};
-use super::packed::{self, Packed};
+use super::packed::Packed;
 use super::records::{damaged, keys};
-use crate::limits::{ENTRY_PAYLOAD_BYTES_MAX, INBOX_BLOCK_BYTES_MAX, STATE_RECORD_BYTES_MAX};
+use crate::limits::{ENTRY_PAYLOAD_BYTES_MAX, STATE_RECORD_BYTES_MAX};
 use crate::storage::{StorageError, Tree};
 use crate::types::{InboxSeq, Index, UserId, WallTime};
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 const _: () = assert!(
     ENTRY_PAYLOAD_BYTES_MAX + 1024 < STATE_RECORD_BYTES_MAX,
@@ -51,9 +51,9 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub fn open(key: Bytes, bytes: Bytes) -> Result<Self, StorageError> {
-        let first = keys::number_at(&key, 8)
-            .ok_or_else(|| damaged(Tree::Inboxes, &key, "has a wrong key"))?;
+    pub fn open(key: &[u8], bytes: Arc<Vec<u8>>) -> Result<Self, StorageError> {
+        let first = keys::number_at(key, 8)
+            .ok_or_else(|| damaged(Tree::Inboxes, key, "has a wrong key"))?;
         Ok(Self {
             first: InboxSeq(first),
             packed: Packed::open(Tree::Inboxes, key, bytes)?,
@@ -67,6 +67,12 @@ impl Block {
 
     pub fn sum(&self) -> Lanes {
         self.packed.sum()
+    }
+
+    /// When its newest message was sent.
+    pub fn newest(&self) -> Result<WallTime, StorageError> {
+        let messages = self.messages()?;
+        Ok(messages.last().map_or(WallTime(0), |(_, m)| m.time))
     }
 
     /// All messages, in order.
@@ -83,10 +89,10 @@ impl Block {
     }
 }
 
-/// `block` (`None`: a new one) with one more message; `None` if that would make it too large.
-pub(super) fn append(block: Option<&Block>, message: &Message, lanes: &Lanes) -> Option<Bytes> {
-    let item =
-        rmp_serde::to_vec(message).expect("plain structs of strings and numbers always encode");
-    let packed = block.map(|block| &block.packed);
-    packed::append(packed, &item, lanes, INBOX_BLOCK_BYTES_MAX)
+/// A message as an item of a block.
+pub(super) fn item(message: &Message) -> Vec<u8> {
+    let mut item = Vec::with_capacity(message.body.len() + 128);
+    rmp_serde::encode::write(&mut item, message)
+        .expect("plain structs of strings and numbers always encode");
+    item
 }

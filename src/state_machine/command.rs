@@ -126,6 +126,14 @@ pub enum Operation {
         /// Idle for this long, in microseconds, by the entry's time.
         idle_us: u64,
     },
+    /// Internal, proposed by the primary only: drop the old messages of these inboxes, at most
+    /// `EXPIRE_BLOCKS_MAX` blocks in all.
+    ExpireMessages {
+        /// At most `EXPIRE_INBOXES_MAX`; what is beyond is passed over.
+        users: Vec<UserId>,
+        /// Sent before this.
+        before: WallTime,
+    },
 }
 
 impl std::fmt::Debug for Operation {
@@ -150,6 +158,7 @@ impl Operation {
             Self::DeleteAccount => "delete_account",
             Self::ExtendTokens { .. } => "extend_tokens",
             Self::ExpireTokens { .. } => "expire_tokens",
+            Self::ExpireMessages { .. } => "expire_messages",
         }
     }
 }

@@ -92,35 +92,40 @@ pub(super) enum RecordKind {
 
 /// Writes one logical record in canonical form: a kind, then its fields in a fixed order; numbers
 /// are 8 bytes big-endian, byte strings carry their length. Storage encodings do not enter it.
-pub(super) struct Canonical(blake3::Hasher);
+///
+/// The bytes are gathered and hashed at once: a hasher is 2 KB, and slow to feed by the field.
+pub(super) struct Canonical(Vec<u8>);
 
 impl Canonical {
     pub fn new(kind: RecordKind) -> Self {
-        let mut hasher = blake3::Hasher::new_keyed(RECORD_KEY);
-        hasher.update(&[kind as u8]);
-        Self(hasher)
+        let mut bytes = Vec::with_capacity(256);
+        bytes.push(kind as u8);
+        Self(bytes)
     }
 
     pub fn number(mut self, number: u64) -> Self {
-        self.0.update(&number.to_be_bytes());
+        self.0.extend_from_slice(&number.to_be_bytes());
         self
     }
 
     pub fn bytes(mut self, bytes: impl AsRef<[u8]>) -> Self {
         let bytes = bytes.as_ref();
-        self.0.update(&(bytes.len() as u64).to_be_bytes());
-        self.0.update(bytes);
+        let length = bytes.len() as u64;
+        self.0.extend_from_slice(&length.to_be_bytes());
+        self.0.extend_from_slice(bytes);
         self
     }
 
     pub fn lanes(self) -> Lanes {
+        let mut hasher = blake3::Hasher::new_keyed(RECORD_KEY);
+        hasher.update(&self.0);
         let mut bytes = [0; LANE_BYTES];
-        self.0.finalize_xof().fill(&mut bytes);
+        hasher.finalize_xof().fill(&mut bytes);
         Lanes::from_bytes(&bytes).expect("the array has the lanes' length")
     }
 
     pub fn hash(self) -> Hash {
-        Hash(*self.0.finalize().as_bytes())
+        Hash(*blake3::keyed_hash(RECORD_KEY, &self.0).as_bytes())
     }
 }
 

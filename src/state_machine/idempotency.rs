@@ -15,9 +15,9 @@
 
 use super::digest::{Canonical, RecordKind};
 use super::overlay::View;
-use super::packed::{self, Packed};
+use super::packed::Packed;
 use super::records::{Client, FRONTS, Remembered, keys};
-use super::transaction::Transaction;
+use super::transaction::{Packing, Transaction};
 use super::{Command, Operation, Refusal, Reply};
 use crate::limits::{
     CLIENTS_MAX, FRONT_REPLIES_MAX, FRONTS_MAX, FULL_NAME_BYTES_MAX, REPLIES_MAX,
@@ -25,6 +25,7 @@ use crate::limits::{
 };
 use crate::storage::{StorageError, Tree};
 use crate::types::{ClientId, Hash, RequestId, TokenHash, UserId};
+use std::sync::Arc;
 
 /// Sequences whose replies share a record. Part of what is remembered, and so of the digest: a
 /// reply goes when the floor has left its group.
@@ -73,7 +74,7 @@ pub(super) fn judge(
     operation: &Hash,
 ) -> Result<Verdict, StorageError> {
     let key = keys::client(owner, &request.client);
-    let Some(client) = view.read::<Client>(Tree::Sessions, &key)? else {
+    let Some(client) = view.read_shared::<Client>(Tree::Sessions, &key)? else {
         return Ok(Verdict::Refused(Refusal::ClientUnknown));
     };
     if request.sequence < floor(owner, &client) {
@@ -121,9 +122,10 @@ pub(super) fn register(
         lowest_group: base / GROUP,
         used: tx.index,
         sum: super::digest::Lanes::ZERO,
+        hashed: None,
     };
     tx.add(owner, &client.lanes(owner, id))?;
-    tx.put(Tree::Sessions, key, &client);
+    tx.put(Tree::Sessions, key, client);
     Ok(())
 }
 
@@ -174,7 +176,9 @@ pub(super) fn remember(
     let Some(mut client) = tx.read::<Client>(Tree::Sessions, &key)? else {
         return Ok(());
     };
-    tx.subtract(owner, &client.lanes(owner, &request.client))?;
+    let before = client.hashed.take();
+    let before = before.unwrap_or_else(|| client.lanes(owner, &request.client));
+    tx.subtract(owner, &before)?;
     let row = Remembered {
         operation,
         token,
@@ -184,8 +188,10 @@ pub(super) fn remember(
     client.newest = client.newest.max(request.sequence);
     client.used = tx.index;
     forget_old(tx, owner, &mut client)?;
-    tx.add(owner, &client.lanes(owner, &request.client))?;
-    tx.put(Tree::Sessions, key, &client);
+    let now = client.lanes(owner, &request.client);
+    tx.add(owner, &now)?;
+    client.hashed = Some(now);
+    tx.put(Tree::Sessions, key, client);
     Ok(())
 }
 
@@ -196,8 +202,8 @@ fn group(
     group: u64,
 ) -> Result<Option<Packed>, StorageError> {
     let key = keys::group(owner, client.registered, group);
-    view.get(Tree::Sessions, &key)?
-        .map(|bytes| Packed::open(Tree::Sessions, key, bytes))
+    view.packed(Tree::Sessions, &key)?
+        .map(|bytes| Packed::open(Tree::Sessions, &key, bytes))
         .transpose()
 }
 
@@ -243,7 +249,11 @@ fn put_row(
     row: &Remembered,
 ) -> Result<(), StorageError> {
     let key = keys::group(owner, client.registered, sequence / GROUP);
-    let mut stored = group(tx.view(), owner, client, sequence / GROUP)?;
+    // Only openings of a session, which have a token, are done again under the same sequence.
+    let mut stored = match row.token {
+        Some(_) => group(tx.view(), owner, client, sequence / GROUP)?,
+        None => None,
+    };
     let repeated = match &stored {
         Some(stored) => find(stored, sequence)?.is_some(),
         None => false,
@@ -259,13 +269,18 @@ fn put_row(
         return Ok(());
     }
     let lanes = row.lanes(owner, client.registered, sequence);
-    let mut item = sequence.to_be_bytes().to_vec();
+    let mut item = Vec::with_capacity(256);
+    item.extend_from_slice(&sequence.to_be_bytes());
     rmp_serde::encode::write(&mut item, row).expect("plain structs always encode");
-    let bytes = packed::append(stored.as_ref(), &item, &lanes, usize::MAX)
-        .expect("a group has no more than its sequences");
     client.sum.add(&lanes);
     tx.add(owner, &lanes)?;
-    tx.put_bytes(Tree::Sessions, key, bytes);
+    // BEFORE the group grows: what is shared would be copied first.
+    drop(stored);
+    match tx.pack_more(Tree::Sessions, &key, &item, &lanes, usize::MAX)? {
+        Packing::Done => {}
+        Packing::Missing => tx.pack(Tree::Sessions, key, &item, &lanes),
+        Packing::Full => unreachable!("a group has no more than its sequences"),
+    }
     Ok(())
 }
 
@@ -308,7 +323,7 @@ fn forget_old(
     let found = tx.view().range(Tree::Sessions, &from, &to, limit)?;
     let all = found.len() < limit;
     for (key, bytes) in found {
-        let group = Packed::open(Tree::Sessions, key, bytes)?;
+        let group = Packed::open(Tree::Sessions, &key, Arc::new(bytes.into()))?;
         let number =
             keys::number_at(group.key(), 17).ok_or_else(|| group.damaged("has a wrong key"))?;
         forget(tx, owner, client, &group)?;
@@ -372,6 +387,7 @@ fn fields(body: Canonical, operation: &Operation) -> Canonical {
         | Operation::ChangePassword { .. }
         | Operation::DeleteAccount
         | Operation::ExtendTokens { .. }
-        | Operation::ExpireTokens { .. } => body,
+        | Operation::ExpireTokens { .. }
+        | Operation::ExpireMessages { .. } => body,
     }
 }

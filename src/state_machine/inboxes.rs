@@ -6,15 +6,16 @@
 
 use super::block::{self, Block, Message};
 use super::overlay::{View, after};
-use super::records::{Head, damaged, delivered_lanes, keys};
+use super::records::{Head, Key, damaged, delivered_lanes, keys};
 use super::tokens::Session;
-use super::transaction::Transaction;
+use super::transaction::{Packing, Transaction};
 use super::{Cursor, InboxMessage, Notice, Refusal, Reply};
+use crate::limits::INBOX_BLOCK_BYTES_MAX;
 use crate::storage::{StorageError, Tree};
 use crate::types::{InboxSeq, Index, UserId};
-use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// Blocks read from the store at once.
 const PAGE: usize = 16;
@@ -34,35 +35,30 @@ pub(super) fn append(
     message: &Message,
     keep: u64,
 ) -> Result<InboxSeq, StorageError> {
-    let head = tx.head(user)?.clone();
+    let head = tx.head(user)?;
+    let (kept, open) = (head.first, head.open_block);
     let seq = InboxSeq(head.last.0 + 1);
     let lanes = message.lanes(user, seq);
-    let open = match head.open_block {
-        InboxSeq(0) => None,
-        first => Some(existing(tx.view(), user, first)?),
+    let item = block::item(message);
+    let key = keys::block(user, open);
+    let packing = match open {
+        InboxSeq(0) => Packing::Full,
+        _ => tx.pack_more(Tree::Inboxes, &key, &item, &lanes, INBOX_BLOCK_BYTES_MAX)?,
     };
-    let grown = open
-        .as_ref()
-        .and_then(|open| block::append(Some(open), message, &lanes));
-    let (first, bytes) = match grown {
-        Some(bytes) => (head.open_block, bytes),
-        None => (
-            seq,
-            block::append(None, message, &lanes).expect("a new block takes any message"),
-        ),
+    let first = match packing {
+        Packing::Done => open,
+        Packing::Full => {
+            tx.pack(Tree::Inboxes, keys::block(user, seq), &item, &lanes);
+            seq
+        }
+        Packing::Missing => return Err(damaged(Tree::Inboxes, &key, "is missing")),
     };
-    tx.put_bytes(Tree::Inboxes, keys::block(user, first), bytes);
-    let trimmed = trim(tx, user, &head, seq, first, keep)?;
+    let trimmed = trim(tx, user, kept, seq, first, keep)?;
 
     let head = tx.head(user)?;
     head.sum.add(&lanes);
-    let before = head.inbox_lanes(user);
-    head.sum.subtract(&before);
-    head.last = seq;
-    head.first = trimmed;
+    head.set_inbox(user, trimmed, seq);
     head.open_block = first;
-    let now = head.inbox_lanes(user);
-    head.sum.add(&now);
     Ok(seq)
 }
 
@@ -71,24 +67,28 @@ pub(super) fn append(
 fn trim(
     tx: &mut Transaction<'_>,
     user: UserId,
-    head: &Head,
+    kept: InboxSeq,
     last: InboxSeq,
     open: InboxSeq,
     keep: u64,
 ) -> Result<InboxSeq, StorageError> {
-    if last.0 - head.first.0 < keep || head.first >= open {
-        return Ok(head.first);
+    if last.0 - kept.0 < keep || kept >= open {
+        return Ok(kept);
     }
-    let oldest = existing(tx.view(), user, head.first)?;
+    let oldest = existing(tx.view(), user, kept)?;
     tx.subtract(user, &oldest.sum())?;
-    tx.remove(Tree::Inboxes, keys::block(user, head.first));
+    tx.remove(Tree::Inboxes, keys::block(user, kept));
     Ok(InboxSeq(oldest.last().0 + 1))
 }
 
-fn existing(view: View<'_>, user: UserId, first: InboxSeq) -> Result<Block, StorageError> {
+pub(super) fn existing(
+    view: View<'_>,
+    user: UserId,
+    first: InboxSeq,
+) -> Result<Block, StorageError> {
     let key = keys::block(user, first);
-    match view.get(Tree::Inboxes, &key)? {
-        Some(bytes) => Block::open(key, bytes),
+    match view.packed(Tree::Inboxes, &key)? {
+        Some(bytes) => Block::open(&key, bytes),
         None => Err(damaged(Tree::Inboxes, &key, "is missing")),
     }
 }
@@ -149,7 +149,7 @@ fn ascend(
     let at = after(&keys::block(user, from));
     let holder = view.range_back(Tree::Inboxes, &start, &at, 1)?;
     let mut key = match holder.into_iter().next() {
-        Some((key, _)) => key,
+        Some((key, _)) => Key::from_slice(&key),
         None => keys::block(user, from),
     };
     loop {
@@ -157,7 +157,7 @@ fn ascend(
         let full = page.len() == PAGE;
         for (block_key, bytes) in page {
             key = after(&block_key);
-            for (seq, message) in Block::open(block_key, bytes)?.messages()? {
+            for (seq, message) in Block::open(&block_key, Arc::new(bytes.into()))?.messages()? {
                 if seq >= from && visit(seq, message).is_break() {
                     return Ok(());
                 }
@@ -177,13 +177,17 @@ fn descend(
     mut visit: impl FnMut(InboxSeq, Message) -> ControlFlow<()>,
 ) -> Result<(), StorageError> {
     let (start, _) = keys::of_user(b"", user);
-    let mut end: Bytes = after(&keys::block(user, from));
+    let mut end = after(&keys::block(user, from));
     loop {
         let page = view.range_back(Tree::Inboxes, &start, &end, PAGE)?;
         let full = page.len() == PAGE;
         for (block_key, bytes) in page {
-            end = block_key.clone();
-            for (seq, message) in Block::open(block_key, bytes)?.messages()?.into_iter().rev() {
+            end = Key::from_slice(&block_key);
+            for (seq, message) in Block::open(&block_key, Arc::new(bytes.into()))?
+                .messages()?
+                .into_iter()
+                .rev()
+            {
                 if seq <= from && visit(seq, message).is_break() {
                     return Ok(());
                 }
@@ -263,10 +267,10 @@ fn deliver(
             tx.subtract(user, &delivered_lanes(user, sender, before))?;
         }
         tx.add(user, &delivered_lanes(user, sender, message))?;
-        tx.put(Tree::Sessions, key, &message);
+        tx.put(Tree::Sessions, key, message);
         tx.notices.push(Notice::Delivered {
             user: sender,
-            peer: session.account.name.clone(),
+            peer: session.account().name.clone(),
             up_to: message,
         });
     }

@@ -7,8 +7,8 @@ use super::records::FRONTS;
 use super::tokens::Session;
 use super::transaction::Transaction;
 use super::{
-    Answer, Command, Notice, Operation, Query, Refusal, Reply, idempotency, inboxes, query, scan,
-    tokens, users,
+    Answer, Command, Notice, Operation, Query, Refusal, Reply, idempotency, inboxes, query,
+    retention, scan, tokens, users,
 };
 use crate::limits::INBOX_MESSAGES_MAX;
 use crate::storage::{Slice, StateReader, StorageError};
@@ -61,6 +61,8 @@ pub struct StateMachine {
     overlay: Overlay,
     /// Where the search for idle tokens goes on. Local: not part of the state.
     idle_position: Option<TokenHash>,
+    /// Where the search for old messages goes on. Local, too.
+    old_position: Option<UserId>,
 }
 
 impl StateMachine {
@@ -79,6 +81,7 @@ impl StateMachine {
             head: Hash::default(),
             overlay: Overlay::default(),
             idle_position: None,
+            old_position: None,
         };
         let Some(slice) = slice else {
             return Ok(machine);
@@ -242,6 +245,18 @@ impl StateMachine {
         self.idle_position = next;
         Ok(idle)
     }
+    /// Users with messages that were sent before `before`: for `ExpireMessages`. Looks at a bounded
+    /// number of inboxes and goes on from there the next time, round and round.
+    pub fn old_inboxes(
+        &mut self,
+        reader: &dyn StateReader,
+        before: WallTime,
+    ) -> Result<Vec<UserId>, StorageError> {
+        let position = self.old_position;
+        let (old, next) = retention::old_inboxes(self.view(reader), position, before)?;
+        self.old_position = next;
+        Ok(old)
+    }
     /// All account names with ids, ascending: for the name index at boot. Reads in pages.
     pub fn names(&self, reader: &dyn StateReader) -> Result<Vec<(String, UserId)>, StorageError> {
         users::names(self.view(reader))
@@ -250,7 +265,11 @@ impl StateMachine {
     /// `verify` compares what is stored with what was summed up. A level below the total that
     /// disagrees is an error that names the tree and the record.
     pub fn scan_digest(&self, reader: &dyn StateReader) -> Result<Hash, StorageError> {
-        let total = scan::total(self.view(reader))?;
+        let view = View {
+            cached: false,
+            ..self.view(reader)
+        };
+        let total = scan::total(view)?;
         Ok(state_digest(&total, &self.members, self.totals.level))
     }
 
@@ -264,10 +283,11 @@ impl StateMachine {
         self.totals = totals;
     }
 
-    fn view<'a>(&'a self, reader: &'a dyn StateReader) -> View<'a> {
+    pub(super) fn view<'a>(&'a self, reader: &'a dyn StateReader) -> View<'a> {
         View {
             reader,
             overlay: &self.overlay,
+            cached: true,
         }
     }
 
@@ -328,6 +348,7 @@ fn execute(tx: &mut Transaction<'_>, command: &Command) -> Result<Reply, Storage
         } => tokens::log_in(tx, command, *user, *password_version, token),
         Operation::ExtendTokens { tokens } => tokens::extend(tx, tokens),
         Operation::ExpireTokens { tokens, idle_us } => tokens::expire(tx, tokens, *idle_us),
+        Operation::ExpireMessages { users, before } => retention::expire(tx, users, *before),
         Operation::RevokeOwnToken
         | Operation::RevokeSession { .. }
         | Operation::SendMessage { .. }
@@ -392,7 +413,8 @@ fn perform(
         Operation::CreateAccount { .. }
         | Operation::IssueToken { .. }
         | Operation::ExtendTokens { .. }
-        | Operation::ExpireTokens { .. } => {
+        | Operation::ExpireTokens { .. }
+        | Operation::ExpireMessages { .. } => {
             unreachable!("`execute` runs these without a session")
         }
     }
@@ -411,7 +433,7 @@ fn send(
     let message = Message {
         id: tx.index,
         sender: session.user(),
-        sender_name: session.account.name,
+        sender_name: session.account().name.clone(),
         time: tx.time,
         content_type: content_type.to_owned(),
         body: body.to_vec(),

@@ -11,9 +11,9 @@
 //!
 //! ```text
 //! machine       apply: entry -> command -> run -> reply, notices     query, slices
-//!    users  tokens  inboxes  idempotency      what commands do
+//!    users  tokens  inboxes  retention  idempotency      what commands do
 //!    transaction                              one entry's writes, and the sums of the digest
-//!    overlay                                  what the store does not have yet
+//!    overlay  cache                           what the store does not have yet, and what it has
 //!    records  packed  block  digest           bytes and hashes
 //! ```
 //!
@@ -21,6 +21,7 @@
 
 mod blob;
 mod block;
+mod cache;
 mod command;
 mod digest;
 mod idempotency;
@@ -31,6 +32,7 @@ mod overlay;
 mod packed;
 mod query;
 mod records;
+mod retention;
 mod scan;
 #[cfg(test)]
 mod tests;

@@ -9,12 +9,17 @@
 //!   while the store is being written sees what it saw before;
 //! - at most one slice is out, and slices go out in the order of the log.
 
+use super::cache::{Cache, KeyMap, Record, Value};
+use super::records::{Key, decode};
 use crate::limits::SLICE_RECORDS_MAX;
 use crate::storage::{Change, Slice, StateReader, StorageError, Tree};
 use crate::types::Index;
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound::{Excluded, Included};
+use std::sync::Arc;
 
 /// Most records that one entry may change. Large ones (expiry, extension) carry explicit bounds.
 pub(super) const ENTRY_RECORDS_MAX: usize = 1_200;
@@ -23,7 +28,53 @@ struct Newest {
     /// The generation that wrote it.
     generation: u64,
     /// `None`: removed.
-    value: Option<Bytes>,
+    value: Option<Value>,
+}
+
+/// The newest value of each changed key of a tree. Nearly every question is about one key, so they
+/// are found by hash; their order is kept beside, for the ranges.
+#[derive(Default)]
+struct Changed {
+    newest: KeyMap<Newest>,
+    order: BTreeSet<Key>,
+}
+
+impl Changed {
+    fn get(&self, key: &[u8]) -> Option<&Newest> {
+        self.newest.get(key)
+    }
+
+    /// The value that was there before.
+    fn insert(&mut self, key: &Key, newest: Newest) -> Option<Newest> {
+        if let Some(there) = self.newest.get_mut(key) {
+            return Some(std::mem::replace(there, newest));
+        }
+        self.order.insert(key.clone());
+        self.newest.insert(key.clone(), newest)
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Option<Newest> {
+        self.order.remove(key);
+        self.newest.swap_remove(key)
+    }
+
+    /// With `from <= key < to`, ascending.
+    fn range(
+        &self,
+        from: &[u8],
+        to: &[u8],
+    ) -> impl DoubleEndedIterator<Item = (&Key, &Newest)> + use<'_> {
+        let keys = self.order.range::<[u8], _>((Included(from), Excluded(to)));
+        keys.map(|key| (key, &self.newest[key]))
+    }
+}
+
+/// A packed record that is to grow.
+pub(super) enum Growing<'a> {
+    /// It is not in the overlay, or not packed there.
+    NotHeld,
+    Full,
+    Room(&'a mut Vec<u8>),
 }
 
 /// A frozen generation.
@@ -35,34 +86,60 @@ struct Frozen {
 /// A slice that is being written: its generation and keys.
 struct Out {
     generation: u64,
-    keys: Vec<(Tree, Bytes)>,
+    keys: Vec<(Tree, Key)>,
 }
 
 #[derive(Default)]
 pub(super) struct Overlay {
-    /// The newest value of each changed key, by tree.
-    newest: [BTreeMap<Bytes, Newest>; Tree::ALL.len()],
+    /// What has changed, by tree.
+    newest: [Changed; Tree::ALL.len()],
     /// Number of the open generation.
     open: u64,
-    /// Keys that the open generation has changed; their values are in `newest`.
-    dirty: BTreeSet<(Tree, Bytes)>,
+    /// Keys that the open generation has changed, each once; their values are in `newest`.
+    dirty: Vec<(Tree, Key)>,
     /// The open generation has entries (perhaps without a change).
     has_entries: bool,
     /// Oldest first.
     frozen: VecDeque<Frozen>,
     out: Option<Out>,
+    /// What the store has too. Of a key that is in `newest` it may hold an older value: that one
+    /// is looked at first.
+    cache: RefCell<Cache>,
 }
 
 impl Overlay {
-    pub fn put(&mut self, tree: Tree, key: Bytes, value: Option<Bytes>) {
+    pub fn put(&mut self, tree: Tree, key: Key, value: Option<Value>) {
         let newest = Newest {
             generation: self.open,
             value,
         };
-        let before = self.newest[tree as usize].insert(key.clone(), newest);
+        let before = self.newest[tree as usize].insert(&key, newest);
         if before.is_none_or(|b| b.generation != self.open) {
-            self.dirty.insert((tree, key));
+            self.dirty.push((tree, key));
         }
+    }
+
+    /// A packed record that the overlay holds, to grow in place if `has_room` says so of it.
+    pub fn packed_mut(
+        &mut self,
+        tree: Tree,
+        key: &Key,
+        has_room: impl FnOnce(&[u8]) -> bool,
+    ) -> Growing<'_> {
+        let Some(newest) = self.newest[tree as usize].newest.get_mut(key) else {
+            return Growing::NotHeld;
+        };
+        let Some(Value::Packed(bytes)) = &mut newest.value else {
+            return Growing::NotHeld;
+        };
+        if !has_room(bytes) {
+            return Growing::Full;
+        }
+        if newest.generation != self.open {
+            newest.generation = self.open;
+            self.dirty.push((tree, key.clone()));
+        }
+        Growing::Room(Arc::make_mut(bytes))
     }
 
     /// Records that the open generation has changed.
@@ -72,7 +149,7 @@ impl Overlay {
 
     /// Records that are not known to be in the store.
     pub fn records(&self) -> usize {
-        self.newest.iter().map(BTreeMap::len).sum()
+        self.newest.iter().map(|tree| tree.order.len()).sum()
     }
 
     /// An entry's effect is complete. True: the generation is full and wants to be frozen.
@@ -88,14 +165,16 @@ impl Overlay {
 
     /// Ends the open generation. `slice` is complete but for its changes.
     pub fn freeze(&mut self, mut slice: Slice) {
-        slice.changes = std::mem::take(&mut self.dirty)
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.sort_unstable();
+        slice.changes = dirty
             .into_iter()
             .map(|(tree, key)| {
-                let value = self.newest[tree as usize]
+                let newest = self.newest[tree as usize]
                     .get(&key)
-                    .expect("a dirty key is in the overlay")
-                    .value
-                    .clone();
+                    .expect("a dirty key is in the overlay");
+                let value = newest.value.as_ref().map(Value::bytes);
+                let key = Bytes::copy_from_slice(&key);
                 Change { tree, key, value }
             })
             .collect();
@@ -118,7 +197,7 @@ impl Overlay {
             keys: slice
                 .changes
                 .iter()
-                .map(|c| (c.tree, c.key.clone()))
+                .map(|c| (c.tree, Key::from_slice(&c.key)))
                 .collect(),
         });
         Some(slice)
@@ -132,13 +211,18 @@ impl Overlay {
     /// The slice that is out is in the store: what nobody has changed since is read from there.
     pub fn slice_written(&mut self) {
         let out = self.out.take().expect("a slice was handed out before");
+        let cache = self.cache.get_mut();
         for (tree, key) in out.keys {
             let newest = &mut self.newest[tree as usize];
             if newest
                 .get(&key)
-                .is_some_and(|n| n.generation == out.generation)
+                .is_none_or(|n| n.generation != out.generation)
             {
-                newest.remove(&key);
+                continue;
+            }
+            match newest.remove(&key).and_then(|n| n.value) {
+                Some(value) => cache.put(tree, key, value),
+                None => cache.forget(tree, &key),
             }
         }
     }
@@ -149,14 +233,70 @@ impl Overlay {
 pub(super) struct View<'a> {
     pub reader: &'a dyn StateReader,
     pub overlay: &'a Overlay,
+    /// Records that are known to be in the store are not read from it again. A scan wants them
+    /// from there, in order to find what has rotted.
+    pub cached: bool,
 }
 
 impl View<'_> {
     pub fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        match self.overlay.newest[tree as usize].get(key) {
-            Some(newest) => Ok(newest.value.clone()),
-            None => self.reader.get(tree, key),
+        Ok(self.value(tree, key)?.map(|value| value.bytes()))
+    }
+
+    /// A packed record, shared.
+    pub fn packed(&self, tree: Tree, key: &[u8]) -> Result<Option<Arc<Vec<u8>>>, StorageError> {
+        let value = self.value(tree, key)?;
+        Ok(value.map(|value| match value {
+            Value::Packed(bytes) => bytes,
+            value => Arc::new(value.bytes().to_vec()),
+        }))
+    }
+
+    /// One record, decoded.
+    pub fn read<T>(&self, tree: Tree, key: &[u8]) -> Result<Option<T>, StorageError>
+    where
+        T: Record + DeserializeOwned + Clone,
+    {
+        let shared = self.read_shared::<T>(tree, key)?;
+        Ok(shared.map(Arc::unwrap_or_clone))
+    }
+
+    /// One record, decoded once for all who read it.
+    pub fn read_shared<T>(&self, tree: Tree, key: &[u8]) -> Result<Option<Arc<T>>, StorageError>
+    where
+        T: Record + DeserializeOwned,
+    {
+        let Some(value) = self.value(tree, key)? else {
+            return Ok(None);
+        };
+        if let Some(record) = value.record() {
+            return Ok(Some(record));
         }
+        let record: Arc<T> = Arc::new(decode(tree, key, &value.bytes())?);
+        if self.cached && self.overlay.newest[tree as usize].get(key).is_none() {
+            let value = Value::Record(Arc::clone(&record) as Arc<dyn Record>);
+            let key = Key::from_slice(key);
+            self.overlay.cache.borrow_mut().put(tree, key, value);
+        }
+        Ok(Some(record))
+    }
+
+    fn value(&self, tree: Tree, key: &[u8]) -> Result<Option<Value>, StorageError> {
+        if let Some(newest) = self.overlay.newest[tree as usize].get(key) {
+            return Ok(newest.value.clone());
+        }
+        if !self.cached {
+            return Ok(self.reader.get(tree, key)?.map(Value::Bytes));
+        }
+        let mut cache = self.overlay.cache.borrow_mut();
+        if let Some(value) = cache.get(tree, key) {
+            return Ok(Some(value));
+        }
+        let stored = self.reader.get(tree, key)?.map(Value::Bytes);
+        if let Some(value) = &stored {
+            cache.put(tree, Key::from_slice(key), value.clone());
+        }
+        Ok(stored)
     }
 
     /// Records with `from <= key < to`, ascending, at most `limit`.
@@ -168,14 +308,14 @@ impl View<'_> {
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
         let mut found = Vec::new();
-        let mut from = Bytes::copy_from_slice(from);
+        let mut from = Key::from_slice(from);
         while &from[..] < to && found.len() < limit {
             let want = limit - found.len();
             let stored = self.reader.range(tree, &from, to, want)?;
             // What the store returned says nothing about keys after its last one.
             let (upto, more) = match stored.last() {
                 Some((last, _)) if stored.len() >= want => (after(last), true),
-                _ => (Bytes::copy_from_slice(to), false),
+                _ => (Key::from_slice(to), false),
             };
             let merged = lay_over(stored, self.changed(tree, &from, &upto), want);
             found.extend(merged.into_iter().take(want));
@@ -196,13 +336,13 @@ impl View<'_> {
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
         let mut found = Vec::new();
-        let mut to = Bytes::copy_from_slice(to);
+        let mut to = Key::from_slice(to);
         while from < &to[..] && found.len() < limit {
             let want = limit - found.len();
             let stored = self.reader.range_back(tree, from, &to, want)?;
             let (downto, more) = match stored.last() {
-                Some((last, _)) if stored.len() >= want => (last.clone(), true),
-                _ => (Bytes::copy_from_slice(from), false),
+                Some((last, _)) if stored.len() >= want => (Key::from_slice(last), true),
+                _ => (Key::from_slice(from), false),
             };
             let changed = self.changed(tree, &downto, &to).rev();
             let merged = lay_over(stored, changed, want);
@@ -220,8 +360,8 @@ impl View<'_> {
         tree: Tree,
         from: &[u8],
         to: &[u8],
-    ) -> std::collections::btree_map::Range<'_, Bytes, Newest> {
-        self.overlay.newest[tree as usize].range::<[u8], _>((Included(from), Excluded(to)))
+    ) -> impl DoubleEndedIterator<Item = (&Key, &Newest)> {
+        self.overlay.newest[tree as usize].range(from, to)
     }
 }
 
@@ -229,7 +369,7 @@ impl View<'_> {
 /// records, and what lies behind `want` live ones cannot be among the first `want` of the result.
 fn lay_over<'a>(
     stored: Vec<(Bytes, Bytes)>,
-    changed: impl Iterator<Item = (&'a Bytes, &'a Newest)>,
+    changed: impl Iterator<Item = (&'a Key, &'a Newest)>,
     want: usize,
 ) -> BTreeMap<Bytes, Bytes> {
     let mut merged: BTreeMap<Bytes, Bytes> = stored.into_iter().collect();
@@ -237,14 +377,14 @@ fn lay_over<'a>(
     for (key, newest) in changed {
         match &newest.value {
             Some(value) => {
-                merged.insert(key.clone(), value.clone());
+                merged.insert(Bytes::copy_from_slice(key), value.bytes());
                 live += 1;
                 if live == want {
                     break;
                 }
             }
             None => {
-                merged.remove(key);
+                merged.remove(&key[..]);
             }
         }
     }
@@ -252,9 +392,8 @@ fn lay_over<'a>(
 }
 
 /// The smallest key above `key`.
-pub(super) fn after(key: &[u8]) -> Bytes {
-    let mut next = Vec::with_capacity(key.len() + 1);
-    next.extend_from_slice(key);
+pub(super) fn after(key: &[u8]) -> Key {
+    let mut next = Key::from_slice(key);
     next.push(0);
-    next.into()
+    next
 }

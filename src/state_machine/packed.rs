@@ -8,13 +8,13 @@
 //!    131    … items: 4 bytes of length, big-endian, and that many bytes each
 //! ```
 //!
-//! Appending copies bytes and decodes nothing: the record that is being filled is rewritten for
-//! each item. Removing the whole record subtracts one stored sum.
+//! Appending decodes nothing and, in the overlay, copies nothing but the item: the record that is
+//! being filled grows in place. Removing the whole record subtracts one stored sum.
 
 use super::digest::{LANES_BYTES, Lanes};
-use super::records::damaged;
+use super::records::{Key, damaged};
 use crate::storage::{StorageError, Tree};
-use bytes::Bytes;
+use std::sync::Arc;
 
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 3 + LANES_BYTES;
@@ -22,23 +22,26 @@ const HEADER_BYTES: usize = 3 + LANES_BYTES;
 /// A packed record with its place. The header was checked when it was opened.
 pub(super) struct Packed {
     tree: Tree,
-    key: Bytes,
-    bytes: Bytes,
+    key: Key,
+    bytes: Arc<Vec<u8>>,
 }
 
 impl Packed {
-    pub fn open(tree: Tree, key: Bytes, bytes: Bytes) -> Result<Self, StorageError> {
+    pub fn open(tree: Tree, key: &[u8], bytes: Arc<Vec<u8>>) -> Result<Self, StorageError> {
         match bytes.first() {
-            Some(&VERSION) if bytes.len() >= HEADER_BYTES => Ok(Self { tree, key, bytes }),
-            Some(&VERSION) | None => Err(damaged(tree, &key, "is cut short")),
+            Some(&VERSION) if bytes.len() >= HEADER_BYTES => {
+                let key = Key::from_slice(key);
+                Ok(Self { tree, key, bytes })
+            }
+            Some(&VERSION) | None => Err(damaged(tree, key, "is cut short")),
             Some(version) => {
                 let what = format!("has unknown version {version}: written by a newer version?");
-                Err(damaged(tree, &key, &what))
+                Err(damaged(tree, key, &what))
             }
         }
     }
 
-    pub fn key(&self) -> &Bytes {
+    pub fn key(&self) -> &Key {
         &self.key
     }
 
@@ -48,11 +51,16 @@ impl Packed {
     }
 
     pub fn count(&self) -> u16 {
-        u16::from_be_bytes([self.bytes[1], self.bytes[2]])
+        count(&self.bytes)
     }
 
     pub fn sum(&self) -> Lanes {
-        Lanes::from_bytes(&self.bytes[3..HEADER_BYTES]).expect("the header holds a sum")
+        sum(&self.bytes)
+    }
+
+    /// To be changed.
+    pub fn into_bytes(self) -> Vec<u8> {
+        Arc::unwrap_or_clone(self.bytes)
     }
 
     pub fn items(&self) -> Result<Vec<&[u8]>, StorageError> {
@@ -73,29 +81,34 @@ impl Packed {
     }
 }
 
-/// `packed` (`None`: a new record) with one more item; `None` if it would be larger than
-/// `bytes_max`. A new record takes any item.
-pub(super) fn append(
-    packed: Option<&Packed>,
-    item: &[u8],
-    lanes: &Lanes,
-    bytes_max: usize,
-) -> Option<Bytes> {
-    let (count, mut sum, kept) = match packed {
-        Some(packed) => (packed.count(), packed.sum(), &packed.bytes[HEADER_BYTES..]),
-        None => (0, Lanes::ZERO, &[][..]),
-    };
-    let total = HEADER_BYTES + kept.len() + 4 + item.len();
-    if packed.is_some() && (total > bytes_max || count == u16::MAX) {
-        return None;
-    }
+fn count(record: &[u8]) -> u16 {
+    u16::from_be_bytes([record[1], record[2]])
+}
+
+fn sum(record: &[u8]) -> Lanes {
+    Lanes::from_bytes(&record[3..HEADER_BYTES]).expect("the header holds a sum")
+}
+
+/// Is there room for one more item, in a record of at most `bytes_max`?
+pub(super) fn has_room(record: &[u8], item: &[u8], bytes_max: usize) -> bool {
+    record.len() + 4 + item.len() <= bytes_max && count(record) < u16::MAX
+}
+
+/// A record of one item, of any size.
+pub(super) fn create(item: &[u8], lanes: &Lanes) -> Vec<u8> {
+    let mut record = vec![0; HEADER_BYTES];
+    record[0] = VERSION;
+    append(&mut record, item, lanes);
+    record
+}
+
+/// One more item at the end of a record that was opened and has room.
+pub(super) fn append(record: &mut Vec<u8>, item: &[u8], lanes: &Lanes) {
+    let count = count(record) + 1;
+    let mut sum = sum(record);
     sum.add(lanes);
-    let mut bytes = Vec::with_capacity(total);
-    bytes.push(VERSION);
-    bytes.extend_from_slice(&(count + 1).to_be_bytes());
-    bytes.extend_from_slice(&sum.to_bytes());
-    bytes.extend_from_slice(kept);
-    bytes.extend_from_slice(&(item.len() as u32).to_be_bytes());
-    bytes.extend_from_slice(item);
-    Some(bytes.into())
+    record[1..3].copy_from_slice(&count.to_be_bytes());
+    record[3..HEADER_BYTES].copy_from_slice(&sum.to_bytes());
+    record.extend_from_slice(&(item.len() as u32).to_be_bytes());
+    record.extend_from_slice(item);
 }

@@ -29,11 +29,12 @@ pub(super) fn answer(view: View<'_>, query: &Query) -> Result<Answer, StorageErr
             None => Answer::Refused(Refusal::UserUnknown),
         }),
         Query::Credentials { .. } | Query::WhoAmI { .. } | Query::Check { .. } => {
+            let account = session.account();
             Ok(Answer::WhoAmI {
-                account: account_info(session.user(), &session.account),
-                device: session.token.device,
-                password_version: session.account.password_version,
-                password_hash: PasswordHash(session.account.password_hash),
+                account: account_info(session.user(), account),
+                device: session.token.device.clone(),
+                password_version: account.password_version,
+                password_hash: PasswordHash(account.password_hash.clone()),
             })
         }
     }
@@ -52,8 +53,9 @@ fn credentials(view: View<'_>, name: &str) -> Result<Answer, StorageError> {
 }
 
 fn sessions(view: View<'_>, session: &Session) -> Result<Answer, StorageError> {
-    let mut infos = Vec::with_capacity(session.account.tokens.len());
-    for hash in &session.account.tokens {
+    let tokens = &session.account().tokens;
+    let mut infos = Vec::with_capacity(tokens.len());
+    for hash in tokens {
         let token = tokens::existing(view, hash)?;
         infos.push(SessionInfo {
             id: token.session,

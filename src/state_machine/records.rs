@@ -10,6 +10,7 @@ use crate::types::{ClientId, Hash, InboxSeq, Index, RequestId, TokenHash, UserId
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use std::fmt::Write as _;
 
 const VERSION: u8 = 1;
@@ -54,43 +55,51 @@ pub(super) fn damaged(tree: Tree, key: &[u8], what: &str) -> StorageError {
     StorageError::Damaged(sentence)
 }
 
+/// A key of a state tree, in place: what compares keys follows no pointer. Longer ones than any of
+/// today's are held on the heap.
+pub(super) type Key = SmallVec<[u8; 40]>;
+
 /// Keys. A prefix letter keeps kinds of record in one tree apart.
 pub(super) mod keys {
-    use super::{Bytes, ClientId, InboxSeq, Index, TokenHash, UserId};
+    use super::{ClientId, InboxSeq, Index, Key, TokenHash, UserId};
 
-    fn join(parts: &[&[u8]]) -> Bytes {
-        parts.concat().into()
+    fn join(parts: &[&[u8]]) -> Key {
+        let mut key = Key::new();
+        for part in parts {
+            key.extend_from_slice(part);
+        }
+        key
     }
-    fn user(prefix: &[u8], user: UserId) -> Bytes {
+    fn user(prefix: &[u8], user: UserId) -> Key {
         join(&[prefix, &user.0.to_be_bytes()])
     }
 
     /// `users`: (a, user) → account or tombstone.
-    pub fn account(id: UserId) -> Bytes {
+    pub fn account(id: UserId) -> Key {
         user(b"a", id)
     }
     /// `users`: (h, user) → head.
-    pub fn head(id: UserId) -> Bytes {
+    pub fn head(id: UserId) -> Key {
         user(b"h", id)
     }
     /// `users`: (n, name) → user.
-    pub fn name(name: &str) -> Bytes {
+    pub fn name(name: &str) -> Key {
         join(&[b"n", name.as_bytes()])
     }
     /// `tokens`: token hash → token.
-    pub fn token(hash: &TokenHash) -> Bytes {
-        Bytes::copy_from_slice(&hash.0)
+    pub fn token(hash: &TokenHash) -> Key {
+        Key::from_slice(&hash.0)
     }
     /// `inboxes`: (user, first sequence) → block of messages.
-    pub fn block(user: UserId, first: InboxSeq) -> Bytes {
+    pub fn block(user: UserId, first: InboxSeq) -> Key {
         join(&[&user.0.to_be_bytes(), &first.0.to_be_bytes()])
     }
     /// `sessions`: (c, user, client) → client.
-    pub fn client(user: UserId, client: &ClientId) -> Bytes {
+    pub fn client(user: UserId, client: &ClientId) -> Key {
         join(&[b"c", &user.0.to_be_bytes(), &client.0])
     }
     /// `sessions`: (r, user, registration, group of sequences) → remembered replies.
-    pub fn group(user: UserId, registered: Index, group: u64) -> Bytes {
+    pub fn group(user: UserId, registered: Index, group: u64) -> Key {
         join(&[
             b"r",
             &user.0.to_be_bytes(),
@@ -99,20 +108,20 @@ pub(super) mod keys {
         ])
     }
     /// `sessions`: (d, recipient, sender) → newest acknowledged message of this sender.
-    pub fn delivered(recipient: UserId, sender: UserId) -> Bytes {
+    pub fn delivered(recipient: UserId, sender: UserId) -> Key {
         join(&[b"d", &recipient.0.to_be_bytes(), &sender.0.to_be_bytes()])
     }
     /// `sessions`: (x, entry, ordinal) → rows that nobody can see any more.
-    pub fn cleanup(entry: Index, ordinal: u8) -> Bytes {
+    pub fn cleanup(entry: Index, ordinal: u8) -> Key {
         join(&[b"x", &entry.0.to_be_bytes(), &[ordinal]])
     }
 
     /// All keys that begin with `prefix` and then belong to `id`.
-    pub fn of_user(prefix: &[u8], id: UserId) -> (Bytes, Bytes) {
+    pub fn of_user(prefix: &[u8], id: UserId) -> (Key, Key) {
         (user(prefix, id), user(prefix, UserId(id.0 + 1)))
     }
     /// All keys that begin with this letter.
-    pub fn of_prefix(prefix: u8) -> (Bytes, Bytes) {
+    pub fn of_prefix(prefix: u8) -> (Key, Key) {
         (join(&[&[prefix]]), join(&[&[prefix + 1]]))
     }
 
@@ -201,13 +210,16 @@ pub(super) fn name_lanes(name: &str, user: UserId) -> Lanes {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Head {
     pub sum: Lanes,
-    /// First message kept; 1 in an empty or untrimmed inbox.
+    /// First message kept; 1 in an empty or untrimmed inbox. Changed by `set_inbox` only.
     pub first: InboxSeq,
-    /// Last message; 0 in an empty inbox.
+    /// Last message; 0 in an empty inbox. The same.
     pub last: InboxSeq,
     /// First sequence of the block that takes the next message; 0: none.
     pub open_block: InboxSeq,
     pub devices: Vec<Device>,
+    /// What the inbox adds to `sum`, if it was computed in this process.
+    #[serde(skip)]
+    inbox: Option<Lanes>,
 }
 
 /// A device's cursor.
@@ -226,9 +238,21 @@ impl Head {
             last: InboxSeq(0),
             open_block: InboxSeq(0),
             devices: Vec::new(),
+            inbox: None,
         };
         head.sum = head.inbox_lanes(user);
         head
+    }
+
+    /// Moves the ends of the inbox, and the sum with them.
+    pub fn set_inbox(&mut self, user: UserId, first: InboxSeq, last: InboxSeq) {
+        let before = self.inbox.take();
+        let before = before.unwrap_or_else(|| self.inbox_lanes(user));
+        (self.first, self.last) = (first, last);
+        let now = self.inbox_lanes(user);
+        self.sum.subtract(&before);
+        self.sum.add(&now);
+        self.inbox = Some(now);
     }
 
     pub fn inbox_lanes(&self, user: UserId) -> Lanes {
@@ -298,6 +322,10 @@ pub(super) struct Client {
     pub used: Index,
     /// Sum over its remembered replies.
     pub sum: Lanes,
+    /// What it was itself hashed to when it was last written, if that was in this process. For
+    /// `remember`, which changes it.
+    #[serde(skip)]
+    pub hashed: Option<Lanes>,
 }
 
 impl Client {

@@ -9,14 +9,15 @@ use super::digest::Lanes;
 use super::overlay::{View, after};
 use super::packed::Packed;
 use super::records::{
-    Account, AccountRecord, Client, FRONTS, Head, Token, damaged, decode, delivered_lanes, keys,
-    name_lanes,
+    Account, AccountRecord, Client, FRONTS, Head, Key, Token, damaged, decode, delivered_lanes,
+    keys, name_lanes,
 };
 use super::{idempotency, tokens};
 use crate::limits::{CLIENTS_MAX, FRONTS_MAX};
 use crate::storage::{StorageError, Tree};
 use crate::types::{ClientId, InboxSeq, Index, UserId};
 use bytes::Bytes;
+use std::sync::Arc;
 
 const PAGE: usize = 256;
 
@@ -49,7 +50,7 @@ pub(super) fn total(view: View<'_>) -> Result<Lanes, StorageError> {
         Ok(())
     })?;
     let mut found = 0;
-    let all = (Bytes::new(), Bytes::from_static(&[0xff; 33]));
+    let all = (Key::new(), Key::from_slice(&[0xff; 33]));
     pages(view, Tree::Tokens, all, |_, _| {
         found += 1;
         Ok(())
@@ -115,7 +116,7 @@ fn inbox_sum(view: View<'_>, user: UserId, head: &Head) -> Result<Lanes, Storage
         Tree::Inboxes,
         keys::of_user(b"", user),
         |key, bytes| {
-            let block = Block::open(Bytes::copy_from_slice(key), bytes.clone())?;
+            let block = Block::open(key, Arc::new(bytes.to_vec()))?;
             if block.first != next {
                 let what = format!("begins at {}, not at {next}", block.first);
                 return Err(damaged(Tree::Inboxes, key, &what));
@@ -159,7 +160,7 @@ fn client_sum(
         keys::group(owner, client.registered.next(), 0),
     );
     pages(view, Tree::Sessions, range, |key, bytes| {
-        let group = Packed::open(Tree::Sessions, Bytes::copy_from_slice(key), bytes.clone())?;
+        let group = Packed::open(Tree::Sessions, key, Arc::new(bytes.to_vec()))?;
         let mut rows = Lanes::ZERO;
         for (sequence, row) in idempotency::rows(&group)? {
             rows.add(&row.lanes(owner, client.registered, sequence));
@@ -189,7 +190,7 @@ fn number(tree: Tree, key: &[u8], at: usize) -> Result<u64, StorageError> {
 fn pages(
     view: View<'_>,
     tree: Tree,
-    (mut from, to): (Bytes, Bytes),
+    (mut from, to): (Key, Key),
     mut visit: impl FnMut(&[u8], &Bytes) -> Result<(), StorageError>,
 ) -> Result<(), StorageError> {
     loop {

@@ -12,15 +12,25 @@ use super::{Command, NewToken, Notice, Refusal, Reply, idempotency};
 use crate::limits::{DEVICES_MAX, EXPIRE_TOKENS_MAX, EXTEND_TOKENS_MAX, TOKENS_MAX};
 use crate::storage::{StorageError, Tree};
 use crate::types::{InboxSeq, RequestId, TokenHash, UserId};
+use std::sync::Arc;
 
 /// Who asks: a valid token and its account.
 pub(super) struct Session {
     pub hash: TokenHash,
-    pub token: Token,
-    pub account: Account,
+    pub token: Arc<Token>,
+    /// A live one.
+    record: Arc<AccountRecord>,
 }
 
 impl Session {
+    /// The account as it was when the session was judged.
+    pub fn account(&self) -> &Account {
+        match &*self.record {
+            AccountRecord::Live(account) => account,
+            AccountRecord::Deleted(_) => unreachable!("`authenticate` takes live ones only"),
+        }
+    }
+
     pub fn user(&self) -> UserId {
         self.token.user
     }
@@ -31,19 +41,23 @@ pub(super) fn authenticate(
     view: View<'_>,
     hash: &TokenHash,
 ) -> Result<Option<Session>, StorageError> {
-    let Some(token) = view.read::<Token>(Tree::Tokens, &keys::token(hash))? else {
+    let Some(token) = view.read_shared::<Token>(Tree::Tokens, &hash.0)? else {
         return Ok(None);
     };
-    let Some(account) = find_account(view, token.user)? else {
+    let Some(record) = view.read_shared(Tree::Users, &keys::account(token.user))? else {
         return Ok(None);
     };
-    Ok(
-        (account.password_version == token.password_version).then_some(Session {
-            hash: *hash,
-            token,
-            account,
-        }),
-    )
+    let AccountRecord::Live(account) = &*record else {
+        return Ok(None);
+    };
+    if account.password_version != token.password_version {
+        return Ok(None);
+    }
+    Ok(Some(Session {
+        hash: *hash,
+        token,
+        record,
+    }))
 }
 
 /// A login. The password was verified outside, against `password_version`.
@@ -86,11 +100,11 @@ pub(super) fn log_in(
             Reply::Refused(Refusal::TokenInvalid)
         });
     }
-    if !add_device(tx, user, &new.device)? {
+    if !add_device(tx, user, &account, &new.device)? {
         return Ok(Reply::Refused(Refusal::TooManyDevices));
     }
     let reply = open_session(tx, command, user, &mut account, new)?;
-    save_account(tx, user, &account);
+    save_account(tx, user, account);
     Ok(reply)
 }
 
@@ -125,19 +139,35 @@ fn logged_in(user: UserId, account: &Account, session: u64) -> Reply {
     }
 }
 
-/// Makes sure that the account has this device; false: it has too many.
+/// Makes sure that the account has this device, as the one that logged in last. A new one may take
+/// the place of the one that logged in least recently among those without a token; false: all of
+/// them are in use.
 pub(super) fn add_device(
     tx: &mut Transaction<'_>,
     user: UserId,
+    account: &Account,
     name: &str,
 ) -> Result<bool, StorageError> {
-    let head = tx.head(user)?;
-    if head.device(name).is_some() {
+    let devices = &mut tx.head(user)?.devices;
+    if let Some(at) = devices.iter().position(|d| d.name == name) {
+        // Their order is not part of the digest.
+        devices[at..].rotate_left(1);
         return Ok(true);
     }
-    if head.devices.len() >= DEVICES_MAX {
-        return Ok(false);
+    if devices.len() >= DEVICES_MAX {
+        let mut used = Vec::new();
+        for hash in &account.tokens {
+            used.push(existing(tx.view(), hash)?.device);
+        }
+        let head = tx.head(user)?;
+        let idle = |d: &Device| !used.contains(&d.name);
+        let Some(at) = head.devices.iter().position(idle) else {
+            return Ok(false);
+        };
+        let gone = head.devices.remove(at);
+        head.sum.subtract(&gone.lanes(user));
     }
+    let head = tx.head(user)?;
     let device = Device {
         name: name.to_owned(),
         acknowledged: InboxSeq(0),
@@ -176,7 +206,7 @@ fn issue(
         last_used: tx.time,
     };
     tx.add(user, &token.lanes(&new.hash))?;
-    tx.put(Tree::Tokens, keys::token(&new.hash), &token);
+    tx.put(Tree::Tokens, keys::token(&new.hash), token);
     account.tokens.push(new.hash);
     Ok(())
 }
@@ -206,25 +236,27 @@ pub(super) fn revoke(
 /// Logout.
 pub(super) fn revoke_own(
     tx: &mut Transaction<'_>,
-    mut session: Session,
+    session: Session,
 ) -> Result<Reply, StorageError> {
     let user = session.user();
-    revoke(tx, user, &mut session.account, &session.hash)?;
-    save_account(tx, user, &session.account);
+    let mut account = session.account().clone();
+    revoke(tx, user, &mut account, &session.hash)?;
+    save_account(tx, user, account);
     Ok(Reply::Done)
 }
 
 /// Revokes the session with this public id.
 pub(super) fn revoke_session(
     tx: &mut Transaction<'_>,
-    mut session: Session,
+    session: Session,
     id: u64,
 ) -> Result<Reply, StorageError> {
     let user = session.user();
-    for hash in session.account.tokens.clone() {
-        if existing(tx.view(), &hash)?.session == id {
-            revoke(tx, user, &mut session.account, &hash)?;
-            save_account(tx, user, &session.account);
+    for hash in &session.account().tokens {
+        if existing(tx.view(), hash)?.session == id {
+            let mut account = session.account().clone();
+            revoke(tx, user, &mut account, hash)?;
+            save_account(tx, user, account);
             return Ok(Reply::Done);
         }
     }
@@ -246,7 +278,7 @@ pub(super) fn extend(
             tx.subtract(user, &token.lanes(hash))?;
             token.last_used = tx.time;
             tx.add(user, &token.lanes(hash))?;
-            tx.put(Tree::Tokens, key, &token);
+            tx.put(Tree::Tokens, key, token);
         }
     }
     Ok(Reply::Done)
@@ -275,7 +307,7 @@ pub(super) fn expire(
             ));
         };
         revoke(tx, token.user, &mut account, hash)?;
-        save_account(tx, token.user, &account);
+        save_account(tx, token.user, account);
     }
     Ok(Reply::Done)
 }

@@ -3,16 +3,17 @@
 //! All writes of the machine go through here: into the overlay, and into the sums of the digest.
 
 use super::Notice;
+use super::cache::{Record, Value};
 use super::digest::Lanes;
 use super::machine::Totals;
-use super::overlay::{Overlay, View};
-use super::records::{Cleanup, FRONTS, Head, decode, encode, keys};
+use super::overlay::{Growing, Overlay, View};
+use super::packed::{self, Packed};
+use super::records::{Cleanup, FRONTS, Head, Key, decode, keys};
 use crate::storage::{StateReader, StorageError, Tree};
 use crate::types::{Index, UserId, WallTime};
-use bytes::Bytes;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// An entry in progress. Call [`Transaction::finish`] at its end: heads are kept here and written
 /// once, however often one entry changes them.
@@ -27,6 +28,17 @@ pub(super) struct Transaction<'a> {
     pub index: Index,
     /// The entry's time.
     pub time: WallTime,
+}
+
+/// What became of an item for a packed record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Packing {
+    /// It is in it.
+    Done,
+    /// There is no room in it.
+    Full,
+    /// There is no such record.
+    Missing,
 }
 
 struct Loaded {
@@ -61,26 +73,60 @@ impl<'a> Transaction<'a> {
         View {
             reader: self.reader,
             overlay: self.overlay,
+            cached: true,
         }
     }
 
-    pub fn read<T: DeserializeOwned>(
-        &self,
-        tree: Tree,
-        key: &[u8],
-    ) -> Result<Option<T>, StorageError> {
+    pub fn read<T>(&self, tree: Tree, key: &[u8]) -> Result<Option<T>, StorageError>
+    where
+        T: Record + DeserializeOwned + Clone,
+    {
         self.view().read(tree, key)
     }
 
-    pub fn put<T: Serialize>(&mut self, tree: Tree, key: Bytes, record: &T) {
-        self.overlay.put(tree, key, Some(encode(record)));
+    pub fn put<T: Record>(&mut self, tree: Tree, key: Key, record: T) {
+        let value = Value::Record(Arc::new(record));
+        self.overlay.put(tree, key, Some(value));
     }
 
-    pub fn put_bytes(&mut self, tree: Tree, key: Bytes, bytes: Bytes) {
-        self.overlay.put(tree, key, Some(bytes));
+    /// A new packed record with one item.
+    pub fn pack(&mut self, tree: Tree, key: Key, item: &[u8], lanes: &Lanes) {
+        let record = Value::Packed(Arc::new(packed::create(item, lanes)));
+        self.overlay.put(tree, key, Some(record));
     }
 
-    pub fn remove(&mut self, tree: Tree, key: Bytes) {
+    /// One more item in a packed record.
+    pub fn pack_more(
+        &mut self,
+        tree: Tree,
+        key: &Key,
+        item: &[u8],
+        lanes: &Lanes,
+        bytes_max: usize,
+    ) -> Result<Packing, StorageError> {
+        let has_room = |record: &[u8]| packed::has_room(record, item, bytes_max);
+        match self.overlay.packed_mut(tree, key, has_room) {
+            Growing::Room(record) => {
+                packed::append(record, item, lanes);
+                return Ok(Packing::Done);
+            }
+            Growing::Full => return Ok(Packing::Full),
+            Growing::NotHeld => {}
+        }
+        let Some(stored) = self.view().packed(tree, key)? else {
+            return Ok(Packing::Missing);
+        };
+        let mut record = Packed::open(tree, key, stored)?.into_bytes();
+        if !has_room(&record) {
+            return Ok(Packing::Full);
+        }
+        packed::append(&mut record, item, lanes);
+        let record = Value::Packed(Arc::new(record));
+        self.overlay.put(tree, key.clone(), Some(record));
+        Ok(Packing::Done)
+    }
+
+    pub fn remove(&mut self, tree: Tree, key: Key) {
         self.overlay.put(tree, key, None);
     }
 
@@ -141,14 +187,14 @@ impl<'a> Transaction<'a> {
     }
 
     /// Notes rows that nobody can see any more; later entries remove them, a few each.
-    pub fn clean_up(&mut self, tree: Tree, (from, to): (Bytes, Bytes)) {
+    pub fn clean_up(&mut self, tree: Tree, (from, to): (Key, Key)) {
         let key = keys::cleanup(self.index, self.cleanups);
         let cleanup = Cleanup {
             tree: tree as u8,
-            from: from.into(),
-            to: to.into(),
+            from: from.to_vec(),
+            to: to.to_vec(),
         };
-        self.put(Tree::Sessions, key, &cleanup);
+        self.put(Tree::Sessions, key, cleanup);
         self.cleanups += 1;
         self.totals.cleanups += 1;
     }
@@ -170,14 +216,14 @@ impl<'a> Transaction<'a> {
         let rows = self.view().range(tree, &cleanup.from, &cleanup.to, ROWS)?;
         let done = rows.len() < ROWS;
         for (row, _) in rows {
-            cleanup.from = super::overlay::after(&row).into();
-            self.remove(tree, row);
+            cleanup.from = super::overlay::after(&row).to_vec();
+            self.remove(tree, Key::from_slice(&row));
         }
         if done {
-            self.remove(Tree::Sessions, key);
+            self.remove(Tree::Sessions, Key::from_slice(&key));
             self.totals.cleanups -= 1;
         } else {
-            self.put(Tree::Sessions, key, &cleanup);
+            self.put(Tree::Sessions, Key::from_slice(&key), cleanup);
         }
         Ok(())
     }
@@ -190,7 +236,7 @@ impl<'a> Transaction<'a> {
             match loaded.head {
                 Some(head) => {
                     self.totals.total.add(&head.sum);
-                    self.put(Tree::Users, key, &head);
+                    self.put(Tree::Users, key, head);
                 }
                 None => self.remove(Tree::Users, key),
             }
@@ -201,17 +247,4 @@ impl<'a> Transaction<'a> {
 
 fn no_head(user: UserId) -> StorageError {
     StorageError::Damaged(format!("users: user {user} has no head"))
-}
-
-impl View<'_> {
-    /// One record, decoded.
-    pub fn read<T: DeserializeOwned>(
-        &self,
-        tree: Tree,
-        key: &[u8],
-    ) -> Result<Option<T>, StorageError> {
-        self.get(tree, key)?
-            .map(|bytes| decode(tree, key, &bytes))
-            .transpose()
-    }
 }

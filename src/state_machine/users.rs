@@ -1,7 +1,7 @@
 //! Accounts: creation, profile, password, deletion.
 
 use super::overlay::View;
-use super::records::{Account, AccountRecord, Tombstone, decode, keys, name_lanes};
+use super::records::{Account, AccountRecord, Token, Tombstone, decode, keys, name_lanes};
 use super::tokens::{self, Session};
 use super::transaction::Transaction;
 use super::{AccountInfo, Command, NewToken, Notice, Refusal, Reply, idempotency};
@@ -18,13 +18,17 @@ pub(super) fn find_account(view: View<'_>, user: UserId) -> Result<Option<Accoun
 
 /// The user with this name.
 pub(super) fn find_user(view: View<'_>, name: &str) -> Result<Option<UserId>, StorageError> {
-    view.read(Tree::Users, &keys::name(name))
+    let user = view.read_shared(Tree::Users, &keys::name(name))?;
+    Ok(user.map(|user| *user))
 }
 
 /// Writes an account whose digest has not changed or has been brought up to date.
-pub(super) fn save_account(tx: &mut Transaction<'_>, user: UserId, account: &Account) {
-    let record = AccountRecord::Live(account.clone());
-    tx.put(Tree::Users, keys::account(user), &record);
+pub(super) fn save_account(tx: &mut Transaction<'_>, user: UserId, account: Account) {
+    tx.put(
+        Tree::Users,
+        keys::account(user),
+        AccountRecord::Live(account),
+    );
 }
 
 pub(super) fn account_info(user: UserId, account: &Account) -> AccountInfo {
@@ -76,14 +80,12 @@ pub(super) fn create(
     tx.create_head(user);
     tx.add(user, &account.lanes(user))?;
     tx.add(user, &name_lanes(new.name, user))?;
-    tx.put(Tree::Users, keys::name(new.name), &user);
-    tokens::add_device(tx, user, &new.token.device)?;
+    tx.put(Tree::Users, keys::name(new.name), user);
+    tokens::add_device(tx, user, &account, &new.token.device)?;
     let reply = tokens::open_session(tx, command, user, &mut account, new.token)?;
-    save_account(tx, user, &account);
-    tx.notices.push(Notice::AccountCreated {
-        name: account.name,
-        user,
-    });
+    let name = account.name.clone();
+    save_account(tx, user, account);
+    tx.notices.push(Notice::AccountCreated { name, user });
     Ok(reply)
 }
 
@@ -116,14 +118,15 @@ fn create_again(
 /// Changes the full name.
 pub(super) fn update_profile(
     tx: &mut Transaction<'_>,
-    mut session: Session,
+    session: Session,
     full_name: &str,
 ) -> Result<Reply, StorageError> {
     let user = session.user();
-    tx.subtract(user, &session.account.lanes(user))?;
-    full_name.clone_into(&mut session.account.full_name);
-    tx.add(user, &session.account.lanes(user))?;
-    save_account(tx, user, &session.account);
+    let mut account = session.account().clone();
+    tx.subtract(user, &account.lanes(user))?;
+    full_name.clone_into(&mut account.full_name);
+    tx.add(user, &account.lanes(user))?;
+    save_account(tx, user, account);
     Ok(Reply::Done)
 }
 
@@ -135,11 +138,9 @@ pub(super) fn change_password(
     password_version: u32,
 ) -> Result<Reply, StorageError> {
     let user = session.user();
-    let Session {
-        hash,
-        mut token,
-        mut account,
-    } = session;
+    let hash = session.hash;
+    let mut account = session.account().clone();
+    let mut token = Token::clone(&session.token);
     if account.password_version != password_version {
         return Ok(Reply::Refused(Refusal::PasswordChanged));
     }
@@ -152,31 +153,28 @@ pub(super) fn change_password(
     password_hash.clone_into(&mut account.password_hash);
     account.password_version += 1;
     tx.add(user, &account.lanes(user))?;
-    save_account(tx, user, &account);
-
     tx.subtract(user, &token.lanes(&hash))?;
     token.password_version = account.password_version;
     tx.add(user, &token.lanes(&hash))?;
-    tx.put(Tree::Tokens, keys::token(&hash), &token);
+    tx.put(Tree::Tokens, keys::token(&hash), token);
+    save_account(tx, user, account);
     Ok(Reply::Done)
 }
 
 /// Deletes the account: a tombstone takes its place, its name is free, its tokens are gone. Its
 /// rows are invisible from now on because nothing leads to them; later entries remove them.
-pub(super) fn delete(
-    tx: &mut Transaction<'_>,
-    mut session: Session,
-) -> Result<Reply, StorageError> {
+pub(super) fn delete(tx: &mut Transaction<'_>, session: Session) -> Result<Reply, StorageError> {
     let user = session.user();
-    for hash in session.account.tokens.clone() {
-        tokens::revoke(tx, user, &mut session.account, &hash)?;
+    let mut account = session.account().clone();
+    for hash in &session.account().tokens {
+        tokens::revoke(tx, user, &mut account, hash)?;
     }
-    let name = session.account.name;
+    let name = account.name;
     tx.remove(Tree::Users, keys::name(&name));
     let tombstone = Tombstone { deleted: tx.index };
     tx.add_to_total(&tombstone.lanes(user));
     let record = AccountRecord::Deleted(tombstone);
-    tx.put(Tree::Users, keys::account(user), &record);
+    tx.put(Tree::Users, keys::account(user), record);
     tx.remove_head(user)?;
     tx.clean_up(Tree::Inboxes, keys::of_user(b"", user));
     for prefix in [b"c", b"r", b"d"] {

@@ -103,7 +103,7 @@ fn a_login_is_judged_by_the_password_version_at_its_index() {
 }
 
 #[test]
-fn a_login_to_no_account_and_from_a_ninth_device_is_refused() {
+fn a_login_to_no_account_and_from_a_ninth_device_in_use_is_refused() {
     let mut rig = Rig::new();
     let alice = rig.create("alice");
     let mut nobody = alice.clone();
@@ -120,6 +120,27 @@ fn a_login_to_no_account_and_from_a_ninth_device_is_refused() {
     assert_eq!(ninth, refused(Refusal::TooManyDevices));
     let known = rig.run(&alice.login("device0", "again", 1));
     assert!(matches!(known, Reply::LoggedIn { .. }));
+    // Of two devices that nobody is logged in on, the one whose last login is longer ago goes.
+    for secret in ["secret0", "again", "secret1"] {
+        let mut on_device = alice.clone();
+        on_device.token = token(secret);
+        let out = Operation::RevokeOwnToken;
+        let logout = Command {
+            auth: Some(Auth {
+                token: on_device.token,
+            }),
+            request: None,
+            operation: out,
+            front: false,
+        };
+        assert_eq!(rig.run(&logout), Reply::Done);
+    }
+    let ninth = rig.run(&alice.login("device9", "ninth", 1));
+    assert!(matches!(ninth, Reply::LoggedIn { .. }));
+    let key = super::super::records::keys::head(alice.id);
+    let view = rig.machine.view(&rig.trees);
+    let head: super::super::records::Head = view.read(Tree::Users, &key).unwrap().unwrap();
+    assert!(head.device("device1").is_none() && head.device("device0").is_some());
     rig.check();
 }
 

@@ -1,7 +1,7 @@
 //! Sending, reading, acknowledging.
 
 use super::*;
-use crate::limits::{BODY_BYTES_MAX, DELIVER_BATCH_MAX};
+use crate::limits::{BODY_BYTES_MAX, DELIVER_BATCH_MAX, EXPIRE_BLOCKS_MAX};
 use crate::state_machine::block::Message;
 use crate::state_machine::overlay::Overlay;
 use crate::state_machine::transaction::Transaction;
@@ -226,5 +226,67 @@ fn an_inbox_that_is_too_long_loses_its_oldest_messages() {
     assert_eq!(messages.first().unwrap().seq, cursor.first);
     assert_eq!(messages.last().unwrap().seq, InboxSeq(500));
     assert_eq!(messages.len() as u64, kept);
+    rig.check();
+}
+
+#[test]
+fn old_messages_go_by_age_and_the_inbox_counts_on() {
+    let mut rig = Rig::new();
+    let (mut alice, bob) = (rig.create("alice"), rig.create("bob"));
+    let large = "x".repeat(3_000);
+    for _ in 0..5 {
+        rig.run(&alice.next(send("bob", &large)));
+    }
+    let middle = rig.now;
+    rig.now.0 += 100 * SECOND;
+    rig.run(&alice.next(send("bob", &large)));
+
+    let old = |rig: &mut Rig, before| {
+        let trees = rig.trees.clone();
+        rig.machine.old_inboxes(&trees, before).unwrap()
+    };
+    assert!(old(&mut rig, WallTime(0)).is_empty());
+    let before = WallTime(middle.0 + 1);
+    assert_eq!(old(&mut rig, before), [bob.id]);
+    let expire = |before| {
+        let users = vec![alice.id, bob.id, UserId(99)];
+        internal(Operation::ExpireMessages { users, before })
+    };
+    rig.run(&expire(before));
+    let (messages, cursor) = read(&rig, bob.token, None);
+    assert_eq!((cursor.first.0, cursor.last.0), (6, 6));
+    assert_eq!(messages.len(), 1);
+    assert!(old(&mut rig, before).is_empty());
+    rig.check();
+
+    // The last block goes too, and the next message has the next sequence.
+    rig.run(&expire(WallTime(u64::MAX)));
+    let (messages, cursor) = read(&rig, bob.token, None);
+    assert!(messages.is_empty());
+    assert_eq!((cursor.first.0, cursor.last.0), (7, 6));
+    rig.check();
+    rig.run(&alice.next(send("bob", "later")));
+    let (messages, _) = read(&rig, bob.token, Some(0));
+    assert_eq!((messages.len(), messages[0].seq), (1, InboxSeq(7)));
+    rig.check();
+}
+
+#[test]
+fn one_entry_drops_a_bounded_number_of_blocks() {
+    let mut rig = Rig::new();
+    let (mut alice, bob) = (rig.create("alice"), rig.create("bob"));
+    let large = "x".repeat(3_000);
+    for _ in 0..EXPIRE_BLOCKS_MAX + 10 {
+        rig.run(&alice.next(send("bob", &large)));
+    }
+    let users = vec![bob.id];
+    let before = WallTime(u64::MAX);
+    let expire = internal(Operation::ExpireMessages { users, before });
+    rig.run(&expire);
+    let (messages, cursor) = read(&rig, bob.token, Some(0));
+    assert_eq!(cursor.first.0, EXPIRE_BLOCKS_MAX as u64 + 1);
+    assert_eq!(messages.len(), 10);
+    rig.run(&expire);
+    assert!(read(&rig, bob.token, Some(0)).0.is_empty());
     rig.check();
 }

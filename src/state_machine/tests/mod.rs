@@ -250,6 +250,16 @@ pub fn send(recipient: &str, body: &str) -> Operation {
     }
 }
 
+/// A command of the replicas themselves.
+pub fn internal(operation: Operation) -> Command {
+    Command {
+        auth: None,
+        request: None,
+        operation,
+        front: false,
+    }
+}
+
 pub fn refused(refusal: Refusal) -> Reply {
     Reply::Refused(refusal)
 }

@@ -31,7 +31,7 @@ fn a_slice_waits_for_its_commit_record_and_only_one_is_out() {
 #[test]
 fn full_slices_are_bounded_and_handed_out_in_order() {
     let mut rig = Rig::new();
-    for i in 0..300 {
+    for i in 0..600 {
         rig.create(&format!("user{i}"));
     }
     let applied = rig.machine.applied();
@@ -83,6 +83,7 @@ fn a_key_changed_while_its_slice_is_written_keeps_the_newer_value() {
 
 #[test]
 fn ranges_merge_store_and_overlay_in_both_directions() {
+    use crate::state_machine::cache::Value;
     use crate::state_machine::overlay::{Overlay, View};
     let key = |n: u8| Bytes::copy_from_slice(&[n]);
     let mut trees = Trees::default();
@@ -92,14 +93,19 @@ fn ranges_merge_store_and_overlay_in_both_directions() {
     let mut overlay = Overlay::default();
     for n in 0..100 {
         match n % 5 {
-            0 => overlay.put(Tree::Users, key(n), Some(key(n + 100))),
-            1 | 2 => overlay.put(Tree::Users, key(n), None),
+            0 => overlay.put(
+                Tree::Users,
+                key(n)[..].into(),
+                Some(Value::Bytes(key(n + 100))),
+            ),
+            1 | 2 => overlay.put(Tree::Users, key(n)[..].into(), None),
             _ => {}
         }
     }
     let view = View {
         reader: &trees,
         overlay: &overlay,
+        cached: true,
     };
     let all: Vec<(Bytes, Bytes)> = (0..100_u8)
         .filter_map(|n| match n % 5 {

@@ -157,6 +157,10 @@ impl Commands {
                 tokens: self.tokens(),
                 idle_us: 200_000,
             },
+            21 => Operation::ExpireMessages {
+                users: self.users.clone(),
+                before: WallTime(1_000 * SECOND + self.seeded.below(400) * 1_000),
+            },
             _ => Operation::SendMessage {
                 recipient: name,
                 body: vec![0xee; self.seeded.below(2_000) as usize],

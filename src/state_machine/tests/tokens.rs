@@ -19,15 +19,6 @@ fn sessions(rig: &Rig, token: TokenHash) -> Vec<SessionInfo> {
     }
 }
 
-fn internal(operation: Operation) -> Command {
-    Command {
-        auth: None,
-        request: None,
-        operation,
-        front: false,
-    }
-}
-
 #[test]
 fn only_a_registered_token_is_valid() {
     let mut rig = Rig::new();

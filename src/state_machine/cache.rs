@@ -1,0 +1,160 @@
+//! Values as the machine works with them, and a cache of those that the store has too.
+//!
+//! A record that is changed by every message (a head, a client) would be decoded and encoded for
+//! each; it is kept decoded instead, and encoded when a slice or a scan wants its bytes. What is
+//! only read (tokens, accounts, names) is kept too, so that a message asks the store nothing.
+//!
+//! Nothing here is state: with an empty cache the machine computes the same, only slower.
+
+use super::records::{Key, encode};
+use crate::storage::Tree;
+use bytes::Bytes;
+use indexmap::IndexMap;
+use serde::Serialize;
+use std::any::Any;
+use std::sync::Arc;
+
+/// Bytes of one of the two generations, by [`Value::weight`].
+const GENERATION_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What a decoded record and its place are taken to weigh.
+const RECORD_BYTES: usize = 512;
+
+/// By key. Its hashes differ in each process (names are chosen by clients), its order does not: it
+/// follows from what was inserted and removed alone.
+pub(super) type KeyMap<V> = IndexMap<Key, V, foldhash::fast::RandomState>;
+
+/// A decoded record.
+pub(super) trait Record: Any + Send + Sync {
+    fn encode(&self) -> Bytes;
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+impl<T: Serialize + Any + Send + Sync> Record for T {
+    fn encode(&self) -> Bytes {
+        encode(self)
+    }
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+/// A record's value: as it is stored, or decoded.
+#[derive(Clone)]
+pub(super) enum Value {
+    Bytes(Bytes),
+    /// As it is stored too, and growing: see [`super::packed`].
+    Packed(Arc<Vec<u8>>),
+    Record(Arc<dyn Record>),
+}
+
+impl Value {
+    /// As it is stored.
+    pub fn bytes(&self) -> Bytes {
+        match self {
+            Self::Bytes(bytes) => bytes.clone(),
+            Self::Packed(bytes) => Bytes::copy_from_slice(bytes),
+            Self::Record(record) => record.encode(),
+        }
+    }
+
+    /// The decoded record, if it is one and of this type.
+    pub fn record<T: Record>(&self) -> Option<Arc<T>> {
+        match self {
+            Self::Bytes(_) | Self::Packed(_) => None,
+            Self::Record(record) => Arc::clone(record).into_any().downcast().ok(),
+        }
+    }
+
+    fn weight(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => RECORD_BYTES + bytes.len(),
+            Self::Packed(bytes) => RECORD_BYTES + bytes.capacity(),
+            Self::Record(_) => RECORD_BYTES,
+        }
+    }
+}
+
+/// Values that are in the store as they are here.
+///
+/// Two generations: when the young one is full it becomes the old one, and the one that was old
+/// goes. What is used moves to the young one, so that what goes has not been used for long.
+#[derive(Default)]
+pub(super) struct Cache {
+    young: [KeyMap<Value>; Tree::ALL.len()],
+    old: [KeyMap<Value>; Tree::ALL.len()],
+    young_bytes: usize,
+}
+
+impl Cache {
+    pub fn get(&mut self, tree: Tree, key: &[u8]) -> Option<Value> {
+        if let Some(value) = self.young[tree as usize].get(key) {
+            return Some(value.clone());
+        }
+        let (key, value) = self.old[tree as usize].swap_remove_entry(key)?;
+        self.put(tree, key, value.clone());
+        Some(value)
+    }
+
+    /// The store has this value.
+    pub fn put(&mut self, tree: Tree, key: Key, value: Value) {
+        if self.young_bytes >= GENERATION_BYTES_MAX {
+            self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
+        }
+        self.young_bytes += value.weight();
+        self.old[tree as usize].swap_remove(&key);
+        self.young[tree as usize].insert(key, value);
+    }
+
+    /// The store has another value, or will have.
+    pub fn forget(&mut self, tree: Tree, key: &[u8]) {
+        self.young[tree as usize].swap_remove(key);
+        self.old[tree as usize].swap_remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(byte: u8) -> Value {
+        Value::Bytes(Bytes::from(vec![byte; 64 * 1024]))
+    }
+
+    fn first(cache: &mut Cache, key: &'static [u8]) -> Option<u8> {
+        cache.get(Tree::Users, key).map(|value| value.bytes()[0])
+    }
+
+    #[test]
+    fn what_is_used_stays_and_what_is_not_goes() {
+        let mut cache = Cache::default();
+        cache.put(Tree::Users, Key::from_slice(b"used"), value(1));
+        cache.put(Tree::Users, Key::from_slice(b"idle"), value(2));
+        for number in 0..1_000u32 {
+            let key = Key::from_slice(&number.to_be_bytes());
+            cache.put(Tree::Inboxes, key, value(3));
+            assert_eq!(first(&mut cache, b"used"), Some(1));
+        }
+        assert_eq!(first(&mut cache, b"idle"), None);
+    }
+
+    #[test]
+    fn a_newer_value_hides_an_old_generations_and_what_is_forgotten_is_in_neither() {
+        let mut cache = Cache::default();
+        let key = || Key::from_slice(b"k");
+        cache.put(Tree::Users, key(), value(1));
+        cache.old = std::mem::take(&mut cache.young);
+        cache.put(Tree::Users, key(), value(2));
+        assert_eq!(first(&mut cache, b"k"), Some(2));
+        cache.old = std::mem::take(&mut cache.young);
+        cache.forget(Tree::Users, b"k");
+        assert_eq!(first(&mut cache, b"k"), None);
+    }
+
+    #[test]
+    fn a_record_of_another_type_is_none() {
+        let value = Value::Record(Arc::new(7u64));
+        assert_eq!(value.record::<u64>().as_deref(), Some(&7));
+        assert!(value.record::<u32>().is_none());
+    }
+}
