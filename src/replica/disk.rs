@@ -5,8 +5,9 @@
 //! with its jobs. A commit record rides with the next entries, or goes alone when none come within
 //! a refresh interval; it is never for an entry that is not in the store.
 
-use super::{DiskDone, DiskJob};
-use crate::consensus::{Fetch, Job, JobId};
+use super::workshop::{record_of, slice_of};
+use super::{DiskDone, DiskJob, Extra};
+use crate::consensus::{Fetch, Job, JobId, SnapshotHead};
 use crate::storage::{CommitRecord, Slice};
 use crate::types::{Index, Monotonic};
 use std::collections::VecDeque;
@@ -23,6 +24,8 @@ pub(super) struct Policy {
     pub pressing: bool,
     /// Write a slice even if it is not full, and the commit record now.
     pub force: bool,
+    /// The trees must not move now.
+    pub hold: bool,
 }
 
 struct Out {
@@ -33,6 +36,7 @@ struct Out {
     wrote_log: bool,
     commit: Option<CommitRecord>,
     slice: Option<Slice>,
+    install: Option<Box<SnapshotHead>>,
 }
 
 /// Whether the trees are to stand still, for a scan.
@@ -49,7 +53,12 @@ enum Freeze {
 pub(super) struct Finished {
     pub core: Option<JobId>,
     pub slice: bool,
+    /// The store is another now: it holds this.
+    pub install: Option<Box<SnapshotHead>>,
 }
+
+/// The machine's next slice: (commit recorded, force).
+type NextSlice<'a> = &'a mut dyn FnMut(Index, bool) -> Option<Slice>;
 
 /// The disk's side of a replica.
 pub(super) struct Disk {
@@ -68,6 +77,7 @@ pub(super) struct Disk {
     /// The last slice written, without its changes.
     checkpoint: Option<Slice>,
     sliced_last: bool,
+    extra_last: bool,
     freeze: Freeze,
     /// The machine had nothing more when it was last forced.
     exhausted: bool,
@@ -91,6 +101,7 @@ impl Disk {
             durable: commit.map_or(Index(0), |record| record.stamp.index),
             checkpoint,
             sliced_last: false,
+            extra_last: false,
             freeze: Freeze::No,
             exhausted: false,
         }
@@ -143,19 +154,29 @@ impl Disk {
         self.exhausted = false;
     }
 
-    /// The next job, if the disk is free and there is something to do. `next_slice` is the
-    /// machine's: (commit recorded, force).
+    /// The next job, if the disk is free and there is something to do. Extra work takes the turn of
+    /// a slice, and neither comes twice between two of the core's jobs.
     pub(super) fn next_job(
         &mut self,
         policy: Policy,
         now: Monotonic,
-        next_slice: &mut dyn FnMut(Index, bool) -> Option<Slice>,
+        next_slice: NextSlice<'_>,
+        next_extra: &mut dyn FnMut() -> Option<Extra>,
     ) -> Option<DiskJob> {
         if self.out.is_some() {
             return None;
         }
+        // A rewritten store holds the same records: only another state must wait for a scan.
+        let scanned = self.freeze == Freeze::Frozen;
+        if scanned && self.core.as_ref().is_some_and(|job| job.install.is_some()) {
+            return None;
+        }
+        if let Some(extra) = self.extra_in_turn(policy, next_extra) {
+            return Some(self.extra_job(extra, now));
+        }
         let force = policy.force || matches!(self.freeze, Freeze::Until(_));
         let slice_turn = self.core.is_none() || policy.pressing && !self.sliced_last;
+        let slice_turn = slice_turn && !policy.hold;
         let slice = slice_turn.then(|| self.slice(force, next_slice)).flatten();
         let core = if slice.is_some() {
             None
@@ -193,6 +214,7 @@ impl Disk {
             wrote_log,
             commit,
             slice: slice.as_ref().map(without_changes),
+            install: core.as_ref().and_then(|job| job.install.clone()),
         });
         Some(DiskJob {
             number: self.number,
@@ -200,7 +222,54 @@ impl Disk {
             commit,
             slice,
             fetches,
+            extra: None,
         })
+    }
+
+    /// Extra work, if it is its turn and there is some.
+    fn extra_in_turn(
+        &mut self,
+        policy: Policy,
+        next_extra: &mut dyn FnMut() -> Option<Extra>,
+    ) -> Option<Extra> {
+        let beside = self.core.is_none() || !self.sliced_last;
+        let turn = beside && !(policy.pressing && self.extra_last);
+        let extra = if turn { next_extra() } else { None };
+        self.extra_last = extra.is_some();
+        self.sliced_last |= extra.is_some();
+        extra
+    }
+
+    fn extra_job(&mut self, extra: Extra, now: Monotonic) -> DiskJob {
+        self.number += 1;
+        self.out = Some(Out {
+            number: self.number,
+            since: now,
+            core: None,
+            log_last: self.log_last,
+            wrote_log: false,
+            commit: None,
+            slice: None,
+            install: None,
+        });
+        DiskJob {
+            number: self.number,
+            core: None,
+            commit: None,
+            slice: None,
+            fetches: std::mem::take(&mut self.fetches),
+            extra: Some(extra),
+        }
+    }
+
+    /// The store was exchanged for one that holds this.
+    fn exchanged(&mut self, head: &SnapshotHead) {
+        let record = record_of(head);
+        self.records.clear();
+        self.written = Some(record);
+        self.durable = record.stamp.index;
+        self.checkpoint = Some(slice_of(head, Vec::new()));
+        self.exhausted = false;
     }
 
     /// A job is done.
@@ -209,6 +278,14 @@ impl Disk {
             return Finished::default();
         };
         self.log_last = out.log_last;
+        if let Some(head) = out.install {
+            self.exchanged(&head);
+            return Finished {
+                core: out.core,
+                slice: false,
+                install: Some(head),
+            };
+        }
         if out.commit.is_some() {
             self.written = out.commit;
         }
@@ -222,6 +299,7 @@ impl Disk {
         Finished {
             core: out.core,
             slice,
+            install: None,
         }
     }
 
@@ -244,7 +322,10 @@ impl Disk {
     /// Do the trees stand still?
     pub(super) fn is_frozen(&mut self) -> bool {
         if let Freeze::Until(target) = self.freeze
-            && self.out.as_ref().is_none_or(|out| out.slice.is_none())
+            && self
+                .out
+                .as_ref()
+                .is_none_or(|out| out.slice.is_none() && out.install.is_none())
             && (self.checkpoint() >= target || self.exhausted && self.records.is_empty())
         {
             self.freeze = Freeze::Frozen;
@@ -288,6 +369,9 @@ impl Disk {
 
 /// The store's last entry after a job, and whether the job writes to the log.
 fn log_after(job: &Job, before: Index) -> (Index, bool) {
+    if let Some(head) = &job.install {
+        return (head.base.stamp.index, true);
+    }
     let kept = job.truncate_after.map_or(before, |after| after.min(before));
     let last = job
         .append
@@ -316,6 +400,7 @@ mod tests {
         record_after_us: 50_000,
         pressing: false,
         force: false,
+        hold: false,
     };
     const FORCE: Policy = Policy {
         force: true,
@@ -338,7 +423,18 @@ mod tests {
         disk.on_done(&DiskDone {
             number: job.number,
             fetched: Vec::new(),
+            extra: None,
+            size_bytes: 0,
         })
+    }
+
+    fn next_job(
+        disk: &mut Disk,
+        policy: Policy,
+        now: Monotonic,
+        next_slice: NextSlice<'_>,
+    ) -> Option<DiskJob> {
+        disk.next_job(policy, now, next_slice, &mut || None)
     }
 
     fn commit(job: &DiskJob) -> Option<u64> {
@@ -349,11 +445,11 @@ mod tests {
     fn a_record_rides_with_the_next_entries_or_goes_alone_after_a_refresh() {
         let mut disk = Disk::new(Index(5), None, None);
         disk.record(record(1, 5), ms(100));
-        assert!(disk.next_job(POLICY, ms(149), &mut none()).is_none());
-        let job = disk.next_job(POLICY, ms(150), &mut none()).unwrap();
+        assert!(next_job(&mut disk, POLICY, ms(149), &mut none()).is_none());
+        let job = next_job(&mut disk, POLICY, ms(150), &mut none()).unwrap();
         assert_eq!((commit(&job), job.core), (Some(5), None));
         assert!(
-            disk.next_job(FORCE, ms(150), &mut none()).is_none(),
+            next_job(&mut disk, FORCE, ms(150), &mut none()).is_none(),
             "one at a time"
         );
     }
@@ -363,12 +459,12 @@ mod tests {
         let mut disk = Disk::new(Index(5), None, None);
         disk.record(record(1, 4), ms(0));
         disk.record(record(1, 6), ms(0));
-        let first = disk.next_job(FORCE, ms(0), &mut none()).unwrap();
+        let first = next_job(&mut disk, FORCE, ms(0), &mut none()).unwrap();
         assert_eq!(commit(&first), Some(4));
         done(&mut disk, &first);
-        assert!(disk.next_job(FORCE, ms(0), &mut none()).is_none());
+        assert!(next_job(&mut disk, FORCE, ms(0), &mut none()).is_none());
         disk.set_core(append(1, 6));
-        let second = disk.next_job(POLICY, ms(0), &mut none()).unwrap();
+        let second = next_job(&mut disk, POLICY, ms(0), &mut none()).unwrap();
         assert_eq!(commit(&second), Some(6), "with the entry itself");
     }
 
@@ -377,7 +473,7 @@ mod tests {
         let mut disk = Disk::new(Index(5), Some(record(1, 5)), None);
         let mut full = |limit: Index, _| Some(slice(limit.0));
         disk.set_core(append(1, 6));
-        let job = disk.next_job(POLICY, ms(0), &mut full).unwrap();
+        let job = next_job(&mut disk, POLICY, ms(0), &mut full).unwrap();
         assert!(job.core.is_some() && job.slice.is_none());
         assert_eq!(done(&mut disk, &job).core, Some(JobId(1)));
         let pressing = Policy {
@@ -385,10 +481,10 @@ mod tests {
             ..POLICY
         };
         disk.set_core(append(2, 7));
-        let job = disk.next_job(pressing, ms(0), &mut full).unwrap();
+        let job = next_job(&mut disk, pressing, ms(0), &mut full).unwrap();
         assert!(job.core.is_none() && job.slice.is_some());
         assert!(done(&mut disk, &job).slice);
-        let job = disk.next_job(pressing, ms(0), &mut full).unwrap();
+        let job = next_job(&mut disk, pressing, ms(0), &mut full).unwrap();
         assert!(
             job.core.is_some() && job.slice.is_none(),
             "not two in a row"
@@ -399,18 +495,18 @@ mod tests {
     fn a_slice_stands_on_a_durable_record_or_brings_its_own() {
         let mut disk = Disk::new(Index(5), None, None);
         disk.record(record(1, 5), ms(0));
-        let alone = disk.next_job(FORCE, ms(0), &mut none()).unwrap();
+        let alone = next_job(&mut disk, FORCE, ms(0), &mut none()).unwrap();
         assert_eq!(commit(&alone), Some(5));
         assert!(alone.slice.is_none());
         assert_eq!(done(&mut disk, &alone), Finished::default());
         let mut some = |limit: Index, _| Some(slice(limit.0));
-        let job = disk.next_job(FORCE, ms(0), &mut some).unwrap();
+        let job = next_job(&mut disk, FORCE, ms(0), &mut some).unwrap();
         assert_eq!(commit(&job), Some(5), "written, but no sync has followed");
         done(&mut disk, &job);
         disk.set_core(append(1, 6));
-        let job = disk.next_job(POLICY, ms(0), &mut none()).unwrap();
+        let job = next_job(&mut disk, POLICY, ms(0), &mut none()).unwrap();
         done(&mut disk, &job);
-        let job = disk.next_job(FORCE, ms(0), &mut some).unwrap();
+        let job = next_job(&mut disk, FORCE, ms(0), &mut some).unwrap();
         assert_eq!(commit(&job), None, "durable by now");
         assert_eq!(disk.checkpoint(), Index(5));
     }
@@ -419,7 +515,7 @@ mod tests {
     fn without_any_record_there_is_no_slice() {
         let mut disk = Disk::new(Index(5), None, None);
         let mut never = |_: Index, _: bool| -> Option<Slice> { panic!("nothing is recorded") };
-        assert!(disk.next_job(FORCE, ms(0), &mut never).is_none());
+        assert!(next_job(&mut disk, FORCE, ms(0), &mut never).is_none());
     }
 
     #[test]
@@ -428,14 +524,14 @@ mod tests {
         disk.freeze(Index(5));
         assert!(!disk.is_frozen());
         let mut some = |_: Index, force: bool| force.then(|| slice(5));
-        let job = disk.next_job(POLICY, ms(0), &mut some).unwrap();
+        let job = next_job(&mut disk, POLICY, ms(0), &mut some).unwrap();
         assert!(!disk.is_frozen(), "the slice is on its way");
         done(&mut disk, &job);
         assert!(disk.is_frozen());
         assert_eq!(disk.checkpoint_slice(), Some(&slice(5)));
-        assert!(disk.next_job(FORCE, ms(0), &mut some).is_none());
+        assert!(next_job(&mut disk, FORCE, ms(0), &mut some).is_none());
         disk.thaw();
-        assert!(disk.next_job(FORCE, ms(0), &mut some).is_some());
+        assert!(next_job(&mut disk, FORCE, ms(0), &mut some).is_some());
     }
 
     #[test]

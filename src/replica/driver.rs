@@ -1,10 +1,11 @@
 //! The replica's thread: inputs out of the queue, turns, and what came of them to whom it concerns.
 
+use super::outcomes::{Teller, Waiter};
 use super::queue::{Frozen, Item, Queue, Tickets};
 use super::shared::Shared;
 use super::storage_thread::Work;
 use super::transport::Transport;
-use super::{Input, Output, ReadError, Replica, Ticket, WriteError, Written, events};
+use super::{Input, Names, Output, ReadError, Replica, Ticket, events};
 use crate::consensus::Now;
 use crate::limits::BATCH_ENTRIES_MAX;
 use crate::state_machine::Answer;
@@ -21,19 +22,29 @@ const TICK_US: u64 = 5_000;
 
 /// Both clocks.
 #[derive(Clone, Copy)]
-pub(super) struct Clock(Instant);
+pub(super) struct Clock {
+    started: Instant,
+    /// Of the wall clock; not 0 in tests only.
+    offset_us: i64,
+}
 
 impl Clock {
-    pub(super) fn start() -> Self {
-        Self(Instant::now())
+    pub(super) fn start(offset_us: i64) -> Self {
+        Self {
+            started: Instant::now(),
+            offset_us,
+        }
     }
 
     pub(super) fn now(self) -> Now {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Now {
-            mono: Monotonic(self.0.elapsed().as_micros() as u64),
+            mono: Monotonic(self.started.elapsed().as_micros() as u64),
             // A clock before 1970 is as wrong as one at 1970; the core raises the alarm.
-            wall: WallTime(wall.map_or(0, |since| since.as_micros() as u64)),
+            wall: WallTime(
+                wall.map_or(0, |since| since.as_micros() as u64)
+                    .saturating_add_signed(self.offset_us),
+            ),
         }
     }
 }
@@ -48,7 +59,7 @@ pub(super) struct Driver<R: StateReader, T: Transport> {
     work: Sender<Work>,
     transport: T,
     tickets: Tickets,
-    writes: BTreeMap<Ticket, oneshot::Sender<Result<Written, WriteError>>>,
+    writes: BTreeMap<Ticket, Waiter>,
     reads: BTreeMap<Ticket, oneshot::Sender<Result<Answer, ReadError>>>,
     /// Who waits for the trees to stand still.
     freezing: Option<oneshot::Sender<Frozen>>,
@@ -114,6 +125,10 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
         if now.mono >= self.tick_at {
             self.tick_at = now.mono.plus(TICK_US);
             self.replica.handle(Input::Tick, now)?;
+            let used = self.shared.take_used();
+            if !used.is_empty() {
+                self.replica.handle(Input::TokensUsed(used), now)?;
+            }
         }
         let count = items.len().min(BATCH_ENTRIES_MAX);
         for item in items.drain(..count) {
@@ -121,7 +136,11 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
         }
         let output = self.replica.take_output()?;
         let shut_down = output.shut_down;
+        let jumped = output.jumped;
         self.pass_on(output);
+        if jumped {
+            self.jump()?;
+        }
         self.tell_primary(now.mono);
         self.tell_frozen();
         Ok(shut_down)
@@ -135,10 +154,17 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
                 }
                 return self.replica.handle(input, now);
             }
-            Item::Write(command, sender) => {
+            Item::Write(command, waiter) => {
                 let ticket = self.tickets.next();
-                self.writes.insert(ticket, sender);
+                self.writes.insert(ticket, waiter);
                 return self.replica.handle(Input::Write(ticket, command), now);
+            }
+            Item::Writes(writes) => {
+                for (command, slot) in writes {
+                    let ticket = self.tickets.next();
+                    self.writes.insert(ticket, Waiter::Slot(slot));
+                    self.replica.handle(Input::Write(ticket, command), now)?;
+                }
             }
             Item::Read(query, consistency, sender) => {
                 let ticket = self.tickets.next();
@@ -176,16 +202,26 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
         for notice in output.notices {
             self.shared.notice(notice);
         }
+        let mut teller = Teller::default();
         for (ticket, outcome) in output.written {
-            if let Some(sender) = self.writes.remove(&ticket) {
-                let _ = sender.send(outcome);
+            if let Some(waiter) = self.writes.remove(&ticket) {
+                teller.tell(waiter, outcome);
             }
         }
+        teller.finish();
         for (ticket, answer) in output.answered {
             if let Some(sender) = self.reads.remove(&ticket) {
                 let _ = sender.send(answer);
             }
         }
+    }
+
+    /// The state is another one: the names too, and streams begin again from what is there.
+    fn jump(&mut self) -> Result<(), StorageError> {
+        let names = self.replica.names()?;
+        let names = names.into_iter().map(|(name, _)| name).collect();
+        self.shared.replace_names(Names::new(names));
+        Ok(())
     }
 
     fn tell_primary(&mut self, now: Monotonic) {

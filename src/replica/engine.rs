@@ -8,22 +8,27 @@ mod looks;
 
 use super::disk::{Disk, Policy};
 use super::reads::{Read, Reads};
+use super::room::Room;
 use super::stopping::{Stage, Stopping};
 use super::tokens::TokenUse;
+use super::upkeep::{News, Sight, Upkeep};
+use super::workshop::slice_of;
 use super::writes::{Origin, Writes};
 use super::{
     Config, Consistency, DiskDone, Input, Output, PeerMessage, ReadError, Ticket, WriteError,
 };
-use crate::consensus::{Event, Mutant, Node, Now, Ready, Role, Start, Status as NodeStatus};
+use crate::consensus::{
+    Event, Mutant, Node, Now, Ready, Role, SnapshotHead, Start, Status as NodeStatus,
+};
 use crate::state_machine::{Command, Operation, Query, StateMachine};
-use crate::storage::{CommitRecord, Recovered, StateReader, StorageError};
+use crate::storage::{self, CommitRecord, Recovered, StateReader, StorageError};
 use crate::types::entry::Entry;
-use crate::types::{Index, Monotonic, ReplicaId, RunNonce, TokenHash, WallTime};
+use crate::types::{Index, Monotonic, ReplicaId, RunNonce, WallTime};
 use std::collections::BTreeSet;
 
 /// The trees are brought up to date after this long without anything to apply, in microseconds.
 const IDLE_US: u64 = 1_000_000;
-/// The primary looks for idle tokens this often, in microseconds.
+/// The primary looks for idle tokens and old messages this often, in microseconds.
 const EXPIRE_EVERY_US: u64 = 1_000_000;
 /// Tokens in one `ExpireTokens`.
 const EXPIRE_MAX: usize = 256;
@@ -50,6 +55,8 @@ pub struct Replica<R: StateReader> {
     reads: Reads,
     tokens: TokenUse,
     disk: Disk,
+    upkeep: Upkeep,
+    room: Room,
     /// When something was last applied, and that entry's time: together the log's own clock.
     applied_at: Monotonic,
     applied_time: WallTime,
@@ -73,27 +80,18 @@ impl<R: StateReader> Replica<R> {
     ) -> Result<Self, StorageError> {
         let machine = StateMachine::open(recovered.applied.as_ref())?;
         let applied = machine.applied();
-        let hard_state = recovered.hard_state.ok_or_else(|| {
+        let hard_state = recovered.hard_state.clone().ok_or_else(|| {
             StorageError::Unusable("the replica was started without its hard state".into())
         })?;
         let recorded = recovered
             .commit
             .map_or(Index(0), |record| record.stamp.index);
-        let mut damage = recovered.damage.into_iter().next();
-        if recovered.last < hard_state.mark {
-            damage = damage.or_else(|| {
-                let lost = recovered.last.index.next();
-                let what = format!(
-                    "the log ends at {}, but this replica has acknowledged {}",
-                    recovered.last, hard_state.mark
-                );
-                Some((lost, what))
-            });
-        }
+        let damage = storage::damage_of(&recovered, &hard_state);
         let node = Node::new(Start {
             config: config.node.clone(),
             hard_state,
             members: machine.members().clone(),
+            base: recovered.base.clone(),
             term_runs: recovered.term_runs,
             last: recovered.last,
             tail: recovered.tail,
@@ -110,6 +108,8 @@ impl<R: StateReader> Replica<R> {
             reads: Reads::new(config.read_timeout_us),
             tokens: TokenUse::new(config.token_idle_us, now.mono),
             disk: Disk::new(recovered.last.index, recovered.commit, recovered.applied),
+            upkeep: Upkeep::new(config.rewriting, recovered.rewritten_bytes),
+            room: Room::new(config.free_bytes_min),
             config,
             reader,
             run,
@@ -148,9 +148,10 @@ impl<R: StateReader> Replica<R> {
                 self.node.on_link_down(now, peer, refused);
                 self.writes.give_up_forwards(|to| to != peer);
             }
-            Input::DiskDone(done) => self.on_disk_done(done),
+            Input::DiskDone(done) => self.on_disk_done(done)?,
             Input::Write(ticket, command) => self.on_write(ticket, command),
             Input::Read(ticket, query, consistency) => self.on_read(ticket, query, consistency)?,
+            Input::DiskSpace(free) => self.on_disk_space(free),
             Input::TokensUsed(tokens) => self.tokens.used(tokens, now.mono),
             Input::ShutDown => self.on_shut_down(),
         }
@@ -171,12 +172,18 @@ impl<R: StateReader> Replica<R> {
             reads,
             reads_failed,
             fetches,
+            snapshot_reads,
+            snapshot_step,
             events,
         } = self.node.take_ready();
         if let Some(job) = job {
             self.disk.set_core(job);
         }
         self.disk.fetch(fetches);
+        self.upkeep.read(snapshot_reads);
+        if let Some(step) = snapshot_step {
+            self.upkeep.step(step);
+        }
         let messages = messages.into_iter().map(PeerMessage::Consensus);
         self.output.messages.extend(messages);
         self.apply(&committed)?;
@@ -246,10 +253,13 @@ impl<R: StateReader> Replica<R> {
         }
     }
 
-    fn on_disk_done(&mut self, done: DiskDone) {
+    fn on_disk_done(&mut self, done: DiskDone) -> Result<(), StorageError> {
         let finished = self.disk.on_done(&done);
         if finished.slice {
             self.machine.slice_written();
+        }
+        if let Some(head) = finished.install {
+            self.jump(&head)?;
         }
         self.node.set_disk_age(self.disk.age_us(self.now.mono));
         if let Some(job) = finished.core {
@@ -258,6 +268,34 @@ impl<R: StateReader> Replica<R> {
         for (peer, entries) in done.fetched {
             self.node.on_fetched(self.now, peer, entries);
         }
+        let now = self.now;
+        match self.upkeep.on_done(done.extra, done.size_bytes, now.mono) {
+            None => {}
+            Some(News::Step(done)) => self.node.on_snapshot_step(now, done),
+            Some(News::Head(peer, head)) => self.node.on_snapshot_head(now, peer, *head),
+            Some(News::Rows(peer, chunk)) => self.node.on_snapshot_rows(now, peer, chunk),
+            Some(News::Compacted(base)) => {
+                // The two stores are equal at this moment: no slice was written meanwhile.
+                self.reader.switch();
+                self.node.on_compacted(now, base);
+            }
+        }
+        Ok(())
+    }
+
+    /// The store holds another replica's state: everything that was applied here is void. What
+    /// waited for entries that were never applied here has no known outcome.
+    fn jump(&mut self, head: &SnapshotHead) -> Result<(), StorageError> {
+        self.reader.switch();
+        let slice = slice_of(head, Vec::new());
+        self.machine = StateMachine::open(Some(&slice))?;
+        self.upkeep.installed();
+        self.writes.on_jump(self.machine.applied());
+        self.applied_at = self.now.mono;
+        self.applied_time = head.base.time;
+        self.output.jumped = true;
+        self.tell_applied();
+        Ok(())
     }
 
     fn on_write(&mut self, ticket: Ticket, command: Command) {
@@ -345,35 +383,41 @@ impl<R: StateReader> Replica<R> {
         }
         if self.serving && now >= self.expire_at && !self.writes.is_expiring() {
             self.expire_at = now.plus(EXPIRE_EVERY_US);
-            let tokens = self.idle_tokens()?;
-            if !tokens.is_empty() {
-                let operation = Operation::ExpireTokens {
-                    tokens,
-                    idle_us: self.config.token_idle_us,
-                };
+            if let Some(operation) = self.what_expires()? {
                 self.writes.accept(Origin::Expire, internal(operation), now);
             }
         }
         Ok(())
     }
 
-    /// By the log's own clock, by which apply judges too: by a wall clock that is ahead, the same
-    /// tokens would be proposed in vain again and again.
-    fn idle_tokens(&mut self) -> Result<Vec<TokenHash>, StorageError> {
+    /// Idle tokens, or else old messages. By the log's own clock, by which apply judges too: by a
+    /// wall clock that is ahead, the same would be proposed in vain again and again.
+    fn what_expires(&mut self) -> Result<Option<Operation>, StorageError> {
         let elapsed = self.now.mono.since(self.applied_at);
         let log_time = WallTime(self.applied_time.0.saturating_add(elapsed));
-        self.machine.idle_tokens(
-            &self.reader,
-            log_time,
-            self.config.token_idle_us,
-            EXPIRE_MAX,
-        )
+        let idle_us = self.config.token_idle_us;
+        let tokens = self
+            .machine
+            .idle_tokens(&self.reader, log_time, idle_us, EXPIRE_MAX)?;
+        if !tokens.is_empty() {
+            return Ok(Some(Operation::ExpireTokens { tokens, idle_us }));
+        }
+        if self.config.retention_us == 0 {
+            return Ok(None);
+        }
+        let before = WallTime(log_time.0.saturating_sub(self.config.retention_us));
+        let users = self.machine.old_inboxes(&self.reader, before)?;
+        let found = !users.is_empty();
+        Ok(found.then_some(Operation::ExpireMessages { users, before }))
     }
 
     /// Proposes what is held, or gives it to the primary; without one it waits.
     fn send_writes(&mut self) {
         let me = self.config.node.id;
         if self.serving {
+            if self.node.refuses_for_space() {
+                self.writes.refuse_for_space();
+            }
             let batch = self.writes.batch();
             if batch.is_empty() {
                 return;
@@ -422,7 +466,7 @@ impl<R: StateReader> Replica<R> {
 
     fn tell_applied(&mut self) {
         let (applied, digests) = (self.machine.applied(), self.machine.digests());
-        self.node.set_applied(applied, digests, false);
+        self.node.set_applied(applied, digests, self.room.is_low());
     }
 
     fn on_events(&mut self, events: Vec<Event>) {
@@ -468,14 +512,33 @@ impl<R: StateReader> Replica<R> {
         let lag_max = self.config.checkpoint_entries_max;
         let idle = lag > 0 && now.since(self.applied_at) >= IDLE_US;
         let last = self.stopping.as_ref().is_some_and(Stopping::is_last_stage);
+        let wanted = self.upkeep.wants_checkpoint(self.disk.checkpoint());
+        let rests = self.stopping.is_some() || !self.may_serve() || self.node.is_receiving();
         let policy = Policy {
             record_after_us: self.config.node.refresh_interval_us,
             pressing: lag > lag_max / 2,
-            force: lag > lag_max || idle && !self.disk.is_exhausted() || last,
+            force: lag > lag_max || (idle || wanted) && !self.disk.is_exhausted() || last,
+            hold: self.upkeep.holds_slices() && !rests,
+        };
+        let checkpoint = self.disk.checkpoint_slice().cloned();
+        let elapsed = now.since(self.applied_at);
+        let sight = Sight {
+            now,
+            checkpoint: checkpoint.as_ref(),
+            base: self.node.base(),
+            log_time: WallTime(self.applied_time.0.saturating_add(elapsed)),
+            rests,
+            low: self.room.is_low(),
+            fits: self.room.fits(self.upkeep.size()),
         };
         let machine = &mut self.machine;
         let mut next_slice = |recorded, force| machine.next_slice(recorded, force);
-        self.output.job = self.disk.next_job(policy, now, &mut next_slice);
+        let upkeep = &mut self.upkeep;
+        let mut next_extra = || upkeep.next(sight);
+        let job = self
+            .disk
+            .next_job(policy, now, &mut next_slice, &mut next_extra);
+        self.output.job = job;
     }
 
     /// A step towards the end, if the replica is stopping.

@@ -1,21 +1,25 @@
 //! What happened, as sentences in the log: the only place where the core's events become text.
 
 use crate::consensus::Event;
-use crate::types::ReplicaId;
+use crate::types::{Index, ReplicaId, Stamp};
 use tracing::{error, info, warn};
 
 /// Writes one event to the log.
 pub(super) fn log(id: ReplicaId, event: &Event) {
-    let text = describe(event);
+    let text = sentence(event);
     match event {
-        Event::Damaged { .. } => error!("replica {id}: {text}"),
-        Event::Refused { .. } | Event::ClockSkew { .. } => warn!("replica {id}: {text}"),
+        Event::Damaged { .. } | Event::CannotRepair { .. } => error!("replica {id}: {text}"),
+        Event::Refused { .. }
+        | Event::ClockSkew { .. }
+        | Event::DiskLow { .. }
+        | Event::WritesRefused { .. }
+        | Event::LostMemory { .. } => warn!("replica {id}: {text}"),
         _ => info!("replica {id}: {text}"),
     }
 }
 
-/// One sentence, without the replica's own id.
-fn describe(event: &Event) -> String {
+/// One sentence about an event, without the replica's own id.
+pub fn sentence(event: &Event) -> String {
     match event {
         Event::Formed(cluster) => format!("the cluster is formed: {cluster:?}"),
         Event::WaitingFor(ids) => format!("waiting for {}", replicas(ids)),
@@ -45,12 +49,53 @@ fn describe(event: &Event) -> String {
         Event::AdoptionRefused { from, reason } => {
             format!("did not adopt the copy of replica {from}: {reason}; replication does the rest")
         }
+        Event::SnapshotInstalled { from, base } => {
+            format!("installed the state after {base} from replica {from}; the log begins there")
+        }
+        Event::SnapshotRefused { from, reason } => {
+            format!("did not take the state that replica {from} offers: {reason}")
+        }
+        Event::Repaired { index } => {
+            format!("repaired: the log reaches index {index} again, and this replica takes part")
+        }
+        Event::CannotRepair {
+            damaged,
+            mark,
+            suspect,
+            held_by,
+        } => cannot_repair(damaged, *mark, *suspect, held_by),
+        Event::Proven { above, by } => format!(
+            "nothing that it held above index {above} was ever committed, as {} say: it goes on \
+             from there and takes part",
+            replicas(by)
+        ),
+        Event::LostMemory {
+            from,
+            remembers,
+            has,
+        } => format!(
+            "its disk is an old copy: replica {from} remembers that this one had acknowledged \
+             {remembers}, and its log ends at {has}. It has lost its promises, goes on under a new \
+             incarnation, and does not count until it is readmitted"
+        ),
+        Event::DiskLow { free, needed } => format!(
+            "its disk is nearly full: {} MiB are free, and {} MiB must be left for the next \
+             rewriting of its store",
+            free >> 20,
+            needed >> 20
+        ),
+        Event::DiskRoom => "its disk has room again".into(),
+        Event::WritesRefused { low } => format!(
+            "refuses writes: without {}, low on disk space, no majority is left",
+            replicas(low)
+        ),
+        Event::WritesAccepted => "accepts writes again: a majority has room on its disks".into(),
         Event::Readmitted(id, incarnation) => {
             format!("replica {id} is readmitted with incarnation {incarnation:?}")
         }
         Event::Damaged { index, reason } => format!(
-            "damaged at index {index}, takes no part from now on: {reason}. Stop it, keep its \
-             data directory for inspection, and start it with an empty one"
+            "damaged at index {index}, takes no part from now on: {reason}. The next start puts \
+             its store aside and repairs it from the primary"
         ),
         Event::Refused { peer, reason } => {
             format!("refuses to speak with replica {peer}: {reason}")
@@ -61,6 +106,32 @@ fn describe(event: &Event) -> String {
             format!("the clock of replica {peer} is {seconds} s {side}: check both")
         }
     }
+}
+
+/// Names the index, the replicas, and the next step.
+fn cannot_repair(
+    damaged: &[ReplicaId],
+    mark: Stamp,
+    suspect: Option<Index>,
+    held_by: &[ReplicaId],
+) -> String {
+    let what = match suspect {
+        Some(index) if held_by.is_empty() => {
+            format!("nothing proves that entry {index} was never committed")
+        }
+        Some(index) => format!(
+            "entry {index} cannot be read here, {} had one there, and nothing proves that it was \
+             never committed",
+            replicas(held_by)
+        ),
+        None => format!("all that it held, at least up to {mark}, is lost here"),
+    };
+    format!(
+        "halted, cannot repair itself: {} lost what they had acknowledged, too few are left to \
+         elect a primary, and {what}. Next: stop all replicas, and see what `chat-admin recover` \
+         shows of their data directories",
+        replicas(damaged)
+    )
 }
 
 fn replicas(ids: &[ReplicaId]) -> String {
@@ -74,7 +145,7 @@ fn replicas(ids: &[ReplicaId]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Index, Stamp, Term};
+    use crate::types::Term;
 
     #[test]
     fn events_read_as_sentences() {
@@ -83,10 +154,10 @@ mod tests {
             last: Stamp::new(Term(3), Index(9)),
         };
         assert_eq!(
-            describe(&adopted),
+            sentence(&adopted),
             "adopted the copy that ends at (3,9) from replica 2"
         );
         let waiting = Event::WaitingFor(vec![ReplicaId(2), ReplicaId(3)]);
-        assert_eq!(describe(&waiting), "waiting for replicas 2, 3");
+        assert_eq!(sentence(&waiting), "waiting for replicas 2, 3");
     }
 }

@@ -1,25 +1,48 @@
 //! Does a [`DiskJob`], step by step in its order. The storage thread and the simulator both call
 //! this, so that the order that is simulated is the order that is shipped.
 
-use super::{DiskDone, DiskJob};
+use super::{DiskDone, DiskJob, Workshop};
+use crate::consensus::Mutant;
 use crate::storage::{StorageError, Store, Write};
 
 /// Does a job, step by step in its order. An error leaves the job half done: the replica stops,
 /// and nothing of the job is acknowledged.
-pub fn execute<S: Store>(store: &mut S, job: DiskJob) -> Result<DiskDone, StorageError> {
+pub fn execute<S: Store>(
+    store: &mut S,
+    workshop: &mut Workshop,
+    job: DiskJob,
+) -> Result<DiskDone, StorageError> {
     let mut commit = job.commit;
     if let Some(core) = job.core {
         if let Some(state) = &core.hard_state_before {
             store.write_hard_state(state, true)?;
         }
+        if core.install.is_some() {
+            // What was recorded is about the store that goes.
+            commit = None;
+            store.next_install()?;
+            workshop.installed();
+        }
         if core.truncate_after.is_some() || !core.append.is_empty() {
+            let commit = commit.take();
             store.write(Write {
                 truncate_after: core.truncate_after,
                 append: core.append,
-                commit: commit.take(),
+                commit,
                 slice: None,
             })?;
-            store.sync()?;
+            let synced = store.sync();
+            if Mutant::RetryFsync.on() && synced.is_err() {
+                store.sync()?;
+            } else {
+                synced?;
+            }
+            let rest = Write {
+                truncate_after: core.truncate_after,
+                commit,
+                ..Write::default()
+            };
+            workshop.after_write(store, rest);
         }
         if let Some(state) = &core.hard_state_after {
             store.write_hard_state(state, core.sync_hard_state)?;
@@ -28,19 +51,29 @@ pub fn execute<S: Store>(store: &mut S, job: DiskJob) -> Result<DiskDone, Storag
     // Neither needs a sync of its own: both only spare a restart some work, and the slice stands
     // on a commit record of this very write or of one that is durable.
     if commit.is_some() || job.slice.is_some() {
-        store.write(Write {
+        let write = Write {
             commit,
             slice: job.slice,
             ..Write::default()
-        })?;
+        };
+        workshop.before_write(store, &write)?;
+        let mirrored = workshop.mirrors().then(|| write.clone());
+        store.write(write)?;
+        if let Some(write) = mirrored {
+            workshop.after_write(store, write);
+        }
     }
     let mut fetched = Vec::with_capacity(job.fetches.len());
     for fetch in job.fetches {
         fetched.push((fetch.peer, store.entries(fetch.from, fetch.bytes_max)?));
     }
+    let extra = job.extra.map(|extra| workshop.work(store, extra));
+    let extra = extra.transpose()?;
     Ok(DiskDone {
         number: job.number,
         fetched,
+        extra,
+        size_bytes: store.size_bytes(),
     })
 }
 
@@ -58,6 +91,7 @@ mod tests {
             commit: None,
             slice: None,
             fetches: Vec::new(),
+            extra: None,
         }
     }
 
@@ -65,6 +99,7 @@ mod tests {
         Job {
             id: JobId(1),
             hard_state_before: Some(hard_state(3)),
+            install: None,
             truncate_after: Some(Index(4)),
             append: vec![entry(3, 5), entry(3, 6)],
             hard_state_after: Some(hard_state(4)),
@@ -80,6 +115,7 @@ mod tests {
         };
         let done = execute(
             &mut store,
+            &mut Workshop::default(),
             DiskJob {
                 commit: Some(record(3, 4)),
                 slice: Some(slice(4)),
@@ -116,6 +152,7 @@ mod tests {
         };
         execute(
             &mut store,
+            &mut Workshop::default(),
             DiskJob {
                 commit: Some(record(3, 4)),
                 slice: Some(slice(4)),
@@ -136,7 +173,7 @@ mod tests {
                 fail_at: Some(failing),
                 ..FakeStore::default()
             };
-            assert!(execute(&mut store, job(Some(core()))).is_err());
+            assert!(execute(&mut store, &mut Workshop::default(), job(Some(core()))).is_err());
             assert_eq!(store.operations.len(), failing);
         }
     }

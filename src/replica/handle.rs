@@ -1,13 +1,14 @@
 //! What the service layer holds of a running replica.
 
+use super::outcomes::{Outcomes, Slot, Teller, Waiter};
 use super::queue::{Frozen, Item, Queue, Refused};
 use super::shared::{Shared, WatchId};
 use super::storage_thread::Desk;
-use super::{Consistency, Input, Names, ReadError, Status, WriteError, Written};
+use super::{Consistency, Names, ReadError, Status, WriteError, Written};
 use crate::state_machine::{Answer, Command, Query};
 use crate::storage::{CommitRecord, Slice, StorageError};
 use crate::types::entry::Entry;
-use crate::types::{Hash, InboxSeq, Index, ReplicaId, TokenHash, UserId};
+use crate::types::{Base, Hash, InboxSeq, Index, ReplicaId, TokenHash, UserId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify, oneshot};
@@ -78,12 +79,34 @@ impl Handle {
     /// the primary's reply after a bounded wait).
     pub async fn write(&self, command: Command) -> Result<Written, WriteError> {
         let (sender, outcome) = oneshot::channel();
-        match self.queue.push_client(Item::Write(command, sender)) {
+        let waiter = Waiter::Call(sender);
+        match self.queue.push_client(Item::Write(command, waiter)) {
             Err(Refused::Full) => return Err(WriteError::Overloaded),
             Err(Refused::Closed) => return Err(WriteError::ShuttingDown),
             Ok(()) => {}
         }
         outcome.await.unwrap_or(Err(WriteError::OutcomeUnknown))
+    }
+
+    /// Writes many, each under the caller's own number; what they came to arrives in `outcomes`,
+    /// each once, also when the replica ends.
+    pub fn write_many(&self, commands: Vec<(u64, Command)>, outcomes: &Arc<Outcomes>) {
+        let writes = commands
+            .into_iter()
+            .map(|(number, command)| (command, Slot::new(outcomes, number)))
+            .collect();
+        let Err((refused, slots)) = self.queue.push_writes(writes) else {
+            return;
+        };
+        let error = match refused {
+            Refused::Full => WriteError::Overloaded,
+            Refused::Closed => WriteError::ShuttingDown,
+        };
+        let mut teller = Teller::default();
+        for slot in slots {
+            teller.tell(Waiter::Slot(slot), Err(error));
+        }
+        teller.finish();
     }
 
     /// Reads.
@@ -127,9 +150,7 @@ impl Handle {
 
     /// The token was used: its expiry is put off (coalesced, at most every five minutes).
     pub fn token_used(&self, token: TokenHash) {
-        let used = Item::Input(Input::TokensUsed(vec![token]));
-        // In a full queue the use is forgotten; the next one counts as well.
-        let _ = self.queue.push_client(used);
+        self.shared.token_used(token);
     }
 
     /// This replica.
@@ -174,6 +195,11 @@ impl Handle {
         to: Index,
     ) -> Option<Result<Vec<CommitRecord>, StorageError>> {
         self.desk.commit_records(from, to).await
+    }
+
+    /// Where the log on the disk begins. `None` once the replica has stopped.
+    pub async fn base(&self) -> Option<Result<Base, StorageError>> {
+        self.desk.base().await
     }
 
     /// Bytes on the disk. `None` once the replica has stopped.

@@ -21,9 +21,11 @@ mod execute;
 mod forwards;
 mod handle;
 mod names;
+mod outcomes;
 mod payload;
 mod queue;
 mod reads;
+mod room;
 pub mod runtime;
 pub mod shared;
 mod stopping;
@@ -32,18 +34,27 @@ mod storage_thread;
 mod testing;
 mod tokens;
 pub mod transport;
+mod upkeep;
+mod workshop;
 mod writes;
 
 pub use engine::Replica;
+pub use events::sentence;
 pub use execute::execute;
 pub use handle::{Handle, Verified, Wake, Watch};
 pub use names::Names;
+pub use outcomes::{Outcome, Outcomes};
+pub use room::Space;
+pub use workshop::Workshop;
 
-use crate::consensus::{Event, Message, Status as NodeStatus};
+use crate::consensus::{
+    Event, Message, SnapshotChunk, SnapshotHead, SnapshotRead, SnapshotStep, Status as NodeStatus,
+    StepDone,
+};
 use crate::state_machine::{Answer, Command, Notice, Query, Reply};
 use crate::storage::{CommitRecord, Slice};
 use crate::types::entry::Entry;
-use crate::types::{Hash, Index, ReplicaId, RunNonce, TokenHash};
+use crate::types::{Base, Hash, Index, ReplicaId, RunNonce, TokenHash, WallTime};
 
 /// What the replica is started with.
 #[derive(Clone, Debug)]
@@ -56,8 +67,38 @@ pub struct Config {
     pub read_timeout_us: u64,
     /// Tokens expire after this many microseconds without use.
     pub token_idle_us: u64,
+    /// Messages go so long after they were sent, in microseconds; 0: never for their age.
+    pub retention_us: u64,
     /// Lag of the checkpoint in entries at which a slice is forced out even if not full.
     pub checkpoint_entries_max: u64,
+    /// When the store is rewritten, and what of the log is kept.
+    pub rewriting: Rewriting,
+    /// Bytes to leave free on the disk beside the room for one rewriting: with less, it is low.
+    pub free_bytes_min: u64,
+}
+
+/// When the store is rewritten, and what of the log is kept then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rewriting {
+    /// Not before the store has this many bytes times [`crate::limits::REWRITE_GROWTH`].
+    pub bytes_min: u64,
+    /// Keep at least this many of the newest entries.
+    pub keep_entries: u64,
+    /// And those that are younger than this many microseconds, by the log's own clock.
+    pub keep_age_us: u64,
+    /// Keep the whole log, for audit.
+    pub keep_log: bool,
+}
+
+impl Default for Rewriting {
+    fn default() -> Self {
+        Self {
+            bytes_min: 64 * 1024 * 1024,
+            keep_entries: 100_000,
+            keep_age_us: 0,
+            keep_log: false,
+        }
+    }
 }
 
 /// Names a request to the replica; given back with its outcome.
@@ -96,6 +137,8 @@ pub enum Input {
     Write(Ticket, Command),
     /// A client's read.
     Read(Ticket, Query, Consistency),
+    /// So many bytes are free on the file system of the data directory.
+    DiskSpace(u64),
     /// These tokens were used on this replica.
     TokensUsed(Vec<TokenHash>),
     /// SIGTERM: refuse new writes, hand the role over, write the last slice.
@@ -178,6 +221,9 @@ pub enum WriteError {
     /// This replica takes no part.
     #[error("this replica is shutting down")]
     ShuttingDown,
+    /// The disks of a majority are nearly full; certainly not applied.
+    #[error("not applied: the disks are nearly full")]
+    DiskFull,
 }
 
 /// Why a read has no answer.
@@ -204,6 +250,66 @@ pub struct DiskJob {
     pub slice: Option<Slice>,
     /// Reads for peers that are behind.
     pub fetches: Vec<crate::consensus::Fetch>,
+    /// Work beside the log, in a job without the core's part.
+    pub extra: Option<Extra>,
+}
+
+/// Work for the disk beside the log; see [`Workshop`]. Never more than one a job.
+#[derive(Debug)]
+pub enum Extra {
+    /// A part of the state for a peer. With it, what the trees stand at.
+    Read(SnapshotRead, Slice),
+    /// A step of building the next store from a snapshot.
+    Step(SnapshotStep),
+    /// A step of rewriting the store.
+    Rewrite(RewriteStep),
+    /// The state that is held still for snapshots is not needed any more.
+    Unpin,
+}
+
+/// A step of rewriting the store.
+#[derive(Clone, Debug)]
+pub enum RewriteStep {
+    /// Begin a store whose log begins after this entry.
+    Begin {
+        /// The new base; no entry above it is cut.
+        base: Index,
+        /// Nor one that is younger than this.
+        keep_since: WallTime,
+        /// What the trees stand at, without changes.
+        applied: Slice,
+    },
+    /// Copy some more.
+    Copy,
+    /// Open it and scan it.
+    Check,
+    /// Copy what is left and exchange the stores.
+    Install,
+    /// Give it up.
+    Drop,
+}
+
+/// What came of an [`Extra`].
+#[derive(Debug)]
+pub enum ExtraDone {
+    /// The same step again.
+    GoesOn,
+    /// The state that there is, for a peer.
+    Head(ReplicaId, Box<SnapshotHead>),
+    /// Rows for a peer.
+    Rows(ReplicaId, SnapshotChunk),
+    /// A step of a snapshot.
+    Step(StepDone),
+    /// Everything is copied: the next store equals this one.
+    Copied,
+    /// It was opened and holds what it should.
+    Checked,
+    /// The rewritten store is the live one, and its log begins here.
+    Rewritten(Base),
+    /// The rewriting was given up.
+    RewriteFailed,
+    /// Nothing to tell.
+    Nothing,
 }
 
 /// A finished [`DiskJob`].
@@ -213,6 +319,10 @@ pub struct DiskDone {
     pub number: u64,
     /// For each fetch: peer and entries.
     pub fetched: Vec<(ReplicaId, Vec<Entry>)>,
+    /// What came of the extra work.
+    pub extra: Option<ExtraDone>,
+    /// Bytes of the store on the disk.
+    pub size_bytes: u64,
 }
 
 /// What a turn brought.
@@ -230,6 +340,8 @@ pub struct Output {
     pub notices: Vec<Notice>,
     /// What happened, to be logged and shown.
     pub events: Vec<Event>,
+    /// The state is that of another replica now: look at everything again.
+    pub jumped: bool,
     /// Shut down completely: the role is handed over and everything is on the disk.
     pub shut_down: bool,
 }
@@ -247,4 +359,8 @@ pub struct Status {
     pub digests: Vec<(Index, Hash)>,
     /// What the state trees on the disk hold.
     pub checkpoint: Index,
+    /// Room on the disk if it is low.
+    pub low: Option<Space>,
+    /// As primary it refuses writes for want of room.
+    pub refuses_writes: bool,
 }

@@ -5,8 +5,9 @@
 //! be lost (link events, finished disk jobs, administration) always finds room; there are few of
 //! those, and link events of one peer are thinned out if the thread does not keep up.
 
+use super::outcomes::{Slot, Waiter};
 use super::{Input, Ticket};
-use super::{ReadError, Status, WriteError, Written};
+use super::{ReadError, Status};
 use crate::limits::REPLICA_QUEUE_MAX;
 use crate::state_machine::{Answer, Command, Query};
 use crate::storage::Slice;
@@ -24,7 +25,9 @@ pub(super) enum Item {
     /// For the replica as it stands.
     Input(Input),
     /// A client's write.
-    Write(Command, oneshot::Sender<Result<Written, WriteError>>),
+    Write(Command, Waiter),
+    /// Several at once, of one caller.
+    Writes(Vec<(Command, Slot)>),
     /// A client's read.
     Read(
         Query,
@@ -68,6 +71,18 @@ struct Inner {
     closed: bool,
 }
 
+impl Inner {
+    fn refuses(&self, count: usize) -> Option<Refused> {
+        if self.closed {
+            Some(Refused::Closed)
+        } else if self.clients + count > REPLICA_QUEUE_MAX {
+            Some(Refused::Full)
+        } else {
+            None
+        }
+    }
+}
+
 impl Queue {
     pub(super) fn new() -> Self {
         Self {
@@ -83,18 +98,48 @@ impl Queue {
 
     /// A client's request.
     pub(super) fn push_client(&self, item: Item) -> Result<(), Refused> {
+        self.push_counted(item, 1)
+    }
+
+    /// Several writes of one client: all of them get in, or none.
+    pub(super) fn push_writes(
+        &self,
+        writes: Vec<(Command, Slot)>,
+    ) -> Result<(), (Refused, Vec<Slot>)> {
+        let count = writes.len();
         let mut inner = self.lock();
-        if inner.closed {
-            return Err(Refused::Closed);
+        let refused = inner.refuses(count);
+        if let Some(refused) = refused {
+            drop(inner);
+            return Err((refused, writes.into_iter().map(|(_, slot)| slot).collect()));
         }
-        if inner.clients >= REPLICA_QUEUE_MAX {
-            return Err(Refused::Full);
+        inner.clients += count;
+        let was_empty = inner.items.is_empty();
+        inner.items.push_back(Item::Writes(writes));
+        drop(inner);
+        self.wake_thread(was_empty);
+        Ok(())
+    }
+
+    fn push_counted(&self, item: Item, count: usize) -> Result<(), Refused> {
+        let mut inner = self.lock();
+        if let Some(refused) = inner.refuses(count) {
+            return Err(refused);
         }
-        inner.clients += 1;
+        inner.clients += count;
+        let was_empty = inner.items.is_empty();
         inner.items.push_back(item);
         drop(inner);
-        self.wake.notify_one();
+        self.wake_thread(was_empty);
         Ok(())
+    }
+
+    /// The thread takes everything at once, so it sleeps only on an empty queue, and whoever made
+    /// it not empty has woken it.
+    fn wake_thread(&self, was_empty: bool) {
+        if was_empty {
+            self.wake.notify_one();
+        }
     }
 
     /// A peer's message; dropped if too many wait.
@@ -104,9 +149,10 @@ impl Queue {
             return;
         }
         inner.peers += 1;
+        let was_empty = inner.items.is_empty();
         inner.items.push_back(item);
         drop(inner);
-        self.wake.notify_one();
+        self.wake_thread(was_empty);
     }
 
     /// A link event: in order with the messages around it, and never lost.
@@ -154,6 +200,11 @@ impl Queue {
         inner.clients = 0;
         inner.peers = 0;
         (!inner.closed).then(|| std::mem::take(&mut inner.items))
+    }
+
+    /// The thread has ended, or is about to.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     /// From now on everything is refused; what waits is dropped, which tells those who wait.

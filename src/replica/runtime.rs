@@ -14,11 +14,10 @@ use super::shared::Shared;
 use super::storage_thread::{self, Desk, Work};
 use super::transport::{PeerInbox, Transport};
 use super::{Config, Handle, Input, Names, Replica};
-use crate::consensus::{FormationStatus, HardState};
+use crate::consensus::HardState;
 use crate::state_machine::StateMachine;
 use crate::storage::{Recovered, Slice, StorageError, Store};
-use crate::types::{ClusterId, Incarnation, Index, RunNonce, Stamp};
-use std::collections::BTreeMap;
+use crate::types::{Incarnation, Index, RunNonce, Stamp};
 use std::fmt::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -84,6 +83,33 @@ impl Runtime {
 /// returns the way out. A store without hard state gets one first: a new incarnation, fsynced.
 pub fn spawn<S, T>(
     config: Config,
+    store: S,
+    recovered: Recovered,
+    connect: impl FnOnce(PeerInbox) -> T,
+) -> Result<(Handle, Runtime), StorageError>
+where
+    S: Store + 'static,
+    T: Transport,
+{
+    spawn_in(config, Surroundings::default(), store, recovered, connect)
+}
+
+/// Tells how many bytes are free on the disk, if it can.
+pub type FreeBytes = Box<dyn Fn() -> Option<u64> + Send>;
+
+/// What a replica sees of the machine that it runs on.
+#[derive(Default)]
+pub struct Surroundings {
+    /// The wall clock is wrong by so many microseconds: for tests.
+    pub clock_offset_us: i64,
+    /// Looks how much room is left. `None`: nobody looks, and the disk is never low.
+    pub free_bytes: Option<FreeBytes>,
+}
+
+/// [`spawn`] in these surroundings.
+pub fn spawn_in<S, T>(
+    config: Config,
+    surroundings: Surroundings,
     mut store: S,
     mut recovered: Recovered,
     connect: impl FnOnce(PeerInbox) -> T,
@@ -92,17 +118,10 @@ where
     S: Store + 'static,
     T: Transport,
 {
-    if recovered.hard_state.is_none() {
-        let state = first_hard_state(&config, &store, recovered.last)?;
-        // Over a file that is there and cannot be read, nothing is written: it is evidence.
-        if recovered.damage.is_empty() {
-            store.write_hard_state(&state, true)?;
-        }
-        recovered.hard_state = Some(state);
-    }
+    make_sure_of_hard_state(&config, &mut store, &mut recovered)?;
     let id = config.node.id;
     let lost_after_us = config.node.election_timeout_us();
-    let clock = Clock::start();
+    let clock = Clock::start(surroundings.clock_offset_us);
     let (run, seed) = (RunNonce(rand::random()), rand::random());
     let reader = store.reader();
     let replica = Replica::start(config, recovered, reader.clone(), run, seed, clock.now())?;
@@ -119,7 +138,7 @@ where
     let storage = {
         let (queue, report) = (Arc::clone(&queue), report.clone());
         thread("storage", move || {
-            report.watch_over("storage", || storage_thread::run(store, &jobs, &queue));
+            report.watch_over("storage", || storage_thread::run(&mut store, &jobs, &queue));
         })?
     };
     let transport = connect(PeerInbox::new(Arc::clone(&queue)));
@@ -141,6 +160,9 @@ where
         let _ = storage.join();
         report.stopped();
     })?;
+    if let Some(free_bytes) = surroundings.free_bytes {
+        watch_space(free_bytes, Arc::clone(&queue))?;
+    }
     let scan = move |slice: &Slice| StateMachine::open(Some(slice))?.scan_digest(&reader);
     let handle = Handle {
         id,
@@ -151,6 +173,38 @@ where
         scanning: Arc::default(),
     };
     Ok((handle, Runtime { queue, state }))
+}
+
+/// Looks at the free space again and again, on a thread of its own: a file system may hang.
+fn watch_space(free_bytes: FreeBytes, queue: Arc<Queue>) -> Result<(), StorageError> {
+    let every = std::time::Duration::from_millis(crate::limits::DISK_LOOK_MS);
+    thread("disk-space", move || {
+        loop {
+            let seen = free_bytes().map(|free| Item::Input(Input::DiskSpace(free)));
+            let closed = seen.is_some_and(|seen| queue.push_always(seen).is_err());
+            if closed || queue.is_closed() {
+                return;
+            }
+            std::thread::sleep(every);
+        }
+    })?;
+    Ok(())
+}
+
+fn make_sure_of_hard_state<S: Store>(
+    config: &Config,
+    store: &mut S,
+    recovered: &mut Recovered,
+) -> Result<(), StorageError> {
+    if recovered.hard_state.is_none() {
+        let state = first_hard_state(config, store, recovered.last)?;
+        // Over a file that is there and cannot be read, nothing is written: it is evidence.
+        if recovered.damage.is_empty() {
+            store.write_hard_state(&state, true)?;
+        }
+        recovered.hard_state = Some(state);
+    }
+    Ok(())
 }
 
 /// Says how the threads ended. The first failure is what is told.
@@ -174,7 +228,9 @@ impl Reporter {
             let _ = write!(text, ": {error}");
             cause = error.source();
         }
-        tracing::error!("the replica stops: {text}");
+        // Where the log is on the same disk, writing it fails too, and that may panic.
+        let log = || tracing::error!("the replica stops: {text}");
+        let _ = std::panic::catch_unwind(AssertUnwindSafe(log));
         self.end(State::Failed(Arc::new(failure)));
         self.queue.close();
     }
@@ -215,30 +271,28 @@ fn first_hard_state<S: Store>(
     store: &S,
     last: Stamp,
 ) -> Result<HardState, StorageError> {
-    let founders = store
+    let of_base = store.base()?.founders;
+    let of_entry = store
         .entries(Index(1), 1)?
         .first()
         .and_then(crate::types::entry::Entry::as_formation)
         .map(|formation| formation.members);
-    Ok(HardState {
-        id: config.node.id,
-        incarnation: Incarnation(rand::random()),
-        cluster: founders.as_ref().map(ClusterId::of_members),
-        formation: founders.map_or(FormationStatus::Unformed, FormationStatus::Formed),
-        term: last.term,
-        // What the lost promises granted in this term is not known: the one grant is used.
-        granted_to: (last > Stamp::FORMATION).then_some(config.node.id),
-        term_accepted: last.term,
-        mark: Stamp::ZERO,
-        others_marks: BTreeMap::new(),
-    })
+    let founders = of_entry.or_else(|| (!of_base.is_empty()).then_some(of_base));
+    let incarnation = Incarnation(rand::random());
+    Ok(HardState::new_life(
+        config.node.id,
+        incarnation,
+        founders,
+        last,
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::consensus::FormationStatus;
     use crate::replica::testing::{FakeStore, hard_state};
-    use crate::types::{Members, ReplicaId, Term, entry::Entry};
+    use crate::types::{ClusterId, Members, ReplicaId, Term, entry::Entry};
 
     fn config() -> Config {
         Config {
@@ -254,7 +308,10 @@ mod tests {
             write_timeout_us: 1_000_000,
             read_timeout_us: 1_000_000,
             token_idle_us: 1_000_000,
+            retention_us: 0,
             checkpoint_entries_max: 1_000,
+            rewriting: crate::replica::Rewriting::default(),
+            free_bytes_min: 0,
         }
     }
 
@@ -312,6 +369,7 @@ mod tests {
                 commit: None,
                 slice: None,
                 fetches: Vec::new(),
+                extra: None,
             })
         };
         for (fail_at, good) in [(None, true), (Some(2), false), (Some(3), false)] {
@@ -319,11 +377,11 @@ mod tests {
             let (work, jobs) = std::sync::mpsc::channel();
             work.send(job()).unwrap();
             work.send(Work::Stop).unwrap();
-            let store = FakeStore {
+            let mut store = FakeStore {
                 fail_at,
                 ..FakeStore::default()
             };
-            assert_eq!(storage_thread::run(store, &jobs, &queue).is_ok(), good);
+            assert_eq!(storage_thread::run(&mut store, &jobs, &queue).is_ok(), good);
             let items = queue.take(std::time::Duration::ZERO).unwrap();
             let done = matches!(
                 items.front(),

@@ -40,6 +40,8 @@ use tokio::sync::Notify;
 
 /// Inbox locks: a power of two, more than there are cores to contend.
 const INBOX_LOCKS: usize = 32;
+/// Tokens noted between two ticks.
+const TOKEN_USES_MAX: usize = 65_536;
 
 thread_local! {
     static IN_SCOPE: Cell<bool> = const { Cell::new(false) };
@@ -51,6 +53,9 @@ pub(super) struct WatchId(u64);
 
 /// What is shared.
 pub struct Shared {
+    /// Tokens used since the replica's thread last asked. Taken alone, under no other lock: every
+    /// request notes its token here, and none of them wakes that thread for it.
+    used: Mutex<BTreeSet<TokenHash>>,
     metadata: RwLock<Metadata>,
     inboxes: Vec<Mutex<Inboxes>>,
 }
@@ -88,6 +93,7 @@ impl Shared {
     /// With the names that the replica starts with.
     pub fn new(names: Names) -> Self {
         Self {
+            used: Mutex::default(),
             metadata: RwLock::new(Metadata {
                 names,
                 listing: None,
@@ -99,6 +105,20 @@ impl Shared {
             }),
             inboxes: (0..INBOX_LOCKS).map(|_| Mutex::default()).collect(),
         }
+    }
+
+    /// A token was used. In a full set the use is forgotten; the next one counts as well.
+    pub(super) fn token_used(&self, token: TokenHash) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.len() < TOKEN_USES_MAX {
+            used.insert(token);
+        }
+    }
+
+    /// The tokens that were used since the last call.
+    pub(super) fn take_used(&self) -> Vec<TokenHash> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *used).into_iter().collect()
     }
 
     /// Begins a block in which locks are taken: one at a time on each thread.
@@ -265,6 +285,15 @@ impl Shared {
         metadata.primary = primary;
         metadata.lost = lost;
         wake_all(&mut metadata, |pending| pending.lost = lost);
+    }
+
+    /// The whole state is another one: its names, and every stream begins again from what is there.
+    pub(super) fn replace_names(&self, names: Names) {
+        let mut scope = self.scope();
+        let mut metadata = scope.metadata();
+        metadata.names = names;
+        metadata.listing = None;
+        wake_all(&mut metadata, |pending| pending.lost = true);
     }
 
     /// Every stream ends.

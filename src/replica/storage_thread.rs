@@ -4,11 +4,11 @@
 //! the other, so that what is read here is what is on the disk between two jobs.
 
 use super::queue::{Item, Queue};
-use super::{DiskJob, Input, execute};
+use super::{DiskJob, Input, Workshop, execute};
 use crate::limits::APPEND_BYTES_MAX;
 use crate::storage::{CommitRecord, StorageError, Store};
-use crate::types::Index;
 use crate::types::entry::Entry;
+use crate::types::{Base, Index};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use tokio::sync::{Semaphore, oneshot};
@@ -31,22 +31,25 @@ pub(super) enum Work {
         Index,
         oneshot::Sender<Result<Vec<CommitRecord>, StorageError>>,
     ),
+    Base(oneshot::Sender<Result<Base, StorageError>>),
     Size(oneshot::Sender<u64>),
     /// Nothing follows: make everything durable.
     Stop,
 }
 
-/// Does the work until it is told to stop or fails.
+/// Does the work until it is told to stop or fails. A failure is told BEFORE the store is closed:
+/// closing one whose disk has failed may take for ever.
 pub(super) fn run<S: Store>(
-    mut store: S,
+    store: &mut S,
     work: &Receiver<Work>,
     queue: &Queue,
 ) -> Result<(), StorageError> {
+    let mut workshop = Workshop::default();
     for work in work {
         // Whoever asked may have gone away; the answer is theirs to lose.
         match work {
             Work::Job(job) => {
-                let done = Input::DiskDone(execute(&mut store, job)?);
+                let done = Input::DiskDone(execute(store, &mut workshop, job)?);
                 if queue.push_always(Item::Input(done)).is_err() {
                     return Ok(());
                 }
@@ -57,6 +60,9 @@ pub(super) fn run<S: Store>(
             Work::Records(from, to, answer) => {
                 let to = to.min(Index(from.0.saturating_add(RECORDS_SPAN_MAX)));
                 let _ = answer.send(store.commit_records(from, to));
+            }
+            Work::Base(answer) => {
+                let _ = answer.send(store.base());
             }
             Work::Size(answer) => {
                 let _ = answer.send(store.size_bytes());
@@ -97,6 +103,10 @@ impl Desk {
         to: Index,
     ) -> Option<Result<Vec<CommitRecord>, StorageError>> {
         self.ask(|answer| Work::Records(from, to, answer)).await
+    }
+
+    pub(super) async fn base(&self) -> Option<Result<Base, StorageError>> {
+        self.ask(Work::Base).await
     }
 
     pub(super) async fn size(&self) -> Option<u64> {

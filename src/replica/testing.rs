@@ -1,10 +1,12 @@
 //! Small values and a store that only remembers what it was asked, for the tests of this module.
 
 use crate::consensus::{FormationStatus, HardState};
-use crate::storage::{CommitRecord, Slice, StateReader, StorageError, Store, Tree, Write};
+use crate::storage::{
+    Checked, CommitRecord, Scan, Slice, StateReader, StorageError, Store, Tree, Write,
+};
 use crate::types::entry::{Entry, Kind};
 use crate::types::{
-    Hash, Incarnation, Index, Members, Monotonic, ReplicaId, Stamp, Term, WallTime,
+    Base, Hash, Incarnation, Index, Members, Monotonic, ReplicaId, Stamp, Term, WallTime,
 };
 use bytes::Bytes;
 use std::fmt::Write as _;
@@ -54,6 +56,8 @@ pub(super) fn hard_state(term: u64) -> HardState {
         term_accepted: Term(0),
         mark: Stamp::ZERO,
         others_marks: std::collections::BTreeMap::new(),
+        repair: crate::consensus::Repair::No,
+        given_up: crate::types::Term(0),
     }
 }
 
@@ -105,6 +109,9 @@ impl Store for FakeStore {
         let how = if sync { "synced" } else { "lazy" };
         self.did(format!("hard state term {} {how}", state.term))
     }
+    fn base(&self) -> Result<Base, StorageError> {
+        Ok(Base::default())
+    }
     fn entries(&self, from: Index, _: usize) -> Result<Vec<Entry>, StorageError> {
         Ok(self
             .first
@@ -118,6 +125,25 @@ impl Store for FakeStore {
     }
     fn reader(&self) -> NoReader {
         NoReader
+    }
+    fn next_begin(&mut self, base: &Base) -> Result<(), StorageError> {
+        self.did(format!("next after {}", base.stamp.index))
+    }
+    fn next_write(&mut self, _: Write) -> Result<(), StorageError> {
+        self.did("next write".into())
+    }
+    fn next_check(&mut self, _: Scan) -> Result<Option<Checked>, StorageError> {
+        self.did("next check".into())?;
+        Ok(Some(Ok(Hash::default())))
+    }
+    fn next_install(&mut self) -> Result<(), StorageError> {
+        self.did("install".into())
+    }
+    fn next_drop(&mut self) -> Result<(), StorageError> {
+        self.did("next drop".into())
+    }
+    fn rewritten_bytes(&self) -> u64 {
+        0
     }
     fn size_bytes(&self) -> u64 {
         0

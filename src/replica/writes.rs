@@ -15,7 +15,7 @@
 
 use super::forwards::Taken;
 use super::{PeerMessage, Ticket, WriteError, Written, payload};
-use crate::limits::{APPEND_BYTES_MAX, BATCH_ENTRIES_MAX, PENDING_WRITES_MAX};
+use crate::limits::{APPEND_BYTES_MAX, BATCH_ENTRIES_MAX, HELD_WRITE_MS_MAX, PENDING_WRITES_MAX};
 use crate::state_machine::{Command, Reply};
 use crate::types::entry::Kind;
 use crate::types::{Index, Monotonic, ReplicaId, RunNonce, Stamp, Term, TokenHash};
@@ -312,10 +312,29 @@ impl Writes {
         }
     }
 
+    /// The state jumped to this index, past entries that were never applied here.
+    pub(super) fn on_jump(&mut self, applied: Index) {
+        let after = self.proposed.split_off(&applied.next());
+        for (_, passed) in std::mem::replace(&mut self.proposed, after) {
+            self.settle(passed.origin, Err(WriteError::OutcomeUnknown));
+        }
+        let after = self.answered.split_off(&(applied.next(), 0));
+        for (_, answered) in std::mem::replace(&mut self.answered, after) {
+            self.settle(answered.origin, Ok(answered.written));
+        }
+    }
+
     /// Forwards to a replica that `keep` says no longer counts have no known outcome.
     pub(super) fn give_up_forwards(&mut self, keep: impl Fn(ReplicaId) -> bool) {
         for forwarded in take_where(&mut self.forwarded, |f| !keep(f.to)) {
             self.settle(forwarded.held.origin, Err(WriteError::OutcomeUnknown));
+        }
+    }
+
+    /// The disks are nearly full: nothing goes on but the expiry, which gives space back.
+    pub(super) fn refuse_for_space(&mut self) {
+        for held in take_where(&mut self.held, |held| held.origin != Origin::Expire) {
+            self.settle(held.origin, Err(WriteError::DiskFull));
         }
     }
 
@@ -325,7 +344,8 @@ impl Writes {
             return;
         }
         self.sweep_at = now.plus(SWEEP_US);
-        let (timeout, patience) = (self.timeout_us, self.timeout_us / 2);
+        let timeout = self.timeout_us;
+        let patience = (timeout / 2).min(HELD_WRITE_MS_MAX * 1_000);
         // Held ones are oldest first.
         while let Some(first) = self.held.first_entry() {
             if now.since(first.get().arrived) < patience {

@@ -1,8 +1,8 @@
 //! Looks inside a [`Replica`], and what an administrator may ask of it.
 
 use super::Replica;
-use crate::consensus::{Now, Role};
-use crate::replica::Status;
+use crate::consensus::{Event, Now, Role};
+use crate::replica::{Space, Status};
 use crate::storage::{Slice, StateReader, StorageError};
 use crate::types::{ReplicaId, UserId};
 
@@ -15,7 +15,24 @@ impl<R: StateReader> Replica<R> {
             digest: self.machine.digest(),
             digests: self.machine.digests(),
             checkpoint: self.disk.checkpoint(),
+            low: self.room.seen().filter(|_| self.room.is_low()),
+            refuses_writes: self.node.refuses_for_space(),
         }
+    }
+
+    /// Free space was looked at.
+    pub(super) fn on_disk_space(&mut self, free: u64) {
+        let building = self.upkeep.is_rewriting() || self.node.is_receiving();
+        let rewriting = if building { 0 } else { self.upkeep.size() };
+        if !self.room.see(free, rewriting) {
+            return;
+        }
+        let seen = self.room.seen().filter(|_| self.room.is_low());
+        self.output.events.push(match seen {
+            Some(Space { free, needed }) => Event::DiskLow { free, needed },
+            None => Event::DiskRoom,
+        });
+        self.tell_applied();
     }
 
     /// This replica.
@@ -31,7 +48,10 @@ impl<R: StateReader> Replica<R> {
     /// False on a replica whose copy must not be shown to anybody: it is damaged, or its place in
     /// the cluster is another's.
     pub fn may_serve(&self) -> bool {
-        !matches!(self.role, Role::Damaged | Role::NotAdmitted)
+        !matches!(
+            self.role,
+            Role::Damaged | Role::NotAdmitted | Role::Repairing
+        )
     }
 
     /// Writes wait that the next turn would propose: do not wait for an input.

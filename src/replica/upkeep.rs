@@ -1,0 +1,360 @@
+//! When the disk works beside the log: parts of the state for peers, the next store's steps, and
+//! the rewriting that cuts the log and gives space back.
+//!
+//! It decides; [`super::Workshop`] does. One piece of work at a time, and none of it in a job of the
+//! core's.
+
+use super::{Extra, ExtraDone, RewriteStep, Rewriting};
+use crate::consensus::{SnapshotChunk, SnapshotHead, SnapshotRead, SnapshotStep, StepDone};
+use crate::limits::{REPLICAS_MAX, REWRITE_GROWTH};
+use crate::storage::Slice;
+use crate::types::{Base, Index, Monotonic, ReplicaId, WallTime};
+use std::collections::VecDeque;
+
+/// A check that goes on is looked at again after this long, in microseconds.
+const CHECK_PAUSE_US: u64 = 10_000;
+/// A state that is held still is let go when nobody has asked for a part of it for so long.
+const PIN_IDLE_US: u64 = 10_000_000;
+/// After a rewriting that failed the next one waits this long.
+const FAILED_PAUSE_US: u64 = 600_000_000;
+/// Parts of the state that wait for the disk: a few for each peer, and what is lost is asked again.
+const READS_MAX: usize = REPLICAS_MAX * 4;
+
+/// How far a rewriting is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Idle,
+    Copying,
+    Checking,
+    Installing,
+}
+
+/// What the replica is like when work is looked for.
+#[derive(Clone, Copy)]
+pub(super) struct Sight<'a> {
+    pub now: Monotonic,
+    /// What the trees stand at.
+    pub checkpoint: Option<&'a Slice>,
+    /// Where the log begins.
+    pub base: Index,
+    /// The log's own clock.
+    pub log_time: WallTime,
+    /// The replica is about to stop, or takes no part: no rewriting.
+    pub rests: bool,
+    /// The disk is nearly full.
+    pub low: bool,
+    /// A rewriting fits on it.
+    pub fits: bool,
+}
+
+/// What the replica's thread hears of.
+#[derive(Debug)]
+pub(super) enum News {
+    /// A step of the core's is done.
+    Step(StepDone),
+    /// The state to offer to a peer.
+    Head(ReplicaId, Box<SnapshotHead>),
+    /// Rows that a peer has asked for.
+    Rows(ReplicaId, SnapshotChunk),
+    /// The store was rewritten, and its log begins here.
+    Compacted(Base),
+}
+
+/// See the module.
+pub(super) struct Upkeep {
+    policy: Rewriting,
+    stage: Stage,
+    step: Option<SnapshotStep>,
+    /// The step that is out, in case it goes on.
+    out: Option<SnapshotStep>,
+    reads: VecDeque<SnapshotRead>,
+    /// The state that is held still, and when a part of it was last asked for.
+    pinned: Option<(Index, Monotonic)>,
+    again_at: Monotonic,
+    not_before: Monotonic,
+    size: u64,
+    rewritten: u64,
+}
+
+impl Upkeep {
+    pub(super) fn new(policy: Rewriting, rewritten: u64) -> Self {
+        Self {
+            policy,
+            stage: Stage::Idle,
+            step: None,
+            out: None,
+            reads: VecDeque::new(),
+            pinned: None,
+            again_at: Monotonic(0),
+            not_before: Monotonic(0),
+            size: 0,
+            rewritten,
+        }
+    }
+
+    /// The core's next step of building the next store. A rewriting is given up for it.
+    pub(super) fn step(&mut self, step: SnapshotStep) {
+        self.stage = Stage::Idle;
+        self.step = Some(step);
+    }
+
+    /// Peers need parts of the state.
+    pub(super) fn read(&mut self, reads: Vec<SnapshotRead>) {
+        for read in reads {
+            self.reads.retain(|other| other.peer != read.peer);
+            if self.reads.len() < READS_MAX {
+                self.reads.push_back(read);
+            }
+        }
+    }
+
+    /// The trees must get further for what a peer needs.
+    pub(super) fn wants_checkpoint(&self, checkpoint: Index) -> bool {
+        self.reads.iter().any(|read| read.at_least > checkpoint)
+    }
+
+    /// The next store is looked at as it is: the trees must not move.
+    pub(super) fn holds_slices(&self) -> bool {
+        matches!(self.stage, Stage::Checking | Stage::Installing)
+    }
+
+    /// The next store became the live one by a snapshot.
+    pub(super) fn installed(&mut self) {
+        self.stage = Stage::Idle;
+        self.step = None;
+        self.reads.clear();
+        self.pinned = None;
+    }
+
+    /// Bytes of the store, as last heard; also what a rewriting takes at most.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The next store of a rewriting is there.
+    pub(super) fn is_rewriting(&self) -> bool {
+        self.stage != Stage::Idle
+    }
+
+    /// The next piece of work.
+    pub(super) fn next(&mut self, sight: Sight<'_>) -> Option<Extra> {
+        if sight.now < self.again_at {
+            return None;
+        }
+        if let Some(step) = self.step.take() {
+            self.out = matches!(step, SnapshotStep::Check).then_some(SnapshotStep::Check);
+            return Some(Extra::Step(step));
+        }
+        if let Some(checkpoint) = sight.checkpoint
+            && let Some(at) = self
+                .reads
+                .iter()
+                .position(|read| read.at_least <= checkpoint.applied)
+            && let Some(read) = self.reads.remove(at)
+        {
+            let pinned = self.pinned.map_or(checkpoint.applied, |(at, _)| at);
+            self.pinned = Some((pinned.max(read.at_least), sight.now));
+            return Some(Extra::Read(read, checkpoint.clone()));
+        }
+        if let Some((_, used)) = self.pinned
+            && sight.now.since(used) >= PIN_IDLE_US
+        {
+            self.pinned = None;
+            return Some(Extra::Unpin);
+        }
+        if self.out.is_some() || sight.rests {
+            return None;
+        }
+        let step = match self.stage {
+            Stage::Idle => self.begin(sight)?,
+            Stage::Copying => RewriteStep::Copy,
+            Stage::Checking => RewriteStep::Check,
+            Stage::Installing => RewriteStep::Install,
+        };
+        Some(Extra::Rewrite(step))
+    }
+
+    fn begin(&mut self, sight: Sight<'_>) -> Option<RewriteStep> {
+        let most = self.policy.bytes_min.max(self.rewritten);
+        // Early where space is short, if there is anything to be had.
+        let enough = if sight.low {
+            most.saturating_add(most / 2)
+        } else {
+            most.saturating_mul(REWRITE_GROWTH)
+        };
+        if self.size <= enough || !sight.fits || sight.now < self.not_before {
+            return None;
+        }
+        let applied = sight.checkpoint?.clone();
+        let mut base = sight.base;
+        if !self.policy.keep_log {
+            let cut = Index(applied.applied.0.saturating_sub(self.policy.keep_entries));
+            // What a peer is given the state for must still follow it in the log.
+            let pinned = self.pinned.map_or(cut, |(at, _)| at);
+            base = base.max(cut.min(pinned));
+        }
+        self.stage = Stage::Copying;
+        let keep_age_us = self.policy.keep_age_us;
+        Some(RewriteStep::Begin {
+            base,
+            keep_since: WallTime(sight.log_time.0.saturating_sub(keep_age_us)),
+            applied,
+        })
+    }
+
+    /// A job is done.
+    pub(super) fn on_done(
+        &mut self,
+        done: Option<ExtraDone>,
+        size_bytes: u64,
+        now: Monotonic,
+    ) -> Option<News> {
+        self.size = size_bytes;
+        let out = self.out.take();
+        match done? {
+            ExtraDone::GoesOn => {
+                if out.is_some() || self.stage == Stage::Checking {
+                    self.again_at = now.plus(CHECK_PAUSE_US);
+                }
+                self.step = self.step.take().or(out);
+            }
+            ExtraDone::Step(done) => return Some(News::Step(done)),
+            ExtraDone::Copied if self.stage == Stage::Copying => self.stage = Stage::Checking,
+            ExtraDone::Checked if self.stage == Stage::Checking => self.stage = Stage::Installing,
+            ExtraDone::Rewritten(base) => {
+                self.stage = Stage::Idle;
+                self.rewritten = size_bytes;
+                return Some(News::Compacted(base));
+            }
+            ExtraDone::RewriteFailed => {
+                self.stage = Stage::Idle;
+                self.not_before = now.plus(FAILED_PAUSE_US);
+            }
+            ExtraDone::Head(peer, head) => {
+                let base = head.base.stamp.index;
+                self.pinned = self.pinned.map(|(_, used)| (base, used));
+                return Some(News::Head(peer, head));
+            }
+            ExtraDone::Rows(peer, chunk) => return Some(News::Rows(peer, chunk)),
+            ExtraDone::Copied | ExtraDone::Checked | ExtraDone::Nothing => {}
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::testing::{ms, slice};
+
+    const POLICY: Rewriting = Rewriting {
+        bytes_min: 100,
+        keep_entries: 10,
+        keep_age_us: 0,
+        keep_log: false,
+    };
+
+    fn sight(checkpoint: &Slice) -> Sight<'_> {
+        Sight {
+            now: ms(1),
+            checkpoint: Some(checkpoint),
+            base: Index(0),
+            log_time: WallTime(5),
+            rests: false,
+            low: false,
+            fits: true,
+        }
+    }
+
+    #[test]
+    fn a_store_is_rewritten_when_it_has_grown_and_only_exchanged_when_it_was_checked() {
+        let checkpoint = slice(50);
+        let mut upkeep = Upkeep::new(POLICY, 0);
+        upkeep.on_done(None, 100 * REWRITE_GROWTH, ms(0));
+        assert!(upkeep.next(sight(&checkpoint)).is_none());
+        upkeep.on_done(None, 100 * REWRITE_GROWTH + 1, ms(0));
+        let begun = upkeep.next(sight(&checkpoint));
+        assert!(matches!(
+            begun,
+            Some(Extra::Rewrite(RewriteStep::Begin {
+                base: Index(40),
+                ..
+            }))
+        ));
+        let next = |upkeep: &mut Upkeep, done| {
+            upkeep.on_done(Some(done), 500, ms(0));
+            upkeep.next(sight(&slice(50)))
+        };
+        let copy = next(&mut upkeep, ExtraDone::GoesOn);
+        assert!(matches!(copy, Some(Extra::Rewrite(RewriteStep::Copy))));
+        assert!(!upkeep.holds_slices());
+        let check = next(&mut upkeep, ExtraDone::Copied);
+        assert!(matches!(check, Some(Extra::Rewrite(RewriteStep::Check))));
+        assert!(upkeep.holds_slices());
+        let install = next(&mut upkeep, ExtraDone::Checked);
+        assert!(matches!(
+            install,
+            Some(Extra::Rewrite(RewriteStep::Install))
+        ));
+        let news = upkeep.on_done(Some(ExtraDone::Rewritten(Base::default())), 90, ms(0));
+        assert!(matches!(news, Some(News::Compacted(_))));
+        assert!(!upkeep.holds_slices());
+        assert!(upkeep.next(sight(&checkpoint)).is_none(), "small again");
+    }
+
+    #[test]
+    fn a_disk_that_is_nearly_full_is_tidied_early_but_only_where_the_next_store_fits() {
+        let checkpoint = slice(50);
+        let low = Sight {
+            low: true,
+            ..sight(&checkpoint)
+        };
+        let mut upkeep = Upkeep::new(POLICY, 0);
+        upkeep.on_done(None, 150, ms(0));
+        assert!(upkeep.next(low).is_none(), "nothing to be had");
+        upkeep.on_done(None, 151, ms(0));
+        assert!(upkeep.next(Sight { fits: false, ..low }).is_none());
+        assert!(upkeep.next(sight(&checkpoint)).is_none());
+        assert!(upkeep.next(low).is_some());
+        assert!(upkeep.is_rewriting());
+    }
+
+    #[test]
+    fn the_whole_log_is_kept_if_that_is_asked() {
+        let checkpoint = slice(50);
+        let policy = Rewriting {
+            keep_log: true,
+            ..POLICY
+        };
+        let mut upkeep = Upkeep::new(policy, 0);
+        upkeep.on_done(None, 1_000, ms(0));
+        let begun = upkeep.next(sight(&checkpoint));
+        assert!(matches!(
+            begun,
+            Some(Extra::Rewrite(RewriteStep::Begin { base: Index(0), .. }))
+        ));
+    }
+
+    #[test]
+    fn a_part_for_a_peer_waits_for_the_trees_and_a_new_question_takes_the_place_of_the_old() {
+        let peer = crate::types::ReplicaId(2);
+        let read = |at_least| SnapshotRead {
+            peer,
+            wanted: None,
+            at_least: Index(at_least),
+        };
+        let mut upkeep = Upkeep::new(POLICY, 0);
+        upkeep.read(vec![read(60), read(51)]);
+        assert!(upkeep.wants_checkpoint(Index(50)));
+        assert!(upkeep.next(sight(&slice(50))).is_none());
+        let found = upkeep.next(sight(&slice(51)));
+        assert!(matches!(found, Some(Extra::Read(read, _)) if read.at_least == Index(51)));
+        assert!(!upkeep.wants_checkpoint(Index(50)));
+        let checkpoint = slice(51);
+        let later = Sight {
+            now: Monotonic(ms(1).0 + PIN_IDLE_US),
+            ..sight(&checkpoint)
+        };
+        assert!(matches!(upkeep.next(later), Some(Extra::Unpin)));
+    }
+}

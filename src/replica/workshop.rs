@@ -1,0 +1,507 @@
+//! What the storage thread works at beside the log: a state that is held still for snapshots, and
+//! the next store while it is built.
+//!
+//! Everything is done in parts that a batch can wait behind.
+//!
+//! **A pin** holds the state of one slice still while the trees move on: before a slice is written,
+//! the old value of each record that it changes is kept, once. Rows of the pinned state are then
+//! the old values laid over the trees. Any part can be read again at any time, so that a lost part
+//! costs nothing; the memory is bounded, and a pin that outgrows it is given up.
+//!
+//! **A rewriting** copies the live records, the log above its new base and the commit records into
+//! the next store, while every slice and truncation is written to both. Once all is copied the next
+//! store equals this one, whatever was written meanwhile. It is opened and scanned before it takes
+//! this one's place, and the last entries are copied in the very job that exchanges the two: no
+//! entry that was acknowledged can be missing in it.
+
+mod pin;
+
+use super::{Extra, ExtraDone, RewriteStep};
+use crate::consensus::{
+    Mutant, Place, Row, SnapshotChunk, SnapshotHead, SnapshotRead, SnapshotStep, StepDone,
+};
+use crate::limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_ROWS_MAX};
+use crate::state_machine::StateMachine;
+use crate::storage::{Change, CommitRecord, Slice, StateReader, StorageError, Store, Tree, Write};
+use crate::types::entry::Entry;
+use crate::types::{Base, Hash, Index, WallTime};
+use bytes::Bytes;
+use pin::Pin;
+
+/// Above every key of a state tree.
+const KEYS_END: [u8; 64] = [0xFF; 64];
+
+/// What the storage thread holds and builds. One for each process run.
+#[derive(Default)]
+pub struct Workshop {
+    pin: Option<Pin>,
+    rewrite: Option<Rewrite>,
+    /// The snapshot that the next store is built from.
+    receiving: Option<Box<SnapshotHead>>,
+}
+
+/// How far the next store is.
+struct Rewrite {
+    base: Base,
+    /// What the trees of both stores stand at.
+    applied: Slice,
+    /// Rows up to here are copied; `None`: none yet.
+    rows: Option<Place>,
+    rows_done: bool,
+    /// The last entry copied.
+    log: Index,
+    /// Commit records up to here are copied.
+    commits: Index,
+    /// The next store is being checked: what it misses meanwhile waits here. Slices do not come in
+    /// that time.
+    closed: bool,
+    missed: Vec<Write>,
+}
+
+fn place(tree: Tree, key: &Bytes) -> Place {
+    Place {
+        tree: tree as u8,
+        key: key.clone(),
+    }
+}
+
+impl Workshop {
+    /// BEFORE a write to the live store: what it changes is kept if a state is pinned.
+    pub(super) fn before_write<S: Store>(
+        &mut self,
+        store: &S,
+        write: &Write,
+    ) -> Result<(), StorageError> {
+        let (Some(pin), Some(slice)) = (&mut self.pin, &write.slice) else {
+            return Ok(());
+        };
+        if !pin.keep(&store.reader(), &slice.changes)? {
+            self.pin = None;
+        }
+        Ok(())
+    }
+
+    /// Is everything that is written wanted by [`Self::after_write`] too?
+    pub(super) fn mirrors(&self) -> bool {
+        self.rewrite.is_some()
+    }
+
+    /// AFTER a write to the live store: the next one gets what its copy would miss. Entries are not
+    /// among it: they are copied in order.
+    pub(super) fn after_write<S: Store>(&mut self, store: &mut S, mut write: Write) {
+        let Some(rewrite) = &mut self.rewrite else {
+            return;
+        };
+        write.append.clear();
+        write.truncate_after = write.truncate_after.filter(|after| *after < rewrite.log);
+        if let Some(after) = write.truncate_after {
+            rewrite.log = after;
+            rewrite.commits = rewrite.commits.min(after);
+        }
+        let copied = rewrite.commits;
+        write.commit = write.commit.filter(|record| record.stamp.index <= copied);
+        if let Some(slice) = &write.slice {
+            rewrite.applied = Slice {
+                changes: Vec::new(),
+                ..slice.clone()
+            };
+        }
+        if write == Write::default() {
+            return;
+        }
+        if rewrite.closed {
+            rewrite.missed.push(write);
+        } else if let Err(error) = store.next_write(write) {
+            tracing::warn!("the rewriting of the store is given up: {error}");
+            self.rewrite = None;
+        }
+    }
+
+    /// The next store became the live one: nothing that was held or built is of use.
+    pub(super) fn installed(&mut self) {
+        *self = Self::default();
+    }
+
+    /// One piece of work.
+    pub(super) fn work<S: Store>(
+        &mut self,
+        store: &mut S,
+        extra: Extra,
+    ) -> Result<ExtraDone, StorageError> {
+        match extra {
+            Extra::Read(read, checkpoint) => self.read(store, read, &checkpoint),
+            Extra::Step(step) => Ok(self.step(store, step)),
+            Extra::Rewrite(step) => self.rewrite(store, step),
+            Extra::Unpin => {
+                self.pin = None;
+                Ok(ExtraDone::Nothing)
+            }
+        }
+    }
+
+    /// A part of the state for a peer: rows of the state that it names, or else the head of the
+    /// one that there is. `checkpoint` is what the trees stand at.
+    fn read<S: Store>(
+        &mut self,
+        store: &S,
+        read: SnapshotRead,
+        checkpoint: &Slice,
+    ) -> Result<ExtraDone, StorageError> {
+        let SnapshotRead {
+            peer,
+            wanted,
+            at_least,
+        } = read;
+        if self.pin.as_ref().is_none_or(|pin| pin.index() < at_least) {
+            self.pin = base_at(store, checkpoint.applied)?
+                .filter(|base| base.stamp.index == checkpoint.applied)
+                .map(|base| Pin::new(base, checkpoint));
+        }
+        let Some(pin) = &self.pin else {
+            return Ok(ExtraDone::Nothing);
+        };
+        if let Some((name, after)) = wanted.filter(|(name, _)| *name == pin.name) {
+            let (rows, done) = pin.rows(&store.reader(), after.as_ref())?;
+            let chunk = SnapshotChunk {
+                name,
+                after,
+                rows,
+                done,
+            };
+            return Ok(ExtraDone::Rows(peer, chunk));
+        }
+        Ok(ExtraDone::Head(peer, Box::new(pin.head.clone())))
+    }
+
+    /// A step of building the next store from a snapshot. A failure there (a full disk) costs that
+    /// store, not this one.
+    fn step<S: Store>(&mut self, store: &mut S, step: SnapshotStep) -> ExtraDone {
+        self.build(store, step).unwrap_or_else(|error| {
+            tracing::warn!("the snapshot cannot be stored: {error}");
+            self.receiving = None;
+            ExtraDone::Step(StepDone::Checked(false))
+        })
+    }
+
+    fn build<S: Store>(
+        &mut self,
+        store: &mut S,
+        step: SnapshotStep,
+    ) -> Result<ExtraDone, StorageError> {
+        match step {
+            SnapshotStep::Begin(head) => {
+                self.rewrite = None;
+                store.next_begin(&head.base)?;
+                store.next_write(Write {
+                    commit: Some(record_of(&head)),
+                    slice: Some(slice_of(&head, Vec::new())),
+                    ..Write::default()
+                })?;
+                self.receiving = Some(head);
+            }
+            SnapshotStep::Rows(rows) => {
+                if let Some(head) = &self.receiving {
+                    let changes = rows.into_iter().filter_map(change_of).collect();
+                    store.next_write(Write {
+                        slice: Some(slice_of(head, changes)),
+                        ..Write::default()
+                    })?;
+                }
+            }
+            SnapshotStep::Check => {
+                let digest = self.receiving.as_ref().map(|head| head.digest);
+                let Some(checked) = store.next_check(scan)? else {
+                    return Ok(ExtraDone::GoesOn);
+                };
+                if let Err(sentence) = &checked {
+                    tracing::warn!("the snapshot cannot be used: {sentence}");
+                }
+                let good = digest.is_some() && checked.ok() == digest;
+                if !good {
+                    store.next_drop()?;
+                }
+                return Ok(ExtraDone::Step(StepDone::Checked(good)));
+            }
+        }
+        Ok(ExtraDone::Step(StepDone::Stored))
+    }
+
+    /// A step of the rewriting. It may fail as long as this store is the live one.
+    fn rewrite<S: Store>(
+        &mut self,
+        store: &mut S,
+        step: RewriteStep,
+    ) -> Result<ExtraDone, StorageError> {
+        if matches!(step, RewriteStep::Install) {
+            return self.exchange(store);
+        }
+        let done = self.rewrite_further(store, step);
+        Ok(done.unwrap_or_else(|error| {
+            tracing::warn!("the rewriting of the store is given up: {error}");
+            self.rewrite = None;
+            ExtraDone::RewriteFailed
+        }))
+    }
+
+    fn exchange<S: Store>(&mut self, store: &mut S) -> Result<ExtraDone, StorageError> {
+        let Some(rewrite) = &mut self.rewrite else {
+            return Ok(ExtraDone::RewriteFailed);
+        };
+        if !Mutant::SwapWithoutTail.on() {
+            match rewrite.copy_log(store) {
+                Ok(false) => {}
+                Ok(true) => return Ok(ExtraDone::GoesOn),
+                Err(error) => {
+                    tracing::warn!("the rewriting of the store is given up: {error}");
+                    self.rewrite = None;
+                    return Ok(ExtraDone::RewriteFailed);
+                }
+            }
+        }
+        let base = rewrite.base.clone();
+        store.next_install()?;
+        self.rewrite = None;
+        Ok(ExtraDone::Rewritten(base))
+    }
+
+    fn rewrite_further<S: Store>(
+        &mut self,
+        store: &mut S,
+        step: RewriteStep,
+    ) -> Result<ExtraDone, StorageError> {
+        match step {
+            RewriteStep::Begin {
+                base,
+                keep_since,
+                applied,
+            } => self.begin_rewrite(store, not_younger(store, base, keep_since)?, applied),
+            RewriteStep::Copy => {
+                let Some(rewrite) = &mut self.rewrite else {
+                    return Ok(ExtraDone::RewriteFailed);
+                };
+                let more = if rewrite.rows_done {
+                    rewrite.copy_log(store)?
+                } else {
+                    rewrite.copy_rows(store)?;
+                    true
+                };
+                Ok(if more {
+                    ExtraDone::GoesOn
+                } else {
+                    ExtraDone::Copied
+                })
+            }
+            RewriteStep::Check => {
+                let Some(rewrite) = &mut self.rewrite else {
+                    return Ok(ExtraDone::RewriteFailed);
+                };
+                rewrite.closed = true;
+                let digest = Some(rewrite.applied.digest);
+                let Some(checked) = store.next_check(scan)? else {
+                    return Ok(ExtraDone::GoesOn);
+                };
+                if checked.as_ref().ok() == digest.as_ref() {
+                    rewrite.closed = false;
+                    for write in std::mem::take(&mut rewrite.missed) {
+                        store.next_write(write)?;
+                    }
+                    return Ok(ExtraDone::Checked);
+                }
+                tracing::error!("the rewritten store is not used: {checked:?}, not {digest:?}");
+                self.drop_rewrite(store)
+            }
+            RewriteStep::Install => self.exchange(store),
+            RewriteStep::Drop => self.drop_rewrite(store),
+        }
+    }
+
+    fn begin_rewrite<S: Store>(
+        &mut self,
+        store: &mut S,
+        base: Index,
+        applied: Slice,
+    ) -> Result<ExtraDone, StorageError> {
+        let Some(base) = base_at(store, base)? else {
+            return Ok(ExtraDone::RewriteFailed);
+        };
+        store.next_begin(&base)?;
+        store.next_write(Write {
+            slice: Some(applied.clone()),
+            ..Write::default()
+        })?;
+        self.receiving = None;
+        self.rewrite = Some(Rewrite {
+            rows: None,
+            rows_done: false,
+            log: base.stamp.index,
+            // The record of the base itself is kept, if there is one.
+            commits: base.stamp.index.previous(),
+            base,
+            applied,
+            closed: false,
+            missed: Vec::new(),
+        });
+        Ok(ExtraDone::GoesOn)
+    }
+
+    fn drop_rewrite<S: Store>(&mut self, store: &mut S) -> Result<ExtraDone, StorageError> {
+        if self.rewrite.take().is_some() {
+            store.next_drop()?;
+        }
+        Ok(ExtraDone::RewriteFailed)
+    }
+}
+
+impl Rewrite {
+    /// Records as they are now: what changes later is written to both stores.
+    fn copy_rows<S: Store>(&mut self, store: &mut S) -> Result<(), StorageError> {
+        let reader = store.reader();
+        let at = self.rows.as_ref().map_or(0, |place| place.tree as usize);
+        let Some(tree) = Tree::ALL.get(at).copied() else {
+            self.rows_done = true;
+            return Ok(());
+        };
+        let from = match &self.rows {
+            Some(place) if !place.key.is_empty() => following(&place.key),
+            _ => Vec::new(),
+        };
+        let mut bytes = 0;
+        let mut page = reader.range(tree, &from, &KEYS_END, SNAPSHOT_ROWS_MAX)?;
+        let fits = page.iter().take_while(|(key, value)| {
+            let first = bytes == 0;
+            bytes += key.len() + value.len();
+            first || bytes <= SNAPSHOT_BYTES_MAX
+        });
+        let taken = fits.count();
+        let last = taken == page.len() && page.len() < SNAPSHOT_ROWS_MAX;
+        page.truncate(taken);
+        self.rows = Some(match page.last() {
+            Some((key, _)) if !last => place(tree, key),
+            _ => Place {
+                tree: at as u8 + 1,
+                key: Bytes::new(),
+            },
+        });
+        let changes = page.into_iter().map(|(key, value)| Change {
+            tree,
+            key,
+            value: Some(value),
+        });
+        store.next_write(Write {
+            slice: Some(Slice {
+                changes: changes.collect(),
+                ..self.applied.clone()
+            }),
+            ..Write::default()
+        })
+    }
+
+    /// Entries and commit records; false when nothing is left.
+    fn copy_log<S: Store>(&mut self, store: &mut S) -> Result<bool, StorageError> {
+        let append = store.entries(self.log.next(), SNAPSHOT_BYTES_MAX)?;
+        let full = append.iter().map(|e| e.bytes().len()).sum::<usize>() >= SNAPSHOT_BYTES_MAX / 2;
+        if let Some(last) = append.last().map(Entry::index) {
+            self.log = last;
+            store.next_write(Write {
+                append,
+                ..Write::default()
+            })?;
+        }
+        let to = self.log.min(Index(self.commits.0 + 4_096));
+        for record in store.commit_records(self.commits.next(), to)? {
+            store.next_write(Write {
+                commit: Some(record),
+                ..Write::default()
+            })?;
+        }
+        self.commits = self.commits.max(to);
+        Ok(full || to < self.log)
+    }
+}
+
+/// The smallest key above this one.
+fn following(key: &[u8]) -> Vec<u8> {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    next
+}
+
+/// The base of a log that is cut after this entry; `None` if the entry is not there.
+fn base_at<S: Store>(store: &S, index: Index) -> Result<Option<Base>, StorageError> {
+    let base = store.base()?;
+    if index <= base.stamp.index {
+        return Ok(Some(base));
+    }
+    let founders = if base.founders.is_empty() {
+        let first = store.entries(Index(1), 1)?;
+        let formation = first.first().and_then(Entry::as_formation);
+        formation.map(|formation| formation.members)
+    } else {
+        Some(base.founders)
+    };
+    let entries = store.entries(index, 1)?;
+    let entry = entries.first().filter(|entry| entry.index() == index);
+    Ok(founders.zip(entry).map(|(founders, entry)| Base {
+        stamp: entry.stamp(),
+        hash: entry.hash(),
+        time: entry.time(),
+        founders,
+    }))
+}
+
+/// The highest index up to `base` whose entry is not younger than `keep_since`: times never fall
+/// along the log.
+fn not_younger<S: Store>(
+    store: &S,
+    base: Index,
+    keep_since: WallTime,
+) -> Result<Index, StorageError> {
+    let mut low = store.base()?.stamp.index;
+    let mut high = base;
+    while low < high {
+        let middle = Index(low.0 + (high.0 - low.0).div_ceil(2));
+        let entry = store.entries(middle, 1)?;
+        if entry.first().is_some_and(|e| e.time() <= keep_since) {
+            low = middle;
+        } else {
+            high = middle.previous();
+        }
+    }
+    Ok(low)
+}
+
+fn change_of(row: Row) -> Option<Change> {
+    let tree = Tree::ALL.get(usize::from(row.place.tree)).copied()?;
+    Some(Change {
+        tree,
+        key: row.place.key,
+        value: Some(row.value),
+    })
+}
+
+/// The slice that a snapshot stands at.
+pub(super) fn slice_of(head: &SnapshotHead, changes: Vec<Change>) -> Slice {
+    Slice {
+        applied: head.base.stamp.index,
+        hash: head.base.hash,
+        digest: head.digest,
+        members: head.members.clone(),
+        machine: head.machine.clone(),
+        changes,
+    }
+}
+
+/// The commit record of a snapshot's last entry.
+pub(super) fn record_of(head: &SnapshotHead) -> CommitRecord {
+    CommitRecord {
+        stamp: head.base.stamp,
+        hash: head.base.hash,
+        digest: head.digest,
+        time: head.base.time,
+    }
+}
+
+fn scan(slice: &Slice, reader: &dyn StateReader) -> Result<Hash, StorageError> {
+    StateMachine::open(Some(slice))?.scan_digest(reader)
+}
