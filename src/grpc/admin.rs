@@ -12,6 +12,7 @@ use crate::proto::admin as proto;
 use crate::proto::admin::admin_service_server::{AdminService, AdminServiceServer};
 use crate::proto::peer::{relay_request, relay_response};
 use crate::replica::Handle;
+use crate::service::Service;
 use crate::storage::{CommitRecord, StorageError};
 use crate::types::entry::Entry;
 use crate::types::{Hash, Index, ReplicaId};
@@ -56,6 +57,15 @@ impl Admin {
         if let Some((index, what)) = &node.damage {
             errors.insert(0, format!("damaged at index {index}: {what}"));
         }
+        if let Some(halt) = &node.halt {
+            errors.insert(0, crate::replica::sentence(halt));
+        } else if node.role == Role::Repairing {
+            let what = "its store was damaged: it is filled from the primary, and takes no part \
+                        until that is done";
+            errors.insert(0, what.to_owned());
+        }
+        errors.extend(want_of_room(&status));
+        errors.extend(what_is_missing(node));
         let numbers = |ids: &[ReplicaId]| ids.iter().map(|id| id.0.into()).collect();
         proto::ReplicaStatus {
             id: node.id.0.into(),
@@ -64,6 +74,7 @@ impl Admin {
             term: node.term.0,
             primary: node.primary.map_or(0, |id| id.0.into()),
             serving: node.serving,
+            base_index: node.base.0,
             last_term: node.last.term.0,
             last_index: node.last.index.0,
             durable_index: node.durable.index.0,
@@ -91,6 +102,7 @@ impl Admin {
                     index: index.0,
                 })
                 .collect(),
+            syncs: crate::storage::fdatasync_calls(),
         }
     }
 
@@ -165,13 +177,19 @@ impl Admin {
     }
 }
 
-/// Serves the admin socket, bound by [`crate::admin::socket::bind`], until dropped.
+/// Serves the admin socket, bound by [`crate::admin::socket::bind`], until dropped. On a replica
+/// that was started for tests `test_accounts` creates accounts.
 pub async fn serve(
     listener: UnixListener,
     admin: Arc<Admin>,
+    test_accounts: Option<Service<Handle>>,
 ) -> Result<(), tonic::transport::Error> {
-    let service = AdminServiceServer::new(AdminApi { admin })
-        .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX);
+    let api = AdminApi {
+        admin,
+        test_accounts,
+    };
+    let service =
+        AdminServiceServer::new(api).max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX);
     tonic::transport::Server::builder()
         .add_service(service)
         .serve_with_incoming(UnixListenerStream::new(listener))
@@ -180,6 +198,7 @@ pub async fn serve(
 
 struct AdminApi {
     admin: Arc<Admin>,
+    test_accounts: Option<Service<Handle>>,
 }
 
 type Pages<T> = ReceiverStream<Result<T, Status>>;
@@ -188,6 +207,25 @@ type Pages<T> = ReceiverStream<Result<T, Status>>;
 impl AdminService for AdminApi {
     type ListEntriesStream = Pages<proto::ListEntriesResponse>;
     type ListCommitRecordsStream = Pages<proto::ListCommitRecordsResponse>;
+    type PrepareAccountsStream = Pages<proto::PrepareAccountsResponse>;
+
+    async fn prepare_accounts(
+        &self,
+        request: Request<proto::PrepareAccountsRequest>,
+    ) -> Result<Response<Self::PrepareAccountsStream>, Status> {
+        let Some(accounts) = self.test_accounts.clone() else {
+            return Err(Status::failed_precondition(
+                "this is no test cluster: its replicas run without --test-cluster",
+            ));
+        };
+        let (told, stream) = mpsc::channel(2);
+        tokio::spawn(super::admin_prepare::accounts(
+            accounts,
+            request.into_inner(),
+            told,
+        ));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
 
     async fn status(
         &self,
@@ -207,6 +245,7 @@ impl AdminService for AdminApi {
             let status = answer.await;
             replicas.push(status.map_err(|_| Status::internal("a question was interrupted"))?);
         }
+        leave_out_strangers(&mut replicas, self.admin.links.me());
         Ok(Response::new(proto::StatusResponse { replicas }))
     }
 
@@ -351,6 +390,51 @@ fn unreachable(id: ReplicaId, why: &str) -> proto::ReplicaStatus {
     }
 }
 
+/// What is to be said about its disk.
+fn want_of_room(status: &crate::replica::Status) -> impl Iterator<Item = String> {
+    let low = status.low.map(|space| {
+        let (free, needed) = (space.free >> 20, space.needed >> 20);
+        format!("its disk is nearly full: {free} MiB are free, {needed} MiB must be left")
+    });
+    let refuses = "it refuses writes (DISK_FULL): too many replicas are low on disk space";
+    let refuses = status.refuses_writes.then(|| refuses.to_owned());
+    low.into_iter().chain(refuses)
+}
+
+/// Why a replica that is not damaged does not serve, as a sentence.
+fn what_is_missing(node: &crate::consensus::Status) -> Option<String> {
+    let formed = node.cluster.is_some();
+    match node.role {
+        Role::Damaged => None,
+        Role::NotAdmitted => Some(
+            "it is new here or lost its promises: a primary with a majority must readmit it".into(),
+        ),
+        _ if node.primary.is_none() && formed => {
+            Some("no primary: a majority must be running, connected and admitted".into())
+        }
+        _ if !formed => Some("not formed: it waits for every configured replica".into()),
+        _ => None,
+    }
+}
+
+/// What answers at a configured address may be a replica of another cluster: its figures say
+/// nothing about this one, and it is not compared.
+fn leave_out_strangers(replicas: &mut [proto::ReplicaStatus], me: ReplicaId) {
+    let ours = replicas.iter().find(|status| status.id == u32::from(me.0));
+    let Some(ours) = ours.map(|status| status.cluster.clone()) else {
+        return;
+    };
+    for status in replicas {
+        if !ours.is_empty() && !status.cluster.is_empty() && status.cluster != ours {
+            let id = ReplicaId(status.id as u16);
+            *status = unreachable(
+                id,
+                "it belongs to another cluster: check its data directory",
+            );
+        }
+    }
+}
+
 /// The role as operators read it.
 pub fn role_name(role: Role) -> &'static str {
     match role {
@@ -361,6 +445,7 @@ pub fn role_name(role: Role) -> &'static str {
         Role::Retiring => "retiring",
         Role::NotAdmitted => "not admitted",
         Role::Damaged => "damaged",
+        Role::Repairing => "repairing",
     }
 }
 

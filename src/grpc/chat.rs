@@ -1,6 +1,8 @@
 //! The client listener: `chat.v1.ChatService`, health and reflection.
 
 use super::chat_convert as convert;
+use super::chat_send;
+use super::connections::Bounded;
 use super::errors;
 use crate::limits;
 use crate::proto::chat as proto;
@@ -15,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::server::NamedService;
 use tonic::transport::server::{Server, TcpIncoming};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -60,9 +62,12 @@ pub async fn serve<B: Backend>(
     let incoming = TcpIncoming::from(listener)
         .with_nodelay(Some(true))
         .with_keepalive(Some(KEEPALIVE_INTERVAL));
+    let incoming = Bounded::new(incoming, limits::CLIENT_CONNECTIONS_MAX);
     let (stop, stopped) = oneshot::channel::<()>();
     let server = Server::builder()
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
+        .initial_stream_window_size(limits::CLIENT_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CLIENT_WINDOW_BYTES)
         .http2_max_header_list_size(limits::CLIENT_HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -121,7 +126,7 @@ async fn report_health<B: Backend>(health: &HealthReporter, serving: bool) {
 
 /// The gRPC face of a [`Service`].
 pub struct Chat<B: Backend = Handle> {
-    service: Service<B>,
+    pub(super) service: Service<B>,
 }
 
 impl<B: Backend> Chat<B> {
@@ -142,7 +147,7 @@ impl<B: Backend> Chat<B> {
         }
     }
 
-    fn status(&self, error: &ServiceError) -> Status {
+    pub(super) fn status(&self, error: &ServiceError) -> Status {
         let mut status = errors::status(error);
         self.mark(status.metadata_mut());
         status
@@ -181,6 +186,7 @@ async fn pump<B: Backend>(
 
 #[tonic::async_trait]
 impl<B: Backend> ChatService for Chat<B> {
+    type SendMessagesStream = ReceiverStream<Result<proto::SendMessagesResponse, Status>>;
     type DeliverMessagesStream = ReceiverStream<Result<proto::DeliverMessagesResponse, Status>>;
 
     async fn create_account(
@@ -291,6 +297,25 @@ impl<B: Backend> ChatService for Chat<B> {
             self.service.send_message(&token, request).await
         };
         self.reply(done.await.map(convert::sent))
+    }
+
+    async fn send_messages(
+        &self,
+        request: Request<Streaming<proto::SendMessagesRequest>>,
+    ) -> Result<Response<Self::SendMessagesStream>, Status> {
+        // A bridge has none of its own: each of its sends brings one.
+        let token = match request.metadata().get("authorization") {
+            Some(_) => convert::token(request.metadata()).map(|token| Some(token.hash())),
+            None => Ok(None),
+        };
+        let stream = token.map(|token| {
+            let (sender, replies) = mpsc::channel(limits::PIPELINE_REPLIES_MAX);
+            let chat = Self::new(self.service.clone());
+            let sends = chat_send::Sends::new(chat, token, request.into_inner(), sender);
+            tokio::spawn(sends.run());
+            ReceiverStream::new(replies)
+        });
+        self.reply(stream)
     }
 
     async fn deliver_messages(

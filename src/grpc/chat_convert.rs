@@ -68,6 +68,40 @@ pub(super) fn send_message(
     })
 }
 
+/// One of the sends of a stream, with the token that it brings (empty: the stream's).
+pub(super) fn pipelined_send(
+    send: proto::PipelinedSend,
+) -> (String, Result<SendMessage, ServiceError>) {
+    let request = id(send.request_id).map(|request_id| SendMessage {
+        recipient: send.recipient,
+        body: send.body.into(),
+        content_type: send.content_type,
+        request_id,
+    });
+    (send.token, request)
+}
+
+/// Outcomes in the order of their sends.
+pub(super) fn outcomes(outcomes: Vec<Result<Sent, ServiceError>>) -> proto::SendMessagesResponse {
+    use proto::send_outcome::Outcome;
+    let outcomes = outcomes
+        .into_iter()
+        .map(|outcome| match outcome {
+            Ok(done) => Outcome::Sent(sent(done)),
+            Err(error) => Outcome::Refused(proto::SendRefused {
+                // The service numbers its codes as gRPC does.
+                code: error.reason.code() as u32,
+                reason: error.reason.word().to_owned(),
+                message: error.to_string(),
+            }),
+        })
+        .map(|outcome| proto::SendOutcome {
+            outcome: Some(outcome),
+        })
+        .collect();
+    proto::SendMessagesResponse { outcomes }
+}
+
 pub(super) fn list_accounts(request: proto::ListAccountsRequest) -> ListAccounts {
     ListAccounts {
         pattern: request.pattern,
@@ -142,6 +176,7 @@ pub(super) fn event(event: Deliver) -> proto::DeliverMessagesResponse {
             up_to_message_id: up_to.0,
         }),
         Deliver::Heartbeat { cursor } => Event::Heartbeat(proto::Heartbeat { cursor: cursor.0 }),
+        Deliver::Removed { up_to } => Event::Removed(proto::Removed { up_to: up_to.0 }),
         Deliver::EndOfBacklog => Event::EndOfBacklog(proto::EndOfBacklog {}),
     };
     proto::DeliverMessagesResponse { event: Some(event) }

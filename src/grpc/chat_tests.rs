@@ -2,6 +2,7 @@
 
 use super::chat::{ServeError, serve};
 use super::errors::DOMAIN;
+use crate::limits;
 use crate::proto::chat as proto;
 use crate::proto::chat::chat_service_client::ChatServiceClient;
 use crate::proto::chat::deliver_messages_response::Event;
@@ -228,7 +229,7 @@ async fn bad_requests_get_their_reason_and_the_server_goes_on() {
     let limit = &long.get_details_error_info().unwrap().metadata["limit_bytes"];
     assert_eq!(limit, "16384");
     let huge = chat
-        .send_message(send(vec![0; 65 * 1024]))
+        .send_message(send(vec![0; limits::CLIENT_MESSAGE_BYTES_MAX]))
         .await
         .unwrap_err();
     assert_eq!(huge.code(), Code::OutOfRange);
@@ -340,5 +341,99 @@ async fn a_stop_ends_streams_and_then_the_server() {
         (reason(&ended).as_str(), ended.code()),
         ("UNAVAILABLE", Code::Unavailable)
     );
+    server.ended.await.unwrap().unwrap();
+}
+
+/// A client id that the fake knows nothing about: it remembers every request.
+fn send(sequence: u64, recipient: &str, token: &str) -> proto::PipelinedSend {
+    proto::PipelinedSend {
+        recipient: recipient.to_owned(),
+        body: format!("number {sequence}").into_bytes().into(),
+        content_type: String::new(),
+        request_id: Some(proto::RequestId {
+            client_id: vec![9; 16].into(),
+            sequence,
+        }),
+        token: token.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_sends_has_its_outcomes_in_order_good_and_bad() {
+    use proto::send_outcome::Outcome;
+    let server = Server::start().await;
+    let alice = server.account("alice").await;
+    let bob = server.account("bob").await;
+    let (requests, outgoing) = tokio::sync::mpsc::channel(4);
+    let sends = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+    let mut replies = server
+        .chat()
+        .send_messages(with_token(&alice, sends))
+        .await
+        .unwrap()
+        .into_inner();
+    // The last three: a bad name, no id, a token that is none.
+    let mut without_id = send(4, "bob", "");
+    without_id.request_id = None;
+    let batch = vec![
+        send(1, "bob", ""),
+        send(2, "alice", &bob),
+        send(3, "no such name!", ""),
+        without_id,
+        send(5, "bob", "ct_nonsense"),
+        send(6, "bob", ""),
+    ];
+    let request = proto::SendMessagesRequest { sends: batch };
+    requests.send(request).await.unwrap();
+    drop(requests);
+    let mut words = Vec::new();
+    while let Some(reply) = replies.message().await.unwrap() {
+        words.extend(reply.outcomes.into_iter().map(|o| match o.outcome {
+            Some(Outcome::Sent(sent)) => format!("inbox {}", sent.inbox_seq),
+            Some(Outcome::Refused(refused)) => refused.reason,
+            None => "nothing".to_owned(),
+        }));
+    }
+    // The model applies a batch backwards: the outcomes still come in the order of the sends.
+    assert_eq!(
+        words,
+        [
+            "inbox 2",
+            "inbox 1",
+            "INVALID_NAME",
+            "REQUEST_ID_INVALID",
+            "TOKEN_INVALID",
+            "inbox 1"
+        ]
+    );
+    let state = server.fake.state();
+    let inbox = |name: &str| {
+        let accounts = state.accounts.values();
+        let mut with_name = accounts.filter(|account| account.info.name == name);
+        with_name.next().map(|account| account.inbox.len())
+    };
+    assert_eq!((inbox("alice"), inbox("bob")), (Some(1), Some(2)));
+}
+
+#[tokio::test]
+async fn a_stream_of_sends_ends_when_the_server_stops() {
+    let server = Server::start().await;
+    let alice = server.account("alice").await;
+    let (requests, outgoing) = tokio::sync::mpsc::channel(4);
+    let sends = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+    let mut replies = server
+        .chat()
+        .send_messages(with_token(&alice, sends))
+        .await
+        .unwrap()
+        .into_inner();
+    let first = proto::SendMessagesRequest {
+        sends: vec![send(1, "alice", "")],
+    };
+    requests.send(first).await.unwrap();
+    assert_eq!(replies.message().await.unwrap().unwrap().outcomes.len(), 1);
+    server.stop.send(()).unwrap();
+    let status = replies.message().await.unwrap_err();
+    assert_eq!(reason(&status), "SHUTTING_DOWN");
     server.ended.await.unwrap().unwrap();
 }

@@ -6,10 +6,13 @@
 //! error here.
 
 pub mod admin;
+mod admin_prepare;
 pub mod chat;
 mod chat_convert;
+mod chat_send;
 #[cfg(test)]
 mod chat_tests;
+mod connections;
 mod errors;
 pub mod peer;
 pub mod peer_convert;

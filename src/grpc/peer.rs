@@ -62,9 +62,11 @@ impl PeerService for PeerApi {
             .links
             .inbox()
             .ok_or_else(|| Status::unavailable("the replica is starting"))?;
-        let client_addr = request.metadata().get("chat-client-addr");
-        let client_addr = client_addr.and_then(|value| value.to_str().ok());
-        peer.on_stream(client_addr.map(str::to_owned));
+        let address = |name| {
+            let value = request.metadata().get(name)?;
+            value.to_str().ok().map(str::to_owned)
+        };
+        peer.on_stream(address("chat-client-addr"), address("chat-wire-addr"));
         // Never used but for the reason of an end; its existence keeps the response open.
         let (ended, response) = mpsc::channel(1);
         let incoming = Incoming {

@@ -25,6 +25,7 @@ const GOOD_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Link {
     pub(super) me: ReplicaId,
     pub(super) client_addr: String,
+    pub(super) wire_addr: String,
     pub(super) peer: Arc<Peer>,
     pub(super) inbox: Arc<dyn Inbox>,
 }
@@ -144,6 +145,12 @@ impl Link {
         metadata.insert("chat-to", u64::from(self.peer.id.0).into());
         if let Ok(client_addr) = MetadataValue::try_from(&self.client_addr) {
             metadata.insert("chat-client-addr", client_addr);
+        }
+        if let (false, Ok(wire_addr)) = (
+            self.wire_addr.is_empty(),
+            MetadataValue::try_from(&self.wire_addr),
+        ) {
+            metadata.insert("chat-wire-addr", wire_addr);
         }
         let answer = timeout(
             Duration::from_millis(limits::PEER_CONNECT_MS),

@@ -27,7 +27,7 @@ use queue::Queue;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tonic::transport::Channel;
@@ -65,6 +65,8 @@ struct Shared {
     me: ReplicaId,
     /// Told to the others, for redirection.
     client_addr: String,
+    /// The same for clients of the wire protocol; empty without that front.
+    wire_addr: String,
     peers: BTreeMap<ReplicaId, Arc<Peer>>,
     inbox: OnceLock<Arc<dyn Inbox>>,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -80,10 +82,11 @@ pub(crate) struct Peer {
     /// While the link is up: for relayed admin requests.
     channel: Mutex<Option<Channel>>,
     client_addr: Mutex<Option<String>>,
+    wire_addr: Mutex<Option<String>>,
     /// Messages and streams refused by this replica.
     bad: AtomicU64,
     /// The last thing logged about what it sent, so that a fault is logged once.
-    complaint: Mutex<String>,
+    complaint: Mutex<(String, Option<Instant>)>,
     /// It has just connected to us: it is up, so do not wait with connecting to it.
     knock: Notify,
 }
@@ -96,6 +99,16 @@ impl Links {
         addresses: &BTreeMap<ReplicaId, Address>,
         client_addr: String,
     ) -> Self {
+        Self::with_wire(me, addresses, client_addr, String::new())
+    }
+
+    /// The same with what the others tell clients of the wire protocol; empty: nothing.
+    pub fn with_wire(
+        me: ReplicaId,
+        addresses: &BTreeMap<ReplicaId, Address>,
+        client_addr: String,
+        wire_addr: String,
+    ) -> Self {
         let peers = addresses
             .iter()
             .filter(|(id, _)| **id != me)
@@ -105,6 +118,7 @@ impl Links {
             shared: Arc::new(Shared {
                 me,
                 client_addr,
+                wire_addr,
                 peers,
                 inbox: OnceLock::new(),
                 tasks: Mutex::new(Vec::new()),
@@ -123,6 +137,7 @@ impl Links {
             let task = link::Link {
                 me: self.shared.me,
                 client_addr: self.shared.client_addr.clone(),
+                wire_addr: self.shared.wire_addr.clone(),
                 peer: Arc::clone(peer),
                 inbox: Arc::clone(&inbox),
             };
@@ -158,19 +173,37 @@ impl Links {
         lock(&self.shared.peers.get(&id)?.client_addr).clone()
     }
 
-    /// Sentences about peers that sent what this replica refused.
+    /// The wire address of a replica, once it has told: `HOST:PORT`.
+    pub fn wire_addr(&self, id: ReplicaId) -> Option<String> {
+        let known = if id == self.shared.me {
+            Some(self.shared.wire_addr.clone())
+        } else {
+            lock(&self.shared.peers.get(&id)?.wire_addr).clone()
+        };
+        known.filter(|address| !address.is_empty())
+    }
+
+    /// Sentences about peers that sent what this replica refused, not long ago. What was refused
+    /// while a replica came back, say, is no reason to look at it for ever.
     pub fn complaints(&self) -> Vec<String> {
-        let with_faults = self.shared.peers.values().filter(|peer| peer.faults() > 0);
-        with_faults
-            .map(|peer| {
-                format!(
+        self.complaints_at(Instant::now())
+    }
+
+    fn complaints_at(&self, now: Instant) -> Vec<String> {
+        let shown = Duration::from_secs(limits::COMPLAINT_SHOWN_SECONDS);
+        let mut sentences = Vec::new();
+        for peer in self.shared.peers.values() {
+            let complaint = lock(&peer.complaint);
+            if complaint.1.is_some_and(|last| now < last + shown) {
+                sentences.push(format!(
                     "refused {} messages of replica {}, the last because {}",
-                    peer.faults(),
+                    peer.bad.load(Ordering::Relaxed),
                     peer.id,
-                    lock(&peer.complaint)
-                )
-            })
-            .collect()
+                    complaint.0
+                ));
+            }
+        }
+        sentences
     }
 
     /// Passes an admin request on to another replica and waits for its answer, within a bound.
@@ -233,8 +266,9 @@ impl Peer {
             identity: Mutex::new(None),
             channel: Mutex::new(None),
             client_addr: Mutex::new(None),
+            wire_addr: Mutex::new(None),
             bad: AtomicU64::new(0),
-            complaint: Mutex::new(String::new()),
+            complaint: Mutex::default(),
             knock: Notify::new(),
         }
     }
@@ -249,10 +283,11 @@ impl Peer {
     }
 
     /// The peer has opened its stream to this replica.
-    pub(crate) fn on_stream(&self, client_addr: Option<String>) {
+    pub(crate) fn on_stream(&self, client_addr: Option<String>, wire_addr: Option<String>) {
         if client_addr.is_some() {
             *lock(&self.client_addr) = client_addr;
         }
+        *lock(&self.wire_addr) = wire_addr;
         self.knock.notify_one();
     }
 
@@ -260,14 +295,11 @@ impl Peer {
     pub(crate) fn complain(&self, why: &str) {
         self.bad.fetch_add(1, Ordering::Relaxed);
         let mut complaint = lock(&self.complaint);
-        if *complaint != why {
-            why.clone_into(&mut complaint);
+        complaint.1 = Some(Instant::now());
+        if complaint.0 != why {
+            why.clone_into(&mut complaint.0);
             tracing::warn!(peer = %self.id, "refused a message of replica {}: {why}", self.id);
         }
-    }
-
-    fn faults(&self) -> u64 {
-        self.bad.load(Ordering::Relaxed)
     }
 }
 

@@ -215,6 +215,9 @@ async fn a_forward_for_another_cluster_stops_at_the_door() {
     one.links.send(forward(1, 2));
     assert_eq!(two.hear().await, Heard::Message(forward(1, 2)));
     assert_eq!(two.links.complaints().len(), 1);
+    // News for a while, not for ever: `status` says that all is well again.
+    let later = Instant::now() + Duration::from_secs(limits::COMPLAINT_SHOWN_SECONDS);
+    assert!(two.links.complaints_at(later).is_empty());
 }
 
 #[tokio::test]

@@ -55,6 +55,33 @@ impl<B: Backend> Service<B> {
         }
     }
 
+    /// Creates an account of a test cluster under a password hash that many share, so that a
+    /// million accounts cost one hash. An account of that name that is there already stays as it is.
+    pub async fn create_prepared(
+        &self,
+        name: &str,
+        password_hash: &PasswordHash,
+    ) -> Result<(), ServiceError> {
+        let name = validate::user_name(name, "username")?;
+        let operation = Operation::CreateAccount {
+            full_name: format!("{name} of a test"),
+            name,
+            password_hash: password_hash.0.clone(),
+            token: new_token(&Token::generate(), "default", random_client()),
+        };
+        match self.write(None, None, operation).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.reason == Reason::NameTaken => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A password hash for [`Self::create_prepared`].
+    pub async fn hash_password(&self, password: &Password) -> Result<PasswordHash, ServiceError> {
+        validate::password(password, "password")?;
+        self.inner.passwords.hash(password).await
+    }
+
     /// A repeated creation: whoever knows the password is the one who created it. The request's
     /// own id names the creation, so the login goes under one of this front's.
     async fn log_in_creator(
@@ -193,6 +220,22 @@ impl<B: Backend> Service<B> {
         if !self.inner.passwords.verify(password, stored).await? {
             return Err(Reason::BadCredentials.into());
         }
+        self.delete(token, identity.account, request_id).await
+    }
+
+    /// Deletes the account on the word of its token alone: version 1 of the wire protocol has no
+    /// field for a password.
+    pub async fn delete_account_by_token(&self, token: &Token) -> Result<(), ServiceError> {
+        let identity = self.identity(token.hash()).await?;
+        self.delete(token, identity.account, None).await
+    }
+
+    async fn delete(
+        &self,
+        token: &Token,
+        account: AccountInfo,
+        request_id: Option<RequestId>,
+    ) -> Result<(), ServiceError> {
         let outcome = self
             .write(Some(token.hash()), request_id, Operation::DeleteAccount)
             .await?;
@@ -200,8 +243,8 @@ impl<B: Backend> Service<B> {
             Reply::Done => Ok(()),
             // The token went with the account if an earlier attempt was applied.
             Reply::Refused(Refusal::TokenInvalid) if outcome.unsure => {
-                let left = self.credentials(&identity.account.name).await?;
-                if left.is_some_and(|c| c.user == identity.account.user) {
+                let left = self.credentials(&account.name).await?;
+                if left.is_some_and(|c| c.user == account.user) {
                     return Err(Reason::TokenInvalid.into());
                 }
                 Ok(())

@@ -1,6 +1,6 @@
 //! What the service needs of a replica. [`Handle`] is it; the tests have a model in memory.
 
-use crate::replica::{Consistency, Handle, ReadError, Wake, Watch, WriteError, Written};
+use crate::replica::{Consistency, Handle, Outcomes, ReadError, Wake, Watch, WriteError, Written};
 use crate::state_machine::{Answer, Command, Query};
 use crate::types::{ReplicaId, TokenHash, UserId};
 use std::future::Future;
@@ -13,6 +13,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// Writes through the primary.
     fn write(&self, command: Command) -> impl Future<Output = Result<Written, WriteError>> + Send;
+    /// Writes many, each under the caller's own number; every outcome arrives in `outcomes` once.
+    fn write_many(&self, commands: Vec<(u64, Command)>, outcomes: &Arc<Outcomes>);
     /// Reads.
     fn read(
         &self,
@@ -42,6 +44,9 @@ impl Backend for Handle {
 
     async fn write(&self, command: Command) -> Result<Written, WriteError> {
         Handle::write(self, command).await
+    }
+    fn write_many(&self, commands: Vec<(u64, Command)>, outcomes: &Arc<Outcomes>) {
+        Handle::write_many(self, commands, outcomes);
     }
     async fn read(&self, query: Query, consistency: Consistency) -> Result<Answer, ReadError> {
         Handle::read(self, query, consistency).await

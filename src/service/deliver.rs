@@ -20,8 +20,13 @@ use tokio::time::{Interval, MissedTickBehavior};
 /// What a stream brings.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Deliver {
-    /// A message. Inbox sequences rise without a gap, but for what retention removed.
+    /// A message. Inbox sequences rise without a gap, but for what a `Removed` before it names.
     Message(InboxMessage),
+    /// Retention removed what was left up to here, before this stream brought it.
+    Removed {
+        /// Inclusive.
+        up_to: InboxSeq,
+    },
     /// `peer` acknowledged what this account sent it.
     Delivered {
         /// The peer's name.
@@ -47,8 +52,12 @@ pub struct Deliveries<B: Backend> {
     heartbeat: Interval,
     /// The last message handed out, or where the stream began.
     position: InboxSeq,
+    /// What the device had acknowledged at the last look.
+    acknowledged: InboxSeq,
     /// Read, not handed out yet.
     waiting: VecDeque<InboxMessage>,
+    /// To be told before `waiting`: the inbox now begins behind this.
+    removed: Option<InboxSeq>,
     /// The inbox goes on behind `waiting`, as far as is known.
     more: bool,
     /// A wake was looked at since the last batch: the next batch's turn.
@@ -104,7 +113,9 @@ impl<B: Backend> Service<B> {
             closing,
             heartbeat: heartbeat(request.heartbeat_ms),
             position,
+            acknowledged: cursor.acknowledged,
             waiting: VecDeque::new(),
+            removed: None,
             more: false,
             woken: false,
             backlog_end: cursor.last,
@@ -113,6 +124,26 @@ impl<B: Backend> Service<B> {
         };
         stream.take(messages, cursor);
         Ok(stream)
+    }
+
+    /// What waits after a place of the inbox (after the device's cursor if none is named), and the
+    /// cursor: one look, without a stream. At most `DELIVER_BATCH_MAX` messages.
+    pub async fn read_messages(
+        &self,
+        token: &Token,
+        after: Option<InboxSeq>,
+    ) -> Result<(Vec<InboxMessage>, Cursor), ServiceError> {
+        let limit = limits::DELIVER_BATCH_MAX;
+        let consistency = Consistency::Linearizable;
+        let (messages, cursor) = self
+            .read_inbox(token.hash(), after, limit, consistency)
+            .await?;
+        if after.is_some_and(|after| after > cursor.last) {
+            return Err(
+                ServiceError::field(Reason::CursorBeyondEnd, "after").with("end", cursor.last)
+            );
+        }
+        Ok((messages, cursor))
     }
 
     async fn read_inbox(
@@ -145,6 +176,10 @@ impl<B: Backend> Deliveries<B> {
     /// before it is ready loses nothing.
     pub async fn next(&mut self) -> Result<Deliver, ServiceError> {
         loop {
+            if let Some(up_to) = self.removed.take() {
+                self.position = up_to;
+                return Ok(Deliver::Removed { up_to });
+            }
             if let Some(message) = self.waiting.pop_front() {
                 self.position = message.seq;
                 return Ok(Deliver::Message(message));
@@ -185,6 +220,29 @@ impl<B: Backend> Deliveries<B> {
         }
     }
 
+    /// The last message handed out, or where the stream began.
+    pub fn position(&self) -> InboxSeq {
+        self.position
+    }
+
+    /// What the device had acknowledged when the inbox was last read.
+    pub fn acknowledged(&self) -> InboxSeq {
+        self.acknowledged
+    }
+
+    /// Is more known to be there? Then the next event does not take long.
+    pub fn has_more(&self) -> bool {
+        self.more || !self.waiting.is_empty() || self.removed.is_some()
+    }
+
+    /// Judges the token and looks at the cursor, as a heartbeat does.
+    pub async fn look(&mut self) -> Result<(), ServiceError> {
+        if self.waiting.is_empty() {
+            self.read_on(1).await?;
+        }
+        Ok(())
+    }
+
     async fn wake_if_any(&mut self) -> Option<Wake> {
         tokio::select! {
             biased;
@@ -217,8 +275,11 @@ impl<B: Backend> Deliveries<B> {
     }
 
     fn take(&mut self, messages: Vec<InboxMessage>, cursor: Cursor) {
+        let begins_behind = InboxSeq(cursor.first.0.saturating_sub(1));
+        self.removed = (begins_behind > self.position).then_some(begins_behind);
         self.waiting = messages.into();
         self.more = self.waiting.back().is_some_and(|m| m.seq < cursor.last);
+        self.acknowledged = cursor.acknowledged;
         self.heartbeat.reset();
     }
 }

@@ -119,7 +119,7 @@ reasons! {
     RequestTooOld "REQUEST_TOO_OLD" FailedPrecondition None,
         "the request id is older than what the server remembers: its outcome cannot be told";
     TooManyDevices "TOO_MANY_DEVICES" FailedPrecondition None,
-        "the account has as many devices as it may have";
+        "eight devices of the account are logged in";
     CursorBeyondEnd "CURSOR_BEYOND_END" OutOfRange None,
         "the position is beyond the end of the inbox";
     NotApplied "NOT_APPLIED" Unavailable Some(100),
@@ -132,6 +132,8 @@ reasons! {
         "this replica has too much to do; the request was certainly not applied";
     ShuttingDown "SHUTTING_DOWN" Unavailable Some(0),
         "this replica is shutting down; the request was certainly not applied";
+    DiskFull "DISK_FULL" ResourceExhausted Some(5_000),
+        "the disks of the servers are nearly full; the request was certainly not applied";
     Internal "INTERNAL" Internal None,
         "the server has a defect; its log says more";
 }
@@ -251,6 +253,7 @@ impl From<WriteError> for ServiceError {
             WriteError::OutcomeUnknown => Reason::OutcomeUnknown,
             WriteError::Overloaded => Reason::Overloaded,
             WriteError::ShuttingDown => Reason::ShuttingDown,
+            WriteError::DiskFull => Reason::DiskFull,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! A replica for tests: a model in memory that can be told to fail.
 
 use super::{Backend, Watcher};
-use crate::replica::{Consistency, ReadError, Wake, WriteError, Written};
+use crate::replica::{Consistency, Outcomes, ReadError, Wake, WriteError, Written};
 use crate::state_machine::{
     AccountInfo, Answer, Command, Credentials, Cursor, InboxMessage, NewToken, Operation,
     PasswordHash, Query, Refusal, Reply, SessionInfo,
@@ -80,10 +80,8 @@ impl Fake {
     }
 }
 
-impl Backend for Fake {
-    type Watch = FakeWatch;
-
-    async fn write(&self, command: Command) -> Result<Written, WriteError> {
+impl Fake {
+    fn write_now(&self, command: Command) -> Result<Written, WriteError> {
         let mut state = self.state();
         state.writes.push(command.clone());
         let fault = state.faults.pop_front();
@@ -100,6 +98,22 @@ impl Backend for Fake {
             return Err(WriteError::OutcomeUnknown);
         }
         Ok(written(reply, Index(state.index)))
+    }
+}
+
+impl Backend for Fake {
+    type Watch = FakeWatch;
+
+    async fn write(&self, command: Command) -> Result<Written, WriteError> {
+        self.write_now(command)
+    }
+
+    fn write_many(&self, commands: Vec<(u64, Command)>, outcomes: &Arc<Outcomes>) {
+        // Backwards: nobody may count on the order in which outcomes arrive.
+        for (number, command) in commands.into_iter().rev() {
+            outcomes.push(number, self.write_now(command));
+        }
+        outcomes.wake();
     }
 
     async fn read(&self, query: Query, consistency: Consistency) -> Result<Answer, ReadError> {

@@ -24,6 +24,7 @@ pub(crate) mod fake;
 mod listing;
 mod messages;
 mod passwords;
+mod pipeline;
 mod pool;
 mod requests;
 mod sessions;
@@ -36,6 +37,7 @@ pub use backend::{Backend, Watcher};
 pub use deliver::{Deliver, Deliveries};
 pub use errors::{Code, Reason, ServiceError};
 pub use passwords::{HashCost, HashCostError, Password};
+pub use pipeline::Pipeline;
 pub use requests::{
     ChangePassword, CreateAccount, DeliverMessages, ListAccounts, LoggedIn, Login, Page,
     SendMessage, Sent, WhoAmI,
@@ -140,6 +142,11 @@ impl<B: Backend> Service<B> {
         self.inner.backend.primary().is_some()
     }
 
+    /// The primary as known here.
+    pub fn primary(&self) -> Option<ReplicaId> {
+        self.inner.backend.primary()
+    }
+
     /// HOST:PORT of the primary's client address, when both are known.
     pub fn primary_address(&self) -> Option<String> {
         let primary = self.inner.backend.primary()?;
@@ -167,11 +174,9 @@ impl<B: Backend> Service<B> {
         let mut attempts = Attempts::new(self.inner.settings.call_retry);
         let mut unsure = false;
         loop {
-            let attempt = self.inner.backend.write(command.clone());
-            let outcome = tokio::time::timeout_at(attempts.deadline, attempt)
-                .await
-                .unwrap_or(Err(WriteError::OutcomeUnknown));
-            let error = match outcome {
+            // Not cut off at the deadline: what the replica still holds is certainly not applied,
+            // and it says so itself in a bounded time.
+            let error = match self.inner.backend.write(command.clone()).await {
                 // Other calls of this front moved the floor past an id that was slow. It is the
                 // front's own, so a fresh one will do, unless the old one may have been applied.
                 Ok(written)

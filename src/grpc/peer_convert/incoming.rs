@@ -2,7 +2,8 @@
 
 use super::{BadMessage, Expected};
 use crate::consensus::{
-    Append, AppendReply, Ballot, Body, FormationStatus, Hello, Message, Refresh,
+    Append, AppendReply, Ballot, Body, FormationStatus, Hello, Message, Place, PollAnswer, Refresh,
+    Row, SnapshotChunk, SnapshotHead,
 };
 use crate::limits;
 use crate::proto::peer as proto;
@@ -10,7 +11,8 @@ use crate::proto::peer::envelope::Body as ProtoBody;
 use crate::replica::PeerMessage;
 use crate::types::entry::{Entry, HEADER_BYTES};
 use crate::types::{
-    ClusterId, Hash, Incarnation, Index, Level, Members, ReplicaId, RunNonce, Stamp, Term, WallTime,
+    Base, ClusterId, Hash, Incarnation, Index, Level, Members, ReplicaId, RunNonce, Stamp, Term,
+    WallTime,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -136,10 +138,99 @@ fn body(body: ProtoBody) -> Result<Body, BadMessage> {
             entries: entries(&piece.entries)?,
             done: piece.done,
         },
+        ProtoBody::SnapshotOffer(offer) => Body::SnapshotOffer(Box::new(offer_in(offer)?)),
+        ProtoBody::SnapshotRequest(request) => Body::SnapshotRequest {
+            name: hash("name", &request.name)?,
+            after: request.after.map(place_in).transpose()?,
+        },
+        ProtoBody::SnapshotChunk(chunk) => Body::SnapshotChunk(Box::new(chunk_in(chunk)?)),
+        ProtoBody::Poll(poll) => poll_in(&poll),
+        ProtoBody::PollReply(reply) => poll_reply_in(&reply)?,
+        ProtoBody::RepairTo(to) => repair_to_in(&to),
         ProtoBody::Forward(_) | ProtoBody::ForwardReply(_) => {
             return Err(BadMessage::Range("body"));
         }
     })
+}
+
+fn repair_to_in(to: &proto::RepairTo) -> Body {
+    Body::RepairTo {
+        index: Index(to.index),
+    }
+}
+
+fn poll_in(poll: &proto::Poll) -> Body {
+    Body::Poll {
+        nonce: poll.nonce,
+        above: Index(poll.above),
+    }
+}
+
+fn poll_reply_in(reply: &proto::PollReply) -> Result<Body, BadMessage> {
+    let answer = match reply.answer() {
+        proto::PollAnswer::Never => PollAnswer::Never,
+        proto::PollAnswer::Held => PollAnswer::Held,
+        proto::PollAnswer::Unknown => PollAnswer::Unknown,
+        proto::PollAnswer::Unspecified => return Err(BadMessage::Range("answer")),
+    };
+    let nonce = reply.nonce;
+    Ok(Body::PollReply { nonce, answer })
+}
+
+fn offer_in(offer: proto::SnapshotOffer) -> Result<SnapshotHead, BadMessage> {
+    if offer.machine.len() > limits::SNAPSHOT_MACHINE_BYTES_MAX {
+        return Err(BadMessage::Range("machine"));
+    }
+    Ok(SnapshotHead {
+        base: Base {
+            stamp: stamp("stamp", offer.stamp)?,
+            hash: hash("hash", &offer.hash)?,
+            time: WallTime(offer.time_us),
+            founders: members(&offer.founders)?,
+        },
+        digest: hash("digest", &offer.digest)?,
+        members: members(&offer.members)?,
+        machine: offer.machine,
+    })
+}
+
+fn place_in(place: proto::Place) -> Result<Place, BadMessage> {
+    row_place(place.tree, place.key)
+}
+
+fn row_place(tree: u32, key: Bytes) -> Result<Place, BadMessage> {
+    if key.len() > limits::STATE_RECORD_BYTES_MAX {
+        return Err(BadMessage::Range("key"));
+    }
+    let tree = u8::try_from(tree).ok().filter(|tree| *tree < 4);
+    let tree = tree.ok_or(BadMessage::Range("tree"))?;
+    Ok(Place { tree, key })
+}
+
+/// The rows of a chunk, in order and with the sum that it names.
+fn chunk_in(chunk: proto::SnapshotChunk) -> Result<SnapshotChunk, BadMessage> {
+    let rows = chunk.rows.into_iter().map(|row| {
+        if row.value.len() > limits::STATE_RECORD_BYTES_MAX {
+            return Err(BadMessage::Range("value"));
+        }
+        Ok(Row {
+            place: row_place(row.tree, row.key)?,
+            value: row.value,
+        })
+    });
+    let parsed = SnapshotChunk {
+        name: hash("name", &chunk.name)?,
+        after: chunk.after.map(place_in).transpose()?,
+        rows: rows.collect::<Result<_, _>>()?,
+        done: chunk.done,
+    };
+    if !parsed.is_ordered() {
+        return Err(BadMessage::Range("rows"));
+    }
+    if parsed.sum() != hash("sum", &chunk.sum)? {
+        return Err(BadMessage::Range("sum"));
+    }
+    Ok(parsed)
 }
 
 fn hello_in(hello: proto::Hello) -> Result<Hello, BadMessage> {
@@ -180,7 +271,12 @@ fn hello_in(hello: proto::Hello) -> Result<Hello, BadMessage> {
         build: hello.build,
         damaged: hello.damaged,
         admitted: hello.admitted,
+        repairing: hello.repairing,
         knows_run: hello.knows_run.map(RunNonce),
+        // Builds before this field remember nothing.
+        remembers: hello
+            .remembers
+            .map_or(Ok(Stamp::ZERO), |known| stamp("remembers", Some(known)))?,
     })
 }
 
@@ -238,6 +334,10 @@ fn refresh_in(refresh: &proto::Refresh) -> Result<Refresh, BadMessage> {
         clock: WallTime(refresh.clock_us),
         disk_low: refresh.disk_low,
         knows_run: refresh.knows_run.map(RunNonce),
+        // Builds before this field remember nothing.
+        remembers: refresh
+            .remembers
+            .map_or(Ok(Stamp::ZERO), |known| stamp("remembers", Some(known)))?,
     })
 }
 

@@ -2,7 +2,8 @@
 
 use super::Identity;
 use crate::consensus::{
-    Append, AppendReply, Ballot, Body, FormationStatus, Hello, Message, Refresh,
+    Append, AppendReply, Ballot, Body, FormationStatus, Hello, Message, Place, PollAnswer, Refresh,
+    SnapshotChunk, SnapshotHead,
 };
 use crate::proto::peer as proto;
 use crate::proto::peer::envelope::Body as ProtoBody;
@@ -132,6 +133,65 @@ fn body(body: &Body) -> ProtoBody {
             entries: entries_out(entries),
             done: *done,
         }),
+        Body::SnapshotOffer(head) => ProtoBody::SnapshotOffer(offer_out(head)),
+        Body::SnapshotRequest { name, after } => {
+            ProtoBody::SnapshotRequest(proto::SnapshotRequest {
+                name: copy(&name.0),
+                after: after.as_ref().map(place_out),
+            })
+        }
+        Body::SnapshotChunk(chunk) => ProtoBody::SnapshotChunk(chunk_out(chunk)),
+        Body::RepairTo { index } => ProtoBody::RepairTo(proto::RepairTo { index: index.0 }),
+        Body::Poll { nonce, above } => ProtoBody::Poll(proto::Poll {
+            nonce: *nonce,
+            above: above.0,
+        }),
+        Body::PollReply { nonce, answer } => ProtoBody::PollReply(proto::PollReply {
+            nonce: *nonce,
+            answer: answer_out(*answer).into(),
+        }),
+    }
+}
+
+fn answer_out(answer: PollAnswer) -> proto::PollAnswer {
+    match answer {
+        PollAnswer::Never => proto::PollAnswer::Never,
+        PollAnswer::Held => proto::PollAnswer::Held,
+        PollAnswer::Unknown => proto::PollAnswer::Unknown,
+    }
+}
+
+fn offer_out(head: &SnapshotHead) -> proto::SnapshotOffer {
+    proto::SnapshotOffer {
+        stamp: stamp(head.base.stamp),
+        hash: copy(&head.base.hash.0),
+        time_us: head.base.time.0,
+        founders: members_out(&head.base.founders),
+        digest: copy(&head.digest.0),
+        members: members_out(&head.members),
+        machine: head.machine.clone(),
+    }
+}
+
+fn place_out(place: &Place) -> proto::Place {
+    proto::Place {
+        tree: place.tree.into(),
+        key: place.key.clone(),
+    }
+}
+
+fn chunk_out(chunk: &SnapshotChunk) -> proto::SnapshotChunk {
+    let rows = chunk.rows.iter().map(|row| proto::SnapshotRow {
+        tree: row.place.tree.into(),
+        key: row.place.key.clone(),
+        value: row.value.clone(),
+    });
+    proto::SnapshotChunk {
+        name: copy(&chunk.name.0),
+        after: chunk.after.as_ref().map(place_out),
+        rows: rows.collect(),
+        done: chunk.done,
+        sum: copy(&chunk.sum().0),
     }
 }
 
@@ -156,7 +216,9 @@ fn hello_out(hello: &Hello) -> proto::Hello {
         build: hello.build.clone(),
         damaged: hello.damaged,
         admitted: hello.admitted,
+        repairing: hello.repairing,
         knows_run: hello.knows_run.map(|run| run.0),
+        remembers: stamp(hello.remembers),
     }
 }
 
@@ -198,6 +260,7 @@ fn refresh_out(refresh: &Refresh) -> proto::Refresh {
         clock_us: refresh.clock.0,
         disk_low: refresh.disk_low,
         knows_run: refresh.knows_run.map(|run| run.0),
+        remembers: stamp(refresh.remembers),
     }
 }
 

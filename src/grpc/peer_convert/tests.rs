@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::consensus::{
-    Append, AppendReply, Ballot, Body, FormationStatus, Hello, Message, Refresh,
+    Append, AppendReply, Ballot, Body, FormationStatus, Hello, Message, PollAnswer, Refresh,
 };
 use crate::proto::peer as proto;
 use crate::replica::{PeerMessage, WriteError, Written};
@@ -75,7 +75,9 @@ fn hellos() -> impl Strategy<Value = Hello> {
             build: version.3,
             damaged: flags.0,
             admitted: flags.1,
+            repairing: flags.0 ^ flags.1,
             knows_run: flags.2.map(RunNonce),
+            remembers: log.0,
         })
 }
 
@@ -106,6 +108,7 @@ fn refreshes() -> impl Strategy<Value = Refresh> {
             disk_low: b.3,
             knows_run: knows_run.map(RunNonce),
             settled: b.4,
+            remembers: a.3,
         })
 }
 
@@ -164,6 +167,14 @@ fn bodies() -> impl Strategy<Value = Body> {
             index: Index(index),
         }),
         Just(Body::CampaignNow),
+        any::<(u64, u64)>().prop_map(|(nonce, above)| Body::Poll {
+            nonce,
+            above: Index(above),
+        }),
+        (any::<u64>(), 0..3usize).prop_map(|(nonce, answer)| Body::PollReply {
+            nonce,
+            answer: [PollAnswer::Never, PollAnswer::Held, PollAnswer::Unknown][answer],
+        }),
         (any::<u64>(), stamps(), hashes()).prop_map(|(nonce, after, after_hash)| {
             Body::CopyRequest {
                 nonce,

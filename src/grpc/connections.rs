@@ -1,0 +1,155 @@
+//! A bound on open client connections.
+//!
+//! One connection more is accepted and closed at once: its client sees that, and tries another
+//! replica, instead of waiting in a queue that nobody serves.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_stream::Stream;
+use tonic::transport::server::Connected;
+
+/// Lets at most `max` of the connections of `incoming` be open at a time.
+pub(super) struct Bounded<S> {
+    incoming: S,
+    open: Arc<AtomicUsize>,
+    max: usize,
+    /// Told once for each time that the bound is reached.
+    full: bool,
+}
+
+impl<S> Bounded<S> {
+    pub fn new(incoming: S, max: usize) -> Self {
+        Self {
+            incoming,
+            open: Arc::default(),
+            max,
+            full: false,
+        }
+    }
+}
+
+impl<S, C> Stream for Bounded<S>
+where
+    S: Stream<Item = io::Result<C>> + Unpin,
+{
+    type Item = io::Result<Connection<C>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let accepted = match ready!(Pin::new(&mut self.incoming).poll_next(cx)) {
+                Some(Ok(accepted)) => accepted,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            };
+            // Only this stream counts up, so that the bound holds.
+            if self.open.load(Ordering::Acquire) < self.max {
+                self.full = false;
+                self.open.fetch_add(1, Ordering::AcqRel);
+                let place = Place(Arc::clone(&self.open));
+                return Poll::Ready(Some(Ok(Connection {
+                    accepted,
+                    _place: place,
+                })));
+            }
+            if !std::mem::replace(&mut self.full, true) {
+                tracing::warn!("{} client connections are open: more are closed", self.max);
+            }
+        }
+    }
+}
+
+/// Counts down when its connection is dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// An accepted connection, counted.
+pub(super) struct Connection<C> {
+    accepted: C,
+    _place: Place,
+}
+
+impl<C: Connected> Connected for Connection<C> {
+    type ConnectInfo = C::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.accepted.connect_info()
+    }
+}
+
+impl<C: AsyncRead + Unpin> AsyncRead for Connection<C> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.accepted).poll_read(cx, buf)
+    }
+}
+
+impl<C: AsyncWrite + Unpin> AsyncWrite for Connection<C> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.accepted).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.accepted).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.accepted.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.accepted).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.accepted).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_stream::StreamExt as _;
+
+    #[tokio::test]
+    async fn one_too_many_is_dropped_and_a_closed_one_makes_room() {
+        let (to, from) = tokio::sync::mpsc::channel(8);
+        let accept = |name: &'static str| to.try_send(Ok(name)).unwrap();
+        let incoming = tokio_stream::wrappers::ReceiverStream::new(from);
+        let mut bounded = Bounded::new(incoming, 2);
+        accept("a");
+        accept("b");
+        let first = bounded.next().await.unwrap().unwrap();
+        let second = bounded.next().await.unwrap().unwrap();
+        assert_eq!((first.accepted, second.accepted), ("a", "b"));
+        accept("c");
+        let none = tokio::select! {
+            biased;
+            got = bounded.next() => got.map(|c| c.unwrap().accepted),
+            () = std::future::ready(()) => None,
+        };
+        assert_eq!(none, None, "c is closed");
+        drop(first);
+        accept("d");
+        assert_eq!(bounded.next().await.unwrap().unwrap().accepted, "d");
+    }
+}
