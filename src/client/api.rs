@@ -1,15 +1,14 @@
 //! What a user can do: one method for each of the server's.
 
-use super::call::{Answer, Kind, Stub, call};
+use super::call::{Answer, Kind, call};
 use super::cluster::Cluster;
 use super::error::ClientError;
 use super::listen::{Listen, Listener};
+use super::operation::Operation;
 use super::session::{Session, SessionData};
 use crate::proto::chat as proto;
 use crate::proto::chat::Account;
-use std::future::Future;
 use std::sync::Arc;
-use tonic::{Request, Response, Status};
 
 /// What an account is created with.
 #[derive(Clone, Default)]
@@ -82,14 +81,7 @@ impl Client {
             device_id: account.device,
             request_id: Some(first_request(&client_id)),
         };
-        let answer = call(
-            cluster,
-            Kind::Write,
-            None,
-            request,
-            |mut stub, r| async move { stub.create_account(r).await },
-        )
-        .await?;
+        let answer = call(cluster, Kind::Write, None, request).await?;
         let proto::CreateAccountResponse { token, account } = answer.body;
         Self::logged_in(cluster, token, account, device, client_id)
     }
@@ -108,14 +100,7 @@ impl Client {
             device_id: device.into(),
             request_id: Some(first_request(&client_id)),
         };
-        let answer = call(
-            cluster,
-            Kind::Write,
-            None,
-            request,
-            |mut stub, r| async move { stub.login(r).await },
-        )
-        .await?;
+        let answer = call(cluster, Kind::Write, None, request).await?;
         let proto::LoginResponse { token, account } = answer.body;
         Self::logged_in(cluster, token, account, device.into(), client_id)
     }
@@ -144,22 +129,13 @@ impl Client {
         let request = proto::LogoutRequest {
             request_id: Some(in_use.request_id()),
         };
-        self.call(Kind::LastWrite, request, |mut stub, r| async move {
-            stub.logout(r).await
-        })
-        .await?;
+        self.call(Kind::LastWrite, request).await?;
         Ok(())
     }
 
     /// Whose login this is, and the device that it is for.
     pub async fn who_am_i(&self) -> Result<(Account, String), ClientError> {
-        let answer = self
-            .call(
-                Kind::Read,
-                proto::WhoAmIRequest {},
-                |mut stub, r| async move { stub.who_am_i(r).await },
-            )
-            .await?;
+        let answer = self.call(Kind::Read, proto::WhoAmIRequest {}).await?;
         Ok((
             answer.body.account.unwrap_or_default(),
             answer.body.device_id,
@@ -169,11 +145,7 @@ impl Client {
     /// The account's logins.
     pub async fn list_sessions(&self) -> Result<Vec<proto::Session>, ClientError> {
         let request = proto::ListSessionsRequest {};
-        let answer = self
-            .call(Kind::Read, request, |mut stub, r| async move {
-                stub.list_sessions(r).await
-            })
-            .await?;
+        let answer = self.call(Kind::Read, request).await?;
         Ok(answer.body.sessions)
     }
 
@@ -184,10 +156,7 @@ impl Client {
             session_id,
             request_id: Some(in_use.request_id()),
         };
-        self.call(Kind::Write, request, |mut stub, r| async move {
-            stub.revoke_session(r).await
-        })
-        .await?;
+        self.call(Kind::Write, request).await?;
         Ok(())
     }
 
@@ -199,10 +168,7 @@ impl Client {
             new_password: new.into(),
             request_id: Some(in_use.request_id()),
         };
-        self.call(Kind::Write, request, |mut stub, r| async move {
-            stub.change_password(r).await
-        })
-        .await?;
+        self.call(Kind::Write, request).await?;
         Ok(())
     }
 
@@ -213,10 +179,7 @@ impl Client {
             full_name: full_name.into(),
             request_id: Some(in_use.request_id()),
         };
-        self.call(Kind::Write, request, |mut stub, r| async move {
-            stub.update_profile(r).await
-        })
-        .await?;
+        self.call(Kind::Write, request).await?;
         Ok(())
     }
 
@@ -244,11 +207,7 @@ impl Client {
             content_type: content_type.into(),
             request_id: Some(in_use.request_id()),
         };
-        let answer = self
-            .call(Kind::Write, request, |mut stub, r| async move {
-                stub.send_message(r).await
-            })
-            .await?;
+        let answer = self.call(Kind::Write, request).await?;
         Ok(Receipt {
             message_id: answer.body.message_id,
             inbox_seq: answer.body.inbox_seq,
@@ -271,11 +230,7 @@ impl Client {
             up_to,
             request_id: Some(in_use.request_id()),
         };
-        let answer = self
-            .call(Kind::Write, request, |mut stub, r| async move {
-                stub.ack_messages(r).await
-            })
-            .await?;
+        let answer = self.call(Kind::Write, request).await?;
         Ok(answer.body.cursor)
     }
 
@@ -292,11 +247,7 @@ impl Client {
             page_size,
             page_token: page_token.into(),
         };
-        let answer = self
-            .call(Kind::Read, request, |mut stub, r| async move {
-                stub.list_accounts(r).await
-            })
-            .await?;
+        let answer = self.call(Kind::Read, request).await?;
         Ok(Page {
             usernames: answer.body.usernames,
             next_page_token: answer.body.next_page_token,
@@ -310,27 +261,16 @@ impl Client {
             password: password.into(),
             request_id: Some(in_use.request_id()),
         };
-        self.call(Kind::LastWrite, request, |mut stub, r| async move {
-            stub.delete_account(r).await
-        })
-        .await?;
+        self.call(Kind::LastWrite, request).await?;
         Ok(())
     }
 
-    async fn call<Q, R, F, Fut>(
+    async fn call<Q: Operation>(
         &self,
         kind: Kind,
         message: Q,
-        invoke: F,
-    ) -> Result<Answer<R>, ClientError>
-    where
-        Q: Clone,
-        R: Default,
-        F: Fn(Stub, Request<Q>) -> Fut,
-        Fut: Future<Output = Result<Response<R>, Status>>,
-    {
-        let bearer = Some(self.session.bearer());
-        call(&self.cluster, kind, bearer, message, invoke).await
+    ) -> Result<Answer<Q::Reply>, ClientError> {
+        call(&self.cluster, kind, Some(&self.session), message).await
     }
 
     fn logged_in(

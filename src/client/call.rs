@@ -1,19 +1,15 @@
 //! One request until it has an outcome: attempts, backoff, failover.
 
 use super::cluster::Cluster;
-use super::error::{Class, ClientError, Verdict, judge};
-use crate::proto::chat::chat_service_client::ChatServiceClient;
-use std::future::Future;
+use super::error::{Class, ClientError, Verdict, explained, judge};
+use super::operation::{Operation, attempt, primary_of};
+use super::session::Session;
+use super::wire::Lane;
 use std::time::{Duration, Instant};
-use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
-use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Status};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(200);
-
-/// What is called.
-pub(super) type Stub = ChatServiceClient<Channel>;
 
 /// What giving up means.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,48 +55,50 @@ struct Progress {
     attempts: u32,
     /// An attempt may have been applied.
     ambiguous: bool,
+    /// The last refusal that a replica explained: it says more than a connection that failed.
+    said: Option<ClientError>,
     deadline: Instant,
 }
 
 /// Calls until there is an outcome or the deadline has passed.
-pub(super) async fn call<Q, R, F, Fut>(
+pub(super) async fn call<Q: Operation>(
     cluster: &Cluster,
     kind: Kind,
-    bearer: Option<&MetadataValue<Ascii>>,
+    session: Option<&Session>,
     message: Q,
-    invoke: F,
-) -> Result<Answer<R>, ClientError>
-where
-    Q: Clone,
-    R: Default,
-    F: Fn(Stub, Request<Q>) -> Fut,
-    Fut: Future<Output = Result<Response<R>, Status>>,
-{
+) -> Result<Answer<Q::Reply>, ClientError> {
     let options = cluster.options();
     let mut progress = Progress {
         kind,
         attempts: 0,
         ambiguous: false,
+        said: None,
         deadline: Instant::now() + options.deadline,
     };
     let mut backoff = Backoff::new();
-    let mut attempt_timeout = options.attempt_timeout;
+    // What hashes a password waits in a queue of such. All else that takes long waits for a primary
+    // that hangs, and another replica knows of the next one. The only replica gets the time in which
+    // it says what became of a write that it holds for want of a primary.
+    let hurries = Q::LANE == Lane::Fast;
+    let mut attempt_timeout = options.attempt_timeout / if hurries { 4 } else { 1 };
     loop {
         progress.attempts += 1;
         if progress.attempts > 1 {
             cluster.count_retry();
         }
         let chosen = cluster.choose();
-        let request = authorized(message.clone(), bearer);
         let left = progress.deadline.saturating_duration_since(Instant::now());
-        let attempt = invoke(Stub::new(chosen.channel), request);
+        if chosen.only {
+            attempt_timeout = attempt_timeout.max(options.attempt_timeout);
+        }
+        let attempt = attempt(chosen.channel, message.clone(), session);
         let error = match tokio::time::timeout(attempt_timeout.min(left), attempt).await {
-            Ok(Ok(response)) => {
-                cluster.on_answer(chosen.number, response.metadata());
+            Ok(Ok(answer)) => {
+                cluster.on_answer(chosen.number, answer.primary.as_deref());
                 return Ok(Answer {
-                    replica: replica_of(response.metadata()),
+                    replica: answer.replica,
                     attempts: progress.attempts,
-                    body: response.into_inner(),
+                    body: answer.body,
                 });
             }
             Ok(Err(status)) => status,
@@ -118,30 +116,20 @@ where
             return progress.refused(&error);
         }
         progress.ambiguous |= verdict.ambiguous;
+        if explained(&error) {
+            progress.said = Some(ClientError::from_status(&error));
+        }
         // What a replica asks for is to be left alone; another one may be tried at once.
         let moves = verdict.elsewhere && cluster.choose().number != chosen.number;
         let wait = backoff.wait(verdict.wait.filter(|_| !moves));
-        if Instant::now() + wait >= progress.deadline {
+        // So far it is certainly not applied, and that is worth more than one attempt more which
+        // the deadline would cut off in the middle.
+        let certain = kind != Kind::Read && progress.said.is_some() && !progress.ambiguous;
+        if Instant::now() + wait + attempt_timeout * u32::from(certain) >= progress.deadline {
             return Err(progress.gave_up(&error));
         }
         tokio::time::sleep(wait).await;
     }
-}
-
-/// A request with the login's token.
-pub(super) fn authorized<Q>(message: Q, bearer: Option<&MetadataValue<Ascii>>) -> Request<Q> {
-    let mut request = Request::new(message);
-    if let Some(bearer) = bearer {
-        request
-            .metadata_mut()
-            .insert("authorization", bearer.clone());
-    }
-    request
-}
-
-/// The id of the replica that answered.
-pub(super) fn replica_of(metadata: &MetadataMap) -> Option<u16> {
-    metadata.get("chat-replica")?.to_str().ok()?.parse().ok()
 }
 
 /// Chooses where the next attempt goes.
@@ -154,7 +142,7 @@ pub(super) fn note_failure(cluster: &Cluster, number: usize, status: &Status, ve
         // Perhaps it is cut off from the others.
         cluster.prefer_another(number);
     }
-    cluster.on_answer(number, status.metadata());
+    cluster.on_answer(number, primary_of(status.metadata()));
 }
 
 impl Progress {
@@ -176,14 +164,20 @@ impl Progress {
     /// No replica gave an outcome in time. What is said here is about all attempts together: the
     /// last one's `NOT_APPLIED` is not true of an earlier one whose connection broke.
     fn gave_up(&self, last: &Status) -> ClientError {
+        let last = ClientError::from_status(last);
+        let full = last.reason == "DISK_FULL";
         let reason = match (self.kind, self.ambiguous) {
             (Kind::Read, _) => "UNAVAILABLE",
             (Kind::Write | Kind::LastWrite, true) => "OUTCOME_UNKNOWN",
+            (Kind::Write | Kind::LastWrite, false) if full => "DISK_FULL",
             (Kind::Write | Kind::LastWrite, false) => "NOT_APPLIED",
         };
-        let last = ClientError::from_status(last);
+        let said = match &self.said {
+            Some(said) if *said != last => format!("a replica said: {said}; "),
+            _ => String::new(),
+        };
         let message = format!(
-            "gave up after {} attempts; the last one: {last}",
+            "gave up after {} attempts; {said}the last one: {last}",
             self.attempts
         );
         ClientError::local(reason, Code::Unavailable, message)

@@ -5,14 +5,13 @@
 //! short time, so that a stale hint ("the primary is the one that just died") cannot send every
 //! retry back to it.
 
-use super::ClientError;
+use super::{ClientError, wire};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tonic::Code;
-use tonic::metadata::MetadataMap;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 /// A replica that refused a connection or broke one is avoided for this long: shorter than a
 /// restart, longer than the burst of retries after a kill.
@@ -25,19 +24,39 @@ const AVOID_LEARNED: Duration = Duration::from_secs(30);
 /// Addresses in all. A cluster has at most 7 replicas; old addresses of moved ones stay.
 const NODES_MAX: usize = 32;
 
+/// How to speak to the replicas. Both have the same operations and the same promises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// Addresses are those of `--client-addr`.
+    #[default]
+    Grpc,
+    /// The text protocol, version 2. Addresses are those of `--wire-addr`.
+    Wire,
+}
+
+/// A way to one replica.
+#[derive(Clone)]
+pub(super) enum Channel {
+    Grpc(tonic::transport::Channel),
+    Wire(wire::Channel),
+}
+
 /// Time limits, and whom to ask.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// For opening a connection.
     pub connect_timeout: Duration,
-    /// For the first attempt of a request; doubled after each that was not answered in time, up
-    /// to four times this.
+    /// For the first attempt of a request; doubled after each that was not answered in time, up to
+    /// four times this. Begins at a quarter of it for a request that hashes no password, while there
+    /// is another replica to ask.
     pub attempt_timeout: Duration,
     /// For a request with all its retries.
     pub deadline: Duration,
     /// Go to the primary that replies name. Without it only the given addresses are asked, in
     /// their order: for looking at one replica.
     pub follow_primary: bool,
+    /// How to speak to all of them.
+    pub protocol: Protocol,
 }
 
 impl Default for Options {
@@ -47,6 +66,7 @@ impl Default for Options {
             attempt_timeout: Duration::from_secs(2),
             deadline: Duration::from_secs(30),
             follow_primary: true,
+            protocol: Protocol::Grpc,
         }
     }
 }
@@ -94,6 +114,8 @@ struct Node {
 pub(super) struct Chosen {
     pub number: usize,
     pub channel: Channel,
+    /// No other is there to ask instead, as far as is known.
+    pub only: bool,
 }
 
 impl Cluster {
@@ -143,6 +165,12 @@ impl Cluster {
         self.nodes().primary.clone()
     }
 
+    /// The client address of the replica that the next request goes to.
+    pub fn current(&self) -> String {
+        let number = self.choose().number;
+        self.nodes().list[number].address.clone()
+    }
+
     /// Retries and failovers so far.
     pub fn stats(&self) -> Stats {
         Stats {
@@ -171,9 +199,11 @@ impl Cluster {
             // All are to be avoided: the one whose time is up first.
             .or_else(|| (0..count).min_by_key(|&number| nodes.list[number].avoid_until))
             .unwrap_or(nodes.preferred);
+        let mut others = nodes.list.iter().enumerate().filter(|(n, _)| *n != number);
         Chosen {
             number,
             channel: nodes.list[number].channel.clone(),
+            only: others.all(|(_, node)| node.avoided(now)),
         }
     }
 
@@ -185,16 +215,11 @@ impl Cluster {
         }
     }
 
-    /// The replica answered; its reply's metadata may name the primary.
-    pub(super) fn on_answer(&self, number: usize, metadata: &MetadataMap) {
+    /// The replica answered; its reply may name the primary.
+    pub(super) fn on_answer(&self, number: usize, primary: Option<&str>) {
         let mut nodes = self.nodes();
         nodes.list[number].avoid_until = None;
-        let Some(primary) = metadata
-            .get("chat-primary")
-            .and_then(|value| value.to_str().ok())
-        else {
-            return;
-        };
+        let Some(primary) = primary else { return };
         if nodes.primary.as_deref() != Some(primary) {
             nodes.primary = Some(primary.to_owned());
         }
@@ -259,16 +284,13 @@ impl Node {
         if !port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
             return Err(invalid(format!("{address:?} is not HOST:PORT")));
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|_| invalid(format!("{address:?} is not HOST:PORT")))?
-            .connect_timeout(options.connect_timeout)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(2))
-            .keep_alive_timeout(Duration::from_secs(2))
-            .keep_alive_while_idle(true);
+        let channel = match options.protocol {
+            Protocol::Wire => Channel::Wire(wire::Channel::new(address, options.connect_timeout)),
+            Protocol::Grpc => Channel::Grpc(grpc(address, options)?),
+        };
         Ok(Self {
             address: address.to_owned(),
-            channel: endpoint.connect_lazy(),
+            channel,
             learned,
             avoid_until: None,
         })
@@ -277,6 +299,17 @@ impl Node {
     fn avoided(&self, now: Instant) -> bool {
         self.avoid_until.is_some_and(|until| until > now)
     }
+}
+
+fn grpc(address: &str, options: &Options) -> Result<tonic::transport::Channel, ClientError> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|_| invalid(format!("{address:?} is not HOST:PORT")))?
+        .connect_timeout(options.connect_timeout)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(2))
+        .keep_alive_timeout(Duration::from_secs(2))
+        .keep_alive_while_idle(true);
+    Ok(endpoint.connect_lazy())
 }
 
 /// `0.0.0.0:7400` is where a server listens, not where anybody finds it.

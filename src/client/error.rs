@@ -5,7 +5,12 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 /// The domain of the server's `ErrorInfo`: reasons of others (a proxy, say) are not ours.
-const DOMAIN: &str = "chat";
+pub(super) const DOMAIN: &str = "chat";
+
+/// Under an error of the wire protocol: nothing was sent.
+#[derive(Debug, thiserror::Error)]
+#[error("not connected")]
+pub(super) struct NotConnected;
 
 /// Why a request has no answer.
 ///
@@ -63,11 +68,20 @@ impl ClientError {
         match self.reason.as_str() {
             // The server forgets the least recent clients of an account: only a login helps.
             "TOKEN_INVALID" | "TOKEN_MISSING" | "CLIENT_UNKNOWN" => Class::NotLoggedIn,
-            "NOT_APPLIED" | "OUTCOME_UNKNOWN" | "UNAVAILABLE" | "OVERLOADED" => Class::Unreachable,
+            "NOT_APPLIED" | "OUTCOME_UNKNOWN" | "UNAVAILABLE" | "OVERLOADED" | "DISK_FULL" => {
+                Class::Unreachable
+            }
             _ if self.code == Code::Unavailable => Class::Unreachable,
             _ => Class::Refused,
         }
     }
+}
+
+/// Does a replica say why?
+pub(super) fn explained(status: &Status) -> bool {
+    status
+        .get_details_error_info()
+        .is_some_and(|info| info.domain == DOMAIN)
 }
 
 /// `INVALID_ARGUMENT` for `InvalidArgument`, and so on.
@@ -139,7 +153,7 @@ pub(super) fn judge(status: &Status) -> Verdict {
 fn is_connect_error(status: &Status) -> bool {
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
-        if error.is::<tonic::ConnectError>() {
+        if error.is::<tonic::ConnectError>() || error.is::<NotConnected>() {
             return true;
         }
         source = error.source();

@@ -3,10 +3,12 @@
 //! A task of its own keeps one stream open and hands events on through a bounded channel, so that
 //! waiting for the next event may be cancelled at any moment without losing one.
 
-use super::call::{Backoff, Stub, authorized, note_failure};
-use super::cluster::Cluster;
+use super::call::{Backoff, note_failure};
+use super::cluster::{Channel, Cluster};
 use super::error::{ClientError, judge};
+use super::operation::{Stub, authorized, primary_of};
 use super::session::Session;
+use super::wire;
 use crate::proto::chat as proto;
 use crate::proto::chat::deliver_messages_response::Event as Wire;
 use std::sync::Arc;
@@ -41,8 +43,14 @@ impl Default for Listen {
 /// What a listener hears.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// A message. Each place of the inbox comes once, in order, without a gap.
+    /// A message. Each place of the inbox comes once, in order, without a gap but for what a
+    /// `Removed` before it names.
     Message(proto::Message),
+    /// Retention removed what was left of the inbox up to here, before it was heard.
+    Removed {
+        /// Inclusive.
+        up_to: u64,
+    },
     /// This peer has received what this account sent it, up to this message.
     Delivered {
         /// Name.
@@ -118,6 +126,22 @@ enum End {
     Broken(Status),
 }
 
+/// Events from one replica.
+enum Stream {
+    Grpc(Box<tonic::Streaming<proto::DeliverMessagesResponse>>),
+    Wire(Box<wire::Stream>),
+}
+
+impl Stream {
+    /// The next one; none at the end.
+    async fn message(&mut self) -> Result<Option<proto::DeliverMessagesResponse>, Status> {
+        match self {
+            Self::Grpc(stream) => stream.message().await,
+            Self::Wire(stream) => stream.message().await.map(Some),
+        }
+    }
+}
+
 struct Feed {
     cluster: Cluster,
     session: Arc<Session>,
@@ -176,32 +200,44 @@ impl Feed {
         (end, heard)
     }
 
-    async fn open(
-        &self,
-        number: usize,
-        channel: tonic::transport::Channel,
-    ) -> Result<tonic::Streaming<proto::DeliverMessagesResponse>, End> {
-        let request = proto::DeliverMessagesRequest {
-            after: self.seen,
-            heartbeat_ms: self.listen.heartbeat.as_millis() as u32,
-        };
-        let mut stub = Stub::new(channel);
-        let request = authorized(request, Some(self.session.bearer()));
-        let open = stub.deliver_messages(request);
+    async fn open(&self, number: usize, channel: Channel) -> Result<Stream, End> {
+        let open = self.request(channel);
         match tokio::time::timeout(self.cluster.options().attempt_timeout, open).await {
-            Ok(Ok(response)) => {
-                self.cluster.on_answer(number, response.metadata());
-                Ok(response.into_inner())
+            Ok(Ok((stream, primary))) => {
+                self.cluster.on_answer(number, primary.as_deref());
+                Ok(stream)
             }
             Ok(Err(status)) => Err(self.broken(number, status)),
             Err(_) => Err(self.silent(number)),
         }
     }
 
+    /// A new stream, and where the primary is.
+    async fn request(&self, channel: Channel) -> Result<(Stream, Option<String>), Status> {
+        let heartbeat = self.listen.heartbeat;
+        match channel {
+            Channel::Wire(channel) => {
+                let token = self.session.token();
+                let (stream, primary) = channel.stream(token, self.seen, heartbeat).await?;
+                Ok((Stream::Wire(Box::new(stream)), primary))
+            }
+            Channel::Grpc(channel) => {
+                let request = proto::DeliverMessagesRequest {
+                    after: self.seen,
+                    heartbeat_ms: heartbeat.as_millis() as u32,
+                };
+                let request = authorized(request, Some(self.session.bearer()));
+                let response = Stub::new(channel).deliver_messages(request).await?;
+                let primary = primary_of(response.metadata()).map(str::to_owned);
+                Ok((Stream::Grpc(Box::new(response.into_inner())), primary))
+            }
+        }
+    }
+
     async fn pump(
         &mut self,
         number: usize,
-        mut stream: tonic::Streaming<proto::DeliverMessagesResponse>,
+        mut stream: Stream,
         heard: &mut Option<Instant>,
     ) -> End {
         let patience =
@@ -245,6 +281,13 @@ impl Feed {
                 }));
             }
             Wire::EndOfBacklog(_) => return Ok(Some(Event::EndOfBacklog)),
+            Wire::Removed(proto::Removed { up_to }) => {
+                if self.seen.is_some_and(|seen| up_to <= seen) {
+                    return Ok(None);
+                }
+                self.seen = Some(up_to);
+                return Ok(Some(Event::Removed { up_to }));
+            }
         };
         let place = message.inbox_seq;
         if let Some(seen) = self.seen {

@@ -22,6 +22,10 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Two protocols
+//!
+//! [`Options::protocol`] chooses between gRPC and the wire protocol; everything else is the same.
+//!
 //! # Order
 //!
 //! Messages keep the order of their acknowledgements. To have two messages in order, await the
@@ -30,19 +34,21 @@
 //!
 //! # Never
 //!
-//! This module imports `crate::proto` and nothing else of the crate: it is what any other client
-//! could be. It never logs or prints a token, a password or a message.
+//! This module imports `crate::proto` and `crate::wire::codec` and nothing else of the crate: it is
+//! what any other client could be. It never logs or prints a token, a password or a message.
 
 mod api;
 mod call;
 mod cluster;
 mod error;
 mod listen;
+mod operation;
 mod session;
+mod wire;
 
 pub use crate::proto::chat::{Account, Message, Session as SessionInfo};
 pub use api::{Client, NewAccount, Page, Receipt};
-pub use cluster::{Cluster, Options, Stats};
+pub use cluster::{Cluster, Options, Protocol, Stats};
 pub use error::{Class, ClientError};
 pub use listen::{Event, Listen, Listener};
 pub use session::{Session, SessionData};

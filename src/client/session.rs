@@ -101,6 +101,10 @@ impl Session {
         &self.data.username
     }
 
+    pub(super) fn token(&self) -> &str {
+        &self.data.token
+    }
+
     pub(super) fn bearer(&self) -> &MetadataValue<Ascii> {
         &self.bearer
     }

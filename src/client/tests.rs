@@ -85,6 +85,14 @@ type EventStream = Pin<
 #[tonic::async_trait]
 impl ChatService for Fake {
     type DeliverMessagesStream = EventStream;
+    type SendMessagesStream = tokio_stream::Empty<Result<proto::SendMessagesResponse, Status>>;
+
+    async fn send_messages(
+        &self,
+        _: Request<tonic::Streaming<proto::SendMessagesRequest>>,
+    ) -> Reply<Self::SendMessagesStream> {
+        Err(Status::unimplemented("not played"))
+    }
 
     async fn send_message(
         &self,
@@ -175,7 +183,7 @@ impl ChatService for Fake {
 
 fn client(addresses: &[&String], deadline: Duration) -> Client {
     let options = Options {
-        attempt_timeout: Duration::from_millis(200),
+        attempt_timeout: Duration::from_millis(800).min(deadline / 3),
         deadline,
         ..Options::default()
     };
@@ -298,6 +306,18 @@ async fn a_gap_is_an_error() {
     let error = inbox.next_message().await.unwrap().unwrap_err();
     assert_eq!(error.reason, "GAP");
     assert!(inbox.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_gap_that_retention_left_is_none() {
+    let removed = |up_to| Wire::Removed(proto::Removed { up_to });
+    let stream = vec![message(1), removed(1), removed(4), message(5)];
+    let (_fake, a) = Fake::start(vec![Step::Stream(stream)]).await;
+    let mut inbox = client(&[&a], LONG).listen(Listen::default());
+    assert_eq!(inbox.next_message().await.unwrap().unwrap().inbox_seq, 1);
+    let told = inbox.next().await.unwrap().unwrap();
+    assert_eq!(told, Event::Removed { up_to: 4 });
+    assert_eq!(inbox.next_message().await.unwrap().unwrap().inbox_seq, 5);
 }
 
 #[tokio::test]
