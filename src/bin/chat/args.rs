@@ -18,9 +18,15 @@ A `send` that ends with 0 is fsynced on a majority of the replicas and in the re
 exactly once, however often it had to be retried. One that ends with 3 says whether the message \
 was certainly not sent (NOT_APPLIED) or perhaps (OUTCOME_UNKNOWN).";
 
+const LONG_ABOUT: &str = "\
+The client of a replicated chat server.
+
+Without a command it is a full-screen client: conversations, messages with their state, search in \
+the account list. F1 in it shows the keys. With a command it does one thing, for scripts.";
+
 /// The client of a replicated chat server.
 #[derive(Parser)]
-#[command(name = "chat", version, about = "The client of a replicated chat server", after_help = AFTER_HELP)]
+#[command(name = "chat", version, about = "The client of a replicated chat server", long_about = LONG_ABOUT, after_help = AFTER_HELP)]
 pub struct Args {
     /// Replicas to speak to: HOST:PORT, separated by commas; one of them suffices, all are better.
     #[arg(
@@ -32,6 +38,16 @@ pub struct Args {
         value_delimiter = ','
     )]
     pub server: Vec<String>,
+    /// How to speak to them: with `wire`, --server names wire addresses (--wire-addr of the
+    /// replicas).
+    #[arg(
+        long,
+        global = true,
+        env = "CHAT_PROTOCOL",
+        value_enum,
+        default_value = "grpc"
+    )]
+    pub protocol: ProtocolName,
     /// Which login to use; each has a file of its own under ~/.config/chat (or
     /// $XDG_CONFIG_HOME/chat).
     #[arg(
@@ -48,8 +64,33 @@ pub struct Args {
     /// Seconds until a request is given up, with all its retries.
     #[arg(long, global = true, default_value = "30", value_parser = seconds)]
     pub deadline: Duration,
+    /// Full screen: ring the terminal's bell when a message comes.
+    #[arg(long)]
+    pub bell: bool,
+    /// Full screen: take the mouse (the wheel scrolls, a click opens a conversation).
+    #[arg(long)]
+    pub mouse: bool,
+    /// Without one: the full-screen client.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
+}
+
+/// How to speak to the replicas.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProtocolName {
+    /// gRPC.
+    Grpc,
+    /// The text protocol.
+    Wire,
+}
+
+impl From<ProtocolName> for chat::client::Protocol {
+    fn from(name: ProtocolName) -> Self {
+        match name {
+            ProtocolName::Grpc => Self::Grpc,
+            ProtocolName::Wire => Self::Wire,
+        }
+    }
 }
 
 /// How to print.
@@ -133,6 +174,13 @@ pub enum Command {
     DeleteAccount,
     /// Show whose login this is.
     Whoami,
+    /// Print the completions of a shell, to be put where it looks for them.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (`chat man | man -l -`).
+    Man,
 }
 
 /// What to do with sessions.

@@ -6,6 +6,8 @@ use crate::input;
 use crate::output::Printer;
 use crate::profile::Profile;
 use chat::client::{Class, Client, Cluster, Event, Listen, NewAccount, Options};
+use clap::CommandFactory;
+use std::io::Write;
 use std::time::Duration;
 
 /// Sequences that `send --lines` takes from the profile at once: an fsync of the profile for each
@@ -22,20 +24,25 @@ struct Context {
     printer: Printer,
 }
 
-/// Runs one subcommand.
-pub async fn run(args: Args) -> Result<(), Failure> {
+/// The servers that the command line names.
+pub fn cluster(args: &Args) -> Result<Cluster, Failure> {
     let options = Options {
         deadline: args.deadline,
+        protocol: args.protocol.into(),
         ..Options::default()
     };
-    let cluster = Cluster::connect_with(&args.server, options)
-        .map_err(|error| Failure::Usage(error.message))?;
+    Cluster::connect_with(&args.server, options).map_err(|error| Failure::Usage(error.message))
+}
+
+/// Runs one subcommand.
+pub async fn run(args: Args, command: Command) -> Result<(), Failure> {
+    let cluster = cluster(&args)?;
     let context = Context {
         cluster,
         profile: Profile::named(&args.profile)?,
         printer: Printer(args.output),
     };
-    match args.command {
+    match command {
         Command::CreateAccount {
             name,
             full_name,
@@ -66,7 +73,29 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         Command::ChangePassword => context.change_password().await,
         Command::DeleteAccount => context.delete_account().await,
         Command::Whoami => context.whoami().await,
+        Command::Completions { shell } => completions(shell),
+        Command::Man => man(),
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "chat", &mut script);
+    write_out(&script)
+}
+
+fn man() -> Result<(), Failure> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Args::command())
+        .render(&mut page)
+        .map_err(Failure::io("cannot make the page"))?;
+    write_out(&page)
+}
+
+fn write_out(bytes: &[u8]) -> Result<(), Failure> {
+    std::io::stdout()
+        .write_all(bytes)
+        .map_err(Failure::io("cannot write the output"))
 }
 
 /// When a listener has heard enough.

@@ -9,6 +9,7 @@ mod commands;
 mod input;
 mod output;
 mod profile;
+mod screen;
 
 use chat::client::{Class, ClientError};
 use clap::Parser;
@@ -90,10 +91,31 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: args::Args) -> Result<(), Failure> {
+fn run(mut args: args::Args) -> Result<(), Failure> {
+    let cannot_start = || Failure::io("cannot start");
+    let Some(command) = args.command.take() else {
+        let settings = screen::Settings {
+            bell: args.bell,
+            mouse: args.mouse,
+            profile: args.profile.clone(),
+        };
+        // Drawing must not wait for the network's work, nor the other way round.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(cannot_start())?;
+        let outcome = runtime.block_on(async {
+            let cluster = commands::cluster(&args)?;
+            screen::run(cluster, settings).await
+        });
+        // What is still being asked is no reason to stay.
+        runtime.shutdown_background();
+        return outcome;
+    };
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(Failure::io("cannot start"))?
-        .block_on(commands::run(args))
+        .map_err(cannot_start())?
+        .block_on(commands::run(args, command))
 }

@@ -68,6 +68,10 @@ impl Printer {
                 String::new,
                 || json!({"type": "delivered", "peer": peer, "up_to_message_id": up_to_message_id}),
             ),
+            Event::Removed { up_to } => self.line(
+                || format!("-- the messages up to number {up_to} were deleted for their age --"),
+                || json!({"type": "removed", "up_to": up_to}),
+            ),
             _ => Ok(()),
         }
     }
@@ -210,7 +214,7 @@ fn utc(us: u64) -> String {
 
 /// Year, month and day of a day since 1970-01-01 (Howard Hinnant, "chrono-Compatible Low-Level
 /// Date Algorithms", `civil_from_days`).
-fn civil(days: u64) -> (u64, u64, u64) {
+pub fn civil(days: u64) -> (u64, u64, u64) {
     let z = days + 719_468;
     let era = z / 146_097;
     let day_of_era = z % 146_097;

@@ -31,10 +31,38 @@ impl Profile {
         Self::in_directory(base.join("chat"), name)
     }
 
-    fn in_directory(directory: PathBuf, name: &str) -> Result<Self, Failure> {
+    /// The profiles that there are, by name, each with its account if it holds a login.
+    pub fn all() -> Vec<(String, Option<String>)> {
+        let Ok(example) = Self::named("default") else {
+            return Vec::new();
+        };
+        let Ok(entries) = fs::read_dir(&example.directory) else {
+            return Vec::new();
+        };
+        let names = entries.filter_map(|entry| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            Some(name.strip_suffix(".json")?.to_owned())
+        });
+        let mut all: Vec<_> = names
+            .filter_map(|name| Self::named(&name).ok())
+            .map(|profile| {
+                let login = profile.load().ok();
+                (profile.name, login.map(|login| login.username))
+            })
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// Whether a profile may have this name: it becomes a part of a path.
+    pub fn is_name(name: &str) -> bool {
         let letter = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if name.is_empty() || name.starts_with('.') || name.len() > 64 || !name.chars().all(letter)
-        {
+        !name.is_empty() && !name.starts_with('.') && name.len() <= 64 && name.chars().all(letter)
+    }
+
+    /// The same in a directory of the caller's choice.
+    pub fn in_directory(directory: PathBuf, name: &str) -> Result<Self, Failure> {
+        if !Self::is_name(name) {
             return Err(Failure::Usage(format!(
                 "a profile's name has letters, digits, `.`, `_` and `-`, not {name:?}"
             )));
@@ -43,6 +71,11 @@ impl Profile {
             directory,
             name: name.into(),
         })
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Keeps this login instead of what was there.
