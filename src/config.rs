@@ -11,6 +11,7 @@ mod tests;
 pub use parse::Address;
 
 use crate::limits;
+use crate::replica::Rewriting;
 use crate::types::ReplicaId;
 use figment::providers::{Env, Format, Serialized, Toml};
 use figment::{Figment, Provider};
@@ -67,6 +68,14 @@ pub struct Flags {
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advertise_addr: Option<String>,
+    /// Where clients of the wire protocol connect. Without it: nowhere
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wire_addr: Option<String>,
+    /// The wire address that others are told, if it differs from --wire-addr
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wire_advertise_addr: Option<String>,
     /// How often each replica sends its status to the others [default: 100ms]
     #[arg(long, value_name = "TIME")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,6 +100,10 @@ pub struct Flags {
     #[arg(long, value_name = "TIME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_idle: Option<String>,
+    /// Messages are deleted so long after they were sent, read or not [default: forever]
+    #[arg(long, value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention: Option<String>,
     /// What is logged: a level, or `module=level,…` [default: info]
     #[arg(long, value_name = "FILTER")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,6 +113,41 @@ pub struct Flags {
     #[arg(long, value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_mib: Option<u64>,
+    /// Keep the whole log, for audit. Without it old entries are cut when the store is rewritten,
+    /// and the hash at the cut is kept
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keep_log: bool,
+    /// So many of the newest entries are never cut [default: 100000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_entries: Option<u64>,
+    /// Entries that are younger are never cut [default: none]
+    #[arg(long, value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_age: Option<String>,
+    /// The store is rewritten, which gives dead space back, when it has grown to three times what it
+    /// was after the last time, or three times this many MiB [default: 64]
+    #[arg(long, value_name = "MIB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewrite_mib: Option<u64>,
+    /// Writes are refused while a majority of the replicas has less free space than its store takes,
+    /// which is the room to rewrite it, and this many MiB [default: 256]
+    #[arg(long, value_name = "MIB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_free_mib: Option<u64>,
+    /// For tests only: the number in this file is taken for the free space in bytes.
+    #[arg(long, value_name = "PATH", hide = true)]
+    #[serde(skip)]
+    pub free_space_file: Option<PathBuf>,
+    /// For tests only: this replica's wall clock is wrong by so many milliseconds.
+    #[arg(long, value_name = "MS", hide = true, default_value_t = 0)]
+    #[serde(skip)]
+    pub clock_offset_ms: i64,
+    /// For tests only: `chat-admin bench prepare` may fill this cluster.
+    #[arg(long, hide = true)]
+    #[serde(skip)]
+    pub test_cluster: bool,
 }
 
 /// The settings as text: what flags, environment and file have in common.
@@ -111,14 +159,22 @@ struct Raw {
     peers: Option<String>,
     client_addr: String,
     advertise_addr: Option<String>,
+    wire_addr: Option<String>,
+    wire_advertise_addr: Option<String>,
     refresh_interval: String,
     election_iters: u32,
     initialize_wait: String,
     election_check_interval: String,
     write_timeout: String,
     token_idle: String,
+    retention: Option<String>,
     log: String,
     cache_mib: u64,
+    keep_log: bool,
+    keep_entries: u64,
+    keep_age: Option<String>,
+    rewrite_mib: u64,
+    min_free_mib: u64,
 }
 
 impl Default for Raw {
@@ -129,33 +185,51 @@ impl Default for Raw {
             peers: None,
             client_addr: "127.0.0.1:7400".into(),
             advertise_addr: None,
+            wire_addr: None,
+            wire_advertise_addr: None,
             refresh_interval: "100ms".into(),
             election_iters: 5,
             initialize_wait: "2s".into(),
             election_check_interval: "10ms".into(),
             write_timeout: "5s".into(),
             token_idle: format!("{}s", limits::TOKEN_IDLE_SECONDS),
+            retention: None,
             log: "info".into(),
             cache_mib: 64,
+            keep_log: false,
+            keep_entries: Rewriting::default().keep_entries,
+            keep_age: None,
+            rewrite_mib: Rewriting::default().bytes_min / (1024 * 1024),
+            min_free_mib: 256,
         }
     }
 }
 
+/// A hundred years: longer is a misspelt unit.
+const RETENTION_DAYS_MAX: u64 = 36_500;
 /// Names of the settings, as in the file; in the environment in capitals after `CHAT_`.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 21] = [
     "id",
     "data_dir",
     "peers",
     "client_addr",
     "advertise_addr",
+    "wire_addr",
+    "wire_advertise_addr",
     "refresh_interval",
     "election_iters",
     "initialize_wait",
     "election_check_interval",
     "write_timeout",
     "token_idle",
+    "retention",
     "log",
     "cache_mib",
+    "keep_log",
+    "keep_entries",
+    "keep_age",
+    "rewrite_mib",
+    "min_free_mib",
 ];
 
 /// Checked settings of one replica.
@@ -172,6 +246,10 @@ pub struct Config {
     pub client_addr: Address,
     /// What others are told of it, if it differs.
     pub advertise_addr: Option<Address>,
+    /// Where clients of the wire protocol connect, if they may.
+    pub wire_addr: Option<Address>,
+    /// What others are told of it, if it differs.
+    pub wire_advertise_addr: Option<Address>,
     /// Between two refreshes.
     pub refresh_interval: Duration,
     /// Refreshes without a primary until it is missed.
@@ -184,12 +262,48 @@ pub struct Config {
     pub write_timeout: Duration,
     /// Life of an unused token.
     pub token_idle: Duration,
+    /// Age at which messages go; `None`: never for their age.
+    pub retention: Option<Duration>,
     /// Filter of the log.
     pub log: String,
     /// Memory for the store's cache in bytes.
     pub cache_bytes: u64,
+    /// When the store is rewritten, and what of the log is kept then.
+    pub rewriting: Rewriting,
+    /// Bytes to leave free on the disk beside the room for a rewriting.
+    pub free_bytes_min: u64,
+    /// For tests only: where the free space is read instead.
+    pub free_space_file: Option<PathBuf>,
+    /// For tests only: the wall clock is wrong by so many milliseconds. A flag and nothing else,
+    /// so that no forgotten variable or file turns a clock.
+    pub clock_offset_ms: i64,
+    /// For tests only: many accounts may be created under one password hash.
+    pub test_cluster: bool,
     /// What is allowed but unwise, as sentences.
     pub warnings: Vec<String>,
+}
+
+fn rewriting(raw: &Raw) -> Result<Rewriting, ConfigError> {
+    let keep_age = raw.keep_age.as_deref().map(parse::duration).transpose();
+    let keep_age = keep_age.map_err(|problem| ConfigError::Setting {
+        setting: "--keep-age",
+        problem,
+    })?;
+    Ok(Rewriting {
+        bytes_min: raw.rewrite_mib.clamp(1, 1024 * 1024) * 1024 * 1024,
+        keep_entries: raw.keep_entries,
+        keep_age_us: keep_age.map_or(0, |age| age.as_micros() as u64),
+        keep_log: raw.keep_log,
+    })
+}
+
+/// A warning, if so many replicas are one too many.
+fn even_number(replicas: usize) -> Option<String> {
+    let even = replicas > 0 && replicas.is_multiple_of(2);
+    even.then(|| {
+        let fewer = replicas - 1;
+        format!("{replicas} replicas survive no more faults than {fewer}: use an odd number")
+    })
 }
 
 impl Config {
@@ -212,13 +326,23 @@ impl Config {
             .merge(Serialized::defaults(flags))
             .extract()
             .map_err(Box::new)?;
-        Self::check(raw)
+        let mut config = Self::check(raw)?;
+        config.free_space_file.clone_from(&flags.free_space_file);
+        config.clock_offset_ms = flags.clock_offset_ms;
+        config.test_cluster = flags.test_cluster;
+        if config.clock_offset_ms != 0 {
+            let offset = config.clock_offset_ms;
+            let warning = format!("the wall clock is turned by {offset} ms, for a test");
+            config.warnings.push(warning);
+        }
+        Ok(config)
     }
 
     fn check(raw: Raw) -> Result<Self, ConfigError> {
         let setting = |setting, problem| ConfigError::Setting { setting, problem };
         let address = |name, text: &str| Address::parse(text).map_err(|e| setting(name, e));
         let time = |name, text: &str| parse::duration(text).map_err(|e| setting(name, e));
+        let rewriting = rewriting(&raw)?;
         let data_dir = raw.data_dir.ok_or_else(|| {
             let problem = "is needed: the directory in which the replica keeps everything";
             setting("--data-dir", problem.into())
@@ -243,23 +367,19 @@ impl Config {
         if raw.election_iters == 0 {
             return Err(setting("--election-iters", "must be at least 1".into()));
         }
-        let mut warnings = Vec::new();
-        if !peers.is_empty() && peers.len().is_multiple_of(2) {
-            warnings.push(format!(
-                "{} replicas survive no more faults than {}: use an odd number",
-                peers.len(),
-                peers.len() - 1
-            ));
-        }
-        let advertise = raw.advertise_addr.as_deref();
+        let optional = |name, text: &Option<String>| {
+            let text = text.as_deref();
+            text.map(|text| address(name, text)).transpose()
+        };
         Ok(Self {
             id,
+            warnings: even_number(peers.len()).into_iter().collect(),
             data_dir,
             peers,
             client_addr: address("--client-addr", &raw.client_addr)?,
-            advertise_addr: advertise
-                .map(|text| address("--advertise-addr", text))
-                .transpose()?,
+            advertise_addr: optional("--advertise-addr", &raw.advertise_addr)?,
+            wire_addr: optional("--wire-addr", &raw.wire_addr)?,
+            wire_advertise_addr: optional("--wire-advertise-addr", &raw.wire_advertise_addr)?,
             refresh_interval: time("--refresh-interval", &raw.refresh_interval)?,
             election_iters: raw.election_iters,
             initialize_wait: time("--initialize-wait", &raw.initialize_wait)?,
@@ -269,9 +389,18 @@ impl Config {
             )?,
             write_timeout: time("--write-timeout", &raw.write_timeout)?,
             token_idle: time("--token-idle", &raw.token_idle)?,
+            retention: raw
+                .retention
+                .map(|text| parse::duration_up_to(&text, RETENTION_DAYS_MAX))
+                .transpose()
+                .map_err(|problem| setting("--retention", problem))?,
             log: raw.log,
             cache_bytes: raw.cache_mib.clamp(8, 1024 * 1024) * 1024 * 1024,
-            warnings,
+            rewriting,
+            free_bytes_min: raw.min_free_mib.min(1024 * 1024 * 1024) * 1024 * 1024,
+            free_space_file: None,
+            clock_offset_ms: 0,
+            test_cluster: false,
         })
     }
 
@@ -305,7 +434,10 @@ impl Config {
             write_timeout_us: us(self.write_timeout),
             read_timeout_us: us(self.write_timeout),
             token_idle_us: us(self.token_idle),
+            retention_us: self.retention.map_or(0, us),
             checkpoint_entries_max: CHECKPOINT_ENTRIES_MAX,
+            rewriting: self.rewriting,
+            free_bytes_min: self.free_bytes_min,
         }
     }
 }

@@ -3,11 +3,11 @@
 //! # The layers
 //!
 //! ```text
-//!  chat-server (run, demo)      chat            chat-admin      simulate   powercut
+//!  chat-server (run, demo)      chat            chat-admin   simulate   powercut   nemesis
 //!         │                      │                  │
 //!       config                 client             admin               (binaries import everything)
 //!         │
-//!   grpc::{chat, peer, admin}    net                                  fronts: conversion only
+//!   grpc::{chat, peer, admin}    net          wire (text)             fronts: conversion only
 //!         │                      │
 //!      service                   │                                    what both fronts call
 //!         │                      │
@@ -29,16 +29,19 @@
 //! - [`replica`] puts the three together. [`service`] speaks to `replica::Handle`, the fronts in
 //!   [`grpc`] to [`service`] (`peer` and `admin` to the replica), [`net`] carries messages between
 //!   replicas.
-//! - [`client`] never imports the server: it knows the generated protobuf types and nothing else.
+//! - [`wire`] is the other front on [`service`]. Its codec is pure and stands alone.
+//! - [`client`] never imports the server: it knows the generated protobuf types and the codec of
+//!   [`wire`], and nothing else.
 //!
 //! `tests/tidy.rs` checks this.
 //!
 //! # Three journeys
 //!
-//! **A message is sent.** `grpc::chat` parses it; `service::messages` checks token form, names,
+//! **A message is sent.** `grpc::chat` or `wire::session` parses it; `service::messages` checks token form, names,
 //! limits and request id; `replica::handle` queues it; `replica::writes` holds it until the turn
 //! ends, forwards it if this is a secondary, or proposes it with all that arrived in the same
-//! turn. The reply leaves when the entry is applied.
+//! turn. The reply leaves when the entry is applied. A stream of sends (`grpc::chat_send`) goes the
+//! same way through `service::pipeline`, with one queue entry and one wake-up for what came together.
 //!
 //! **A batch is replicated.** `consensus::primary` seals the entries, hands them to the storage
 //! thread and to the secondaries at once; `replica::execute` writes one block and fsyncs;
@@ -55,8 +58,8 @@
 //! # Absent on purpose
 //!
 //! No leases by clock (reads ask a majority). No transport security between replicas yet. No
-//! snapshots or compaction yet: a replica that was away catches up by log, and a damaged one takes
-//! no part and says so. No configuration change but readmission.
+//! background scrub yet: damage is found at an open. A majority that is damaged beyond proof waits for
+//! its operator (`chat-admin recover`). No configuration change but readmission.
 
 pub mod admin;
 pub mod client;
@@ -70,6 +73,7 @@ pub mod service;
 pub mod state_machine;
 pub mod storage;
 pub mod types;
+pub mod wire;
 
 /// Generated from `proto/`.
 #[allow(missing_docs, clippy::pedantic, clippy::all)]

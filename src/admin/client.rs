@@ -16,6 +16,9 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
+/// Millions of accounts take minutes.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
+
 /// Why an admin request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
@@ -105,6 +108,21 @@ impl AdminClient {
         };
         let stream = self.inner.list_entries(request).await?.into_inner();
         Ok(EntryPages { stream })
+    }
+
+    /// Fills a test cluster with accounts; `told` hears how many there are so far.
+    pub async fn prepare_accounts(
+        &mut self,
+        request: proto::PrepareAccountsRequest,
+        mut told: impl FnMut(u64),
+    ) -> Result<(), AdminError> {
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(PREPARE_TIMEOUT);
+        let mut stream = self.inner.prepare_accounts(request).await?.into_inner();
+        while let Some(response) = stream.message().await? {
+            told(response.done);
+        }
+        Ok(())
     }
 
     /// Commit records `from..=to`; 0 is the first and the last.

@@ -9,7 +9,9 @@ mod status;
 mod tests;
 mod verdict;
 
-pub use dump::{commit_record_json, commit_record_text, entry_json, entry_text};
+pub use dump::{
+    commit_record_json, commit_record_text, cut_json, cut_text, entry_json, entry_text,
+};
 pub use status::{status_json, status_table};
 pub use verdict::{verdict_json, verdict_line, verdict_text};
 

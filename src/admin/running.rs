@@ -3,8 +3,8 @@
 use super::verify::LogSource;
 use crate::replica::Handle;
 use crate::storage::{CommitRecord, StateReader, StorageError};
-use crate::types::Index;
 use crate::types::entry::Entry;
+use crate::types::{Base, Index};
 
 /// Reads through the replica's storage thread. Blocks: use it on a blocking thread of tokio only.
 pub struct RunningLog {
@@ -27,6 +27,11 @@ fn stopped() -> StorageError {
 }
 
 impl LogSource for RunningLog {
+    fn base(&self) -> Result<Base, StorageError> {
+        let base = self.handle.base();
+        self.runtime.block_on(base).ok_or_else(stopped)?
+    }
+
     fn entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
         let entries = self.handle.entries(from, bytes_max);
         self.runtime.block_on(entries).ok_or_else(stopped)?

@@ -5,7 +5,7 @@ use crate::consensus::FormationStatus;
 use crate::state_machine::StateMachine;
 use crate::storage::{CommitRecord, Inspection, SledReader, StateReader, StorageError};
 use crate::types::entry::Entry;
-use crate::types::{Index, ReplicaId};
+use crate::types::{Base, Index, ReplicaId};
 use std::path::Path;
 
 /// A stopped replica.
@@ -65,8 +65,16 @@ impl Stopped {
     /// What opening the store has found already, and what is wrong with the hard state.
     pub fn damage(&self) -> Vec<(Index, String)> {
         let mut damage = self.inspection.recovered().damage.clone();
-        if let Err(sentence) = self.inspection.hard_state() {
-            damage.push((Index(0), sentence.to_owned()));
+        match self.inspection.hard_state() {
+            Ok(None) if self.last() > Index(0) => damage.push((
+                Index(0),
+                format!(
+                    "hard_state: the file is missing although the log ends at {}",
+                    self.last()
+                ),
+            )),
+            Ok(_) => {}
+            Err(sentence) => damage.push((Index(0), sentence.to_owned())),
         }
         damage
     }
@@ -91,6 +99,10 @@ impl Stopped {
 }
 
 impl LogSource for Stopped {
+    fn base(&self) -> Result<Base, StorageError> {
+        Ok(self.inspection.recovered().base.clone())
+    }
+
     fn entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
         self.inspection.entries(from, bytes_max)
     }

@@ -68,11 +68,16 @@ pub(super) fn peers(text: &str) -> Result<BTreeMap<ReplicaId, Address>, String> 
     Ok(peers)
 }
 
-/// `250us`, `100ms`, `2s`, `5m`, `1h`. More than 0, at most 30 days.
+/// `250us`, `100ms`, `2s`, `5m`, `1h`, `7d`. More than 0, at most 30 days.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    const MOST: Duration = Duration::from_secs(30 * 24 * 3600);
+    duration_up_to(text, 30)
+}
+
+/// The same, at most so many days.
+pub(super) fn duration_up_to(text: &str, days_max: u64) -> Result<Duration, String> {
+    let most = Duration::from_secs(days_max * 24 * 3600);
     let text = text.trim();
-    let expected = || format!("`{text}` is no time: expected a number and us, ms, s, m or h");
+    let expected = || format!("`{text}` is no time: expected a number and us, ms, s, m, h or d");
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
@@ -83,12 +88,15 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         "s" => 1_000_000,
         "m" => 60_000_000,
         "h" => 3_600_000_000,
+        "d" => 86_400_000_000,
         _ => return Err(expected()),
     };
     let number: u64 = number.parse().map_err(|_| expected())?;
     let time = Duration::from_micros(number.saturating_mul(us_each));
-    if time.is_zero() || time > MOST {
-        return Err(format!("`{text}` must be more than 0 and at most 30 days"));
+    if time.is_zero() || time > most {
+        return Err(format!(
+            "`{text}` must be more than 0 and at most {days_max} days"
+        ));
     }
     Ok(time)
 }

@@ -30,7 +30,11 @@ fn flags_win_over_environment_over_file_over_defaults() {
     let text = "id = 2\npeers = \"1=a:1,2=b:1,3=c:1\"\n\
                 refresh_interval = \"7ms\"\nwrite_timeout = \"7s\"\nelection_iters = 7\n";
     std::fs::write(&file, text).unwrap();
-    let environment = BTreeMap::from([("write_timeout", "8s"), ("log", "debug")]);
+    let environment = BTreeMap::from([
+        ("write_timeout", "8s"),
+        ("log", "debug"),
+        ("wire_addr", "w:1"),
+    ]);
     let flags = Flags {
         config: Some(file),
         data_dir: Some("d".into()),
@@ -47,6 +51,8 @@ fn flags_win_over_environment_over_file_over_defaults() {
     assert_eq!(config.election_iters, 9);
     assert_eq!(config.initialize_wait, Duration::from_secs(2));
     assert_eq!(config.client_addr.as_str(), "127.0.0.1:7400");
+    assert_eq!(config.wire_addr.unwrap().as_str(), "w:1");
+    assert_eq!(config.wire_advertise_addr, None);
 }
 
 #[test]
@@ -58,6 +64,8 @@ fn without_peers_it_is_a_cluster_of_one_with_id_1() {
     );
     assert_eq!(config.peer_addr(), None);
     assert_eq!(config.token_idle, Duration::from_secs(3600));
+    assert_eq!(config.retention, None);
+    assert_eq!(config.replica().retention_us, 0);
 }
 
 #[test]
@@ -129,7 +137,7 @@ fn every_mistake_has_its_sentence() {
     };
     assert_eq!(
         problem(&unit),
-        "--refresh-interval: `100` is no time: expected a number and us, ms, s, m or h"
+        "--refresh-interval: `100` is no time: expected a number and us, ms, s, m, h or d"
     );
     let zero = Flags {
         write_timeout: Some("0s".into()),

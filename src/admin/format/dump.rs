@@ -66,6 +66,24 @@ pub fn commit_record_json(record: &CommitRecord) -> Value {
     })
 }
 
+/// `cut: the log begins with entry 7, which continues hash 0123456789ab`
+pub fn cut_text(first: &Entry) -> String {
+    format!(
+        "cut: the log begins with entry {}, which continues hash {}",
+        first.index(),
+        first.previous_hash().short()
+    )
+}
+
+/// One JSON object.
+pub fn cut_json(first: &Entry) -> Value {
+    json!({
+        "index": first.index().previous().0,
+        "kind": "cut",
+        "hash": first.previous_hash().to_hex(),
+    })
+}
+
 fn plain(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() && c != '"')
 }
@@ -158,6 +176,10 @@ fn command_details(command: &Command, show_bodies: bool) -> Value {
         Operation::ExpireTokens { tokens, idle_us } => {
             details["tokens"] = tokens.len().into();
             details["idle_us"] = (*idle_us).into();
+        }
+        Operation::ExpireMessages { users, before } => {
+            details["users"] = users.len().into();
+            details["before_us"] = before.0.into();
         }
         Operation::RevokeOwnToken | Operation::ChangePassword { .. } | Operation::DeleteAccount => {
         }

@@ -58,6 +58,7 @@ pub fn status_json(replicas: &[ReplicaStatus]) -> Value {
                 "term": replica.term,
                 "primary": (replica.primary != 0).then_some(replica.primary),
                 "serving": replica.serving,
+                "base_index": replica.base_index,
                 "last_term": replica.last_term,
                 "last_index": replica.last_index,
                 "durable_index": replica.durable_index,

@@ -8,12 +8,16 @@ use crate::types::{ClientId, Incarnation, Level, Members, Term, TokenHash, WallT
 /// A replica in memory.
 #[derive(Default)]
 struct Source {
+    base: Base,
     entries: Vec<Entry>,
     records: Vec<CommitRecord>,
     trees: MemoryTrees,
 }
 
 impl LogSource for Source {
+    fn base(&self) -> Result<Base, StorageError> {
+        Ok(self.base.clone())
+    }
     fn entries(&self, from: Index, _: usize) -> Result<Vec<Entry>, StorageError> {
         // Small pages, so that there are several.
         let entries = self.entries.iter().filter(|entry| entry.index() >= from);
@@ -190,4 +194,41 @@ fn a_wrong_running_digest_and_a_failed_scan_are_found() {
         "state at index 11: record 0a of users does not add up"
     );
     assert!(found[1].starts_with("state at index 11: the state digest of the running state"));
+}
+
+#[test]
+fn a_cut_log_is_checked_from_its_base_and_says_so() {
+    let (mut source, mut scope) = good();
+    let base = source.entries[3].clone();
+    source.base = Base {
+        stamp: base.stamp(),
+        hash: base.hash(),
+        ..Base::default()
+    };
+    source.entries.drain(..4);
+    source
+        .records
+        .retain(|record| record.stamp.index >= base.index());
+    let known = scope.scan.clone();
+    if let Scan::Done(index, digest) = known {
+        scope
+            .digests
+            .push((index, digest, "beside the state trees"));
+    }
+    let report = verify(&source, scope.clone());
+    assert_eq!(report.findings, []);
+    assert!(
+        report.notes[0].contains("the log begins after"),
+        "{report:?}"
+    );
+    assert_eq!(report.entries as usize, source.entries.len());
+    assert!(report.state_index > Index(0), "{report:?}");
+
+    let mut other = scope.clone();
+    if let Scan::Done(_, digest) = &mut other.scan {
+        *digest = Hash([1; 32]);
+    }
+    assert!(!verify(&source, other).findings.is_empty(), "another state");
+    source.base.hash = Hash([1; 32]);
+    assert!(!verify(&source, scope).findings.is_empty(), "another base");
 }

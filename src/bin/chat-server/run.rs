@@ -12,10 +12,11 @@ use chat::grpc::{admin, chat as client_api, peer};
 use chat::limits;
 use chat::net::Links;
 use chat::replica::Handle;
-use chat::replica::runtime::{Runtime, spawn};
+use chat::replica::runtime::{FreeBytes, Runtime, Surroundings, spawn_in};
 use chat::service::{Service, Settings};
 use chat::storage::{OpenOptions, Opened, Recovered, SledStore, open_directory};
 use chat::types::Incarnation;
+use chat::wire as wire_api;
 use std::future::Future;
 use std::io::{IsTerminal, Write as _};
 use std::process::ExitCode;
@@ -29,19 +30,39 @@ use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
 
 /// Runs one replica until it is told to stop or fails.
-pub fn main(flags: &Flags) -> anyhow::Result<ExitCode> {
+pub fn main(flags: &Flags, until_stdin_ends: bool) -> anyhow::Result<ExitCode> {
     let config = Config::load(flags)?;
     start_log(&config.log)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    end_with_the_stores_threads();
+    raise_open_files();
     let (store, recovered) = open_store(&config)?;
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
         .enable_all()
         .build()
         .context("cannot start the executor")?
-        .block_on(run(config, store, recovered))?;
+        .block_on(run(config, store, recovered, until_stdin_ends))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Threads of the executor: half of the cores. The other half is for the replica's thread, the
+/// storage thread and the store's own; beyond that a worker more only wakes up the others.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}
+
+/// Each client connection is an open file, and the usual limit of 1,024 is one that programs may
+/// raise themselves up to the hard limit.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
 }
 
 fn start_log(filter: &str) -> anyhow::Result<()> {
@@ -82,47 +103,39 @@ fn open_store(config: &Config) -> anyhow::Result<(SledStore, Recovered)> {
     }
 }
 
-async fn run(config: Config, store: SledStore, recovered: Recovered) -> anyhow::Result<()> {
-    let mut signals = Signals::new()?;
-    let clients = listen(&config.client_addr, "--client-addr").await?;
-    let client_addr = clients.local_addr()?.to_string();
-    let peers = match config.peer_addr() {
-        Some(address) => Some(listen(address, "--peers").await?),
-        None => None,
-    };
-    let peer_addr = config
-        .peer_addr()
-        .map_or_else(String::new, Address::to_string);
-    let advertised = config.advertise_addr.as_ref();
-    let advertised = advertised.map_or_else(|| client_addr.clone(), Address::to_string);
-    let links = Links::new(config.id, &config.peers, advertised);
+async fn run(
+    config: Config,
+    store: SledStore,
+    recovered: Recovered,
+    until_stdin_ends: bool,
+) -> anyhow::Result<()> {
+    let mut signals = Signals::new(until_stdin_ends)?;
+    let listeners = Listeners::bind(&config).await?;
+    let links = listeners.links(&config)?;
+    let ready = listeners.sentence(&config)?;
+    let peer_addr = config.peer_addr();
+    let peer_addr = peer_addr.map_or_else(String::new, Address::to_string);
 
-    let (handle, replica) = spawn(config.replica(), store, recovered, |inbox| {
-        links.start(Arc::new(inbox));
-        links.clone()
-    })?;
-    let operators = admin::Admin::new(handle.clone(), links.clone(), peer_addr.clone());
+    let (handle, replica) = start_replica(&config, store, recovered, &links)?;
+    let operators = admin::Admin::new(handle.clone(), links.clone(), peer_addr);
     let operators = Arc::new(operators);
     let socket = socket::bind(&config.data_dir).context("cannot create the admin socket")?;
     let mut servers = Servers::default();
-    servers.start("admin", admin::serve(socket, Arc::clone(&operators)));
-    if let Some(listener) = peers {
+    let service = service_of(handle, &links)?;
+    let test_accounts = config.test_cluster.then(|| service.clone());
+    servers.start(
+        "admin",
+        admin::serve(socket, Arc::clone(&operators), test_accounts),
+    );
+    if let Some(listener) = listeners.peers {
         servers.start(
             "peer",
             peer::serve(listener, links.clone(), Some(operators)),
         );
     }
     let (stop_clients, stopping) = watch::channel(false);
-    let mut front = serve_clients(clients, handle, &links, stopping)?;
+    let mut front = serve_clients(listeners.clients, listeners.wire, service, &links, stopping);
 
-    let internal = match peer_addr.as_str() {
-        "" => "a cluster of one".to_owned(),
-        address => format!("replicas on {address}"),
-    };
-    let ready = format!(
-        "replica {} ready: clients on {client_addr}, {internal}",
-        config.id
-    );
     // Nobody may be reading: that is no reason to stop.
     let _ = writeln!(std::io::stdout(), "{ready}");
     let ended = tokio::select! {
@@ -151,34 +164,170 @@ async fn run(config: Config, store: SledStore, recovered: Recovered) -> anyhow::
     stopped
 }
 
+/// Bound, not served yet.
+struct Listeners {
+    clients: TcpListener,
+    wire: Option<TcpListener>,
+    peers: Option<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self {
+            clients: listen(&config.client_addr, "--client-addr").await?,
+            wire: listen_if(config.wire_addr.as_ref(), "--wire-addr").await?,
+            peers: listen_if(config.peer_addr(), "--peers").await?,
+        })
+    }
+
+    /// The links to the others, which tell them where clients connect to this replica.
+    fn links(&self, config: &Config) -> anyhow::Result<Links> {
+        let client_addr = match &config.advertise_addr {
+            Some(address) => address.to_string(),
+            None => self.clients.local_addr()?.to_string(),
+        };
+        let wire_addr = match (&self.wire, &config.wire_advertise_addr) {
+            (None, _) => String::new(),
+            (Some(_), Some(address)) => address.to_string(),
+            (Some(listener), None) => listener.local_addr()?.to_string(),
+        };
+        Ok(Links::with_wire(
+            config.id,
+            &config.peers,
+            client_addr,
+            wire_addr,
+        ))
+    }
+
+    /// What standard output is told when all are served.
+    fn sentence(&self, config: &Config) -> anyhow::Result<String> {
+        let clients = self.clients.local_addr()?;
+        let wire = match &self.wire {
+            Some(wire) => format!(", wire clients on {}", wire.local_addr()?),
+            None => String::new(),
+        };
+        let internal = match config.peer_addr() {
+            Some(address) => format!("replicas on {address}"),
+            None => "a cluster of one".to_owned(),
+        };
+        let id = config.id;
+        Ok(format!(
+            "replica {id} ready: clients on {clients}{wire}, {internal}"
+        ))
+    }
+}
+
+async fn listen_if(
+    address: Option<&Address>,
+    setting: &str,
+) -> anyhow::Result<Option<TcpListener>> {
+    match address {
+        Some(address) => listen(address, setting).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+fn start_replica(
+    config: &Config,
+    store: SledStore,
+    recovered: Recovered,
+    links: &Links,
+) -> anyhow::Result<(Handle, Runtime)> {
+    let surroundings = Surroundings {
+        clock_offset_us: config.clock_offset_ms.saturating_mul(1_000),
+        free_bytes: Some(free_bytes(config)),
+    };
+    let settings = config.replica();
+    let started = spawn_in(settings, surroundings, store, recovered, |inbox| {
+        links.start(Arc::new(inbox));
+        links.clone()
+    });
+    Ok(started?)
+}
+
+/// sled writes on threads of its own, and whoever waits for one that panicked waits for ever: then
+/// the process ends, as it does when the replica's own threads fail.
+fn end_with_the_stores_threads() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        before(panic);
+        let thread = std::thread::current();
+        if thread
+            .name()
+            .is_some_and(|name| name.starts_with("sled-io"))
+        {
+            // Not `eprintln`, which panics where the log's disk has failed too.
+            let sentence = b"chat-server: the replica stops: a thread of its store panicked\n";
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), sentence);
+            std::process::exit(1);
+        }
+    }));
+}
+
+/// Looks at the file system, or, in a test, at a number in a file.
+fn free_bytes(config: &Config) -> FreeBytes {
+    let directory = config.data_dir.clone();
+    match config.free_space_file.clone() {
+        None => Box::new(move || chat::storage::free_bytes(&directory).ok()),
+        Some(file) => Box::new(move || {
+            let number = std::fs::read_to_string(&file).ok()?;
+            number.trim().parse().ok()
+        }),
+    }
+}
+
 async fn listen(address: &Address, setting: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address.as_str())
         .await
         .with_context(|| format!("{setting}: cannot listen on {address}"))
 }
 
-/// Starts the client listener: the chat API, health and reflection. It ends after `stopping` turns
-/// true and the open requests have ended.
-fn serve_clients(
-    listener: TcpListener,
-    handle: Handle,
-    links: &Links,
-    mut stopping: watch::Receiver<bool>,
-) -> anyhow::Result<JoinHandle<Result<(), client_api::ServeError>>> {
-    let links = links.clone();
+/// What both fronts call.
+fn service_of(handle: Handle, links: &Links) -> anyhow::Result<Service<Handle>> {
+    let addresses = links.clone();
     let settings = Settings {
-        addresses: Arc::new(move |id| links.client_addr(id)),
+        addresses: Arc::new(move |id| addresses.client_addr(id)),
         ..Settings::default()
     };
-    let service = Service::new(handle, settings)?;
-    Ok(tokio::spawn(client_api::serve(
-        listener,
-        service,
-        async move {
-            // Fails only if the sender is gone, which is a stop too.
-            let _ = stopping.wait_for(|stop| *stop).await;
-        },
-    )))
+    Ok(Service::new(handle, settings)?)
+}
+
+/// Starts the client listeners: the chat API, health and reflection; and the wire protocol. They
+/// end after `stopping` turns true and the open requests have ended.
+fn serve_clients(
+    listener: TcpListener,
+    wire: Option<TcpListener>,
+    service: Service<Handle>,
+    links: &Links,
+    stopping: watch::Receiver<bool>,
+) -> JoinHandle<Result<(), client_api::ServeError>> {
+    let wire_addresses = links.clone();
+    let options = wire_api::Options {
+        addresses: Arc::new(move |id| wire_addresses.wire_addr(id)),
+        ..wire_api::Options::default()
+    };
+    let wire_stop = stopped(stopping.clone());
+    let wire_service = service.clone();
+    let wire = wire.map(|wire| wire_api::serve(wire, wire_service, options, wire_stop));
+    let grpc = client_api::serve(listener, service, stopped(stopping));
+    tokio::spawn(async move {
+        match wire {
+            None => grpc.await,
+            // The wire front ends only when it is told to, and never fails.
+            Some(wire) => {
+                let wire = async {
+                    wire.await;
+                    Ok(())
+                };
+                tokio::try_join!(grpc, wire).map(|_| ())
+            }
+        }
+    })
+}
+
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    // Fails only if the sender is gone, which is a stop too.
+    let _ = stopping.wait_for(|stop| *stop).await;
 }
 
 /// No new clients; then the role, the log and the state; then what clients are still open.
@@ -233,14 +382,28 @@ impl Servers {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    stdin_ended: watch::Receiver<bool>,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    fn new(until_stdin_ends: bool) -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
+        let (tell, stdin_ended) = watch::channel(false);
+        if until_stdin_ends {
+            // A thread of its own: the executor would wait for the read when it ends.
+            std::thread::Builder::new()
+                .name("stdin".into())
+                .spawn(move || {
+                    // What is read means nothing; an error is an end, too.
+                    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                    let _ = tell.send(true);
+                })
+                .context("cannot start a thread")?;
+        }
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            stdin_ended,
         })
     }
 
@@ -248,6 +411,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            Ok(()) = self.stdin_ended.changed() => "end of standard input",
         }
     }
 }

@@ -20,6 +20,7 @@ pub struct Replicas {
 struct Replica {
     client_addr: String,
     peer_addr: String,
+    wire_addr: String,
     data_dir: PathBuf,
     log: PathBuf,
     child: Option<Child>,
@@ -28,13 +29,14 @@ struct Replica {
 impl Replicas {
     /// Chooses ports and directories; starts nothing.
     pub fn new(directory: &Path, count: u16) -> Result<Self> {
-        let ports = ports::free(2 * usize::from(count)).context("cannot find free ports")?;
+        let ports = ports::free(3 * usize::from(count)).context("cannot find free ports")?;
         let members: BTreeMap<u16, Replica> = (1..=count)
-            .zip(ports.chunks(2))
+            .zip(ports.chunks(3))
             .map(|(id, ports)| {
                 let replica = Replica {
                     client_addr: format!("127.0.0.1:{}", ports[0]),
                     peer_addr: format!("127.0.0.1:{}", ports[1]),
+                    wire_addr: format!("127.0.0.1:{}", ports[2]),
                     data_dir: directory.join(format!("replica-{id}")),
                     log: directory.join(format!("replica-{id}.log")),
                     child: None,
@@ -106,6 +108,9 @@ impl Replicas {
             self.peers.clone(),
             "--client-addr".into(),
             replica.client_addr.clone(),
+            "--wire-addr".into(),
+            replica.wire_addr.clone(),
+            "--test-cluster".into(),
         ])
     }
 
@@ -136,7 +141,9 @@ impl Replicas {
         let child = command
             .args(arguments)
             .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
+            // Held open while this process lives: a replica never outlives its demo.
+            .arg("--until-stdin-ends")
+            .stdin(Stdio::piped())
             .stdout(log)
             .stderr(errors)
             // A Ctrl-C in the terminal is for the demo, which then ends its children itself.
@@ -223,6 +230,7 @@ impl Replicas {
                     "pid": replica.child.as_ref().map(Child::id),
                     "client_addr": replica.client_addr,
                     "peer_addr": replica.peer_addr,
+                    "wire_addr": replica.wire_addr,
                     "data_dir": replica.data_dir,
                 })
             })

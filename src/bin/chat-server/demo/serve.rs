@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
@@ -21,6 +22,7 @@ impl Signals {
         Ok(Self {
             interrupt: install(SignalKind::interrupt())?,
             terminate: install(SignalKind::terminate())?,
+            hang_up: install(SignalKind::hangup())?,
         })
     }
 
@@ -29,6 +31,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => ExitCode::from(130),
             _ = self.terminate.recv() => ExitCode::from(143),
+            _ = self.hang_up.recv() => ExitCode::from(129),
         }
     }
 }
