@@ -7,7 +7,7 @@
 //! first violation ends the run.
 
 use super::network::{id_of, slot};
-use chat::consensus::{HardState, Role};
+use chat::consensus::{HardState, Repair, Role};
 use chat::types::entry::{Entry, Kind, ReplaceIncarnation};
 use chat::types::{ClusterId, Hash, Incarnation, Index, Members, ReplicaId, RunNonce, Stamp, Term};
 use std::collections::{BTreeMap, HashMap};
@@ -43,8 +43,12 @@ pub struct View {
     pub commit_live: Index,
     /// What a wiped disk held, and whose promises these were.
     pub lost: Option<(Incarnation, Vec<Mark>)>,
-    /// Faults have damaged this disk on purpose.
+    /// Faults have damaged this disk on purpose, and it is not repaired yet.
     pub damaged: bool,
+    /// The next store, while it is built.
+    pub next: Option<super::checker_stores::Next>,
+    /// What the log is, and the highest commit record, if the stores' exchange has happened.
+    pub exchanging: Option<(Vec<Mark>, Index)>,
 }
 
 impl View {
@@ -62,6 +66,11 @@ impl View {
             good |= possible == log;
         }
         good
+    }
+    /// Would the next process begin or go on with a repair?
+    pub fn is_repairing(&self) -> bool {
+        let hard = self.hard_durable.as_ref();
+        hard.is_some_and(|hard| hard.repair != Repair::No)
     }
     /// This incarnation, once there is one.
     pub fn incarnation(&self) -> Option<Incarnation> {
@@ -179,12 +188,24 @@ impl Checker {
         });
         if entry.kind() == Kind::ReplaceIncarnation
             && let Some(replace) = entry.replace_incarnation()
+            && self.replacements.insert(stamp, replace).is_none()
         {
-            self.replacements.insert(stamp, replace);
+            self.check_alone(stamp);
         }
         if let Some(formation) = entry.as_formation() {
             self.founders = Some(formation.members);
         }
+    }
+
+    /// A primary proposes a readmission only when the one before is committed.
+    fn check_alone(&mut self, stamp: Stamp) {
+        let committed = self.committed.len() as u64;
+        let before = |other: &&Stamp| other.term == stamp.term && other.index < stamp.index;
+        let mut earlier = self.replacements.keys().filter(before);
+        let waiting = earlier.find(|other| other.index.0 > committed).copied();
+        self.check(waiting.is_none(), "one readmission at a time", || {
+            format!("{stamp} is proposed while {waiting:?} waits for its commit")
+        });
     }
 
     /// How many admitted disks hold, durably, this entry. A disk that was wiped since counts as
@@ -484,6 +505,16 @@ impl Checker {
         }
     }
 
+    /// A disk lost its hard state and kept its log.
+    pub fn on_promises_lost(&mut self, at: usize) {
+        self.count("promises lost");
+        let view = &mut self.views[at];
+        if let Some(hard) = view.hard_durable.take() {
+            view.lost = Some((hard.incarnation, view.durable.clone()));
+        }
+        view.hard_live = None;
+    }
+
     /// A hard state is on its way to the disk.
     pub fn on_hard_state(&mut self, at: usize, state: &HardState, synced: bool) {
         let id = id_of(at);
@@ -511,7 +542,8 @@ impl Checker {
             return;
         }
         self.views[at].hard_durable = Some(state.clone());
-        if let Some(to) = state.granted_to {
+        // One that takes no part has used its grant up, and gives none: see `on_grant_sent`.
+        if let Some(to) = state.granted_to.filter(|_| !self.views[at].damaged) {
             self.on_grant(id, state.incarnation, state.term, to);
         }
     }

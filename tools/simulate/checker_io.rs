@@ -10,6 +10,17 @@ impl Checker {
     /// A process starts from what its disk holds.
     pub fn on_open(&mut self, at: usize, recovered: &Recovered, log: Vec<Mark>, run: RunNonce) {
         let id = id_of(at);
+        let log = [self.prefix(at, &recovered.base), log].concat();
+        self.views[at].next = None;
+        let exchanging = self.views[at].exchanging.take();
+        if let Some((_, commit)) = exchanging.filter(|(new, _)| *new == log)
+            && recovered.commit.is_some_and(|c| c.stamp.index == commit)
+        {
+            // The exchange was done when the process died.
+            self.views[at].durable.clone_from(&log);
+            self.views[at].unsynced.clear();
+            self.views[at].commit_durable = commit;
+        }
         self.runs[at] = Run {
             nonce: run,
             ..Run::default()
@@ -29,7 +40,6 @@ impl Checker {
                     view.durable_last()
                 )
             });
-            self.check_hard_state(at, recovered.hard_state.as_ref());
             let commit = recovered.commit.map_or(Index(0), |c| c.stamp.index);
             self.check(
                 commit >= view.commit_durable,
@@ -42,6 +52,7 @@ impl Checker {
                 },
             );
         }
+        self.check_hard_state(at, recovered.hard_state.as_ref());
         let view = &mut self.views[at];
         view.live.clone_from(&log);
         view.durable = log;
@@ -140,7 +151,13 @@ impl Checker {
         view.live = log;
     }
 
-    fn check_dropped(&mut self, at: usize, dropped: Mark, log: &[Mark], is_primary: bool) {
+    pub(super) fn check_dropped(
+        &mut self,
+        at: usize,
+        dropped: Mark,
+        log: &[Mark],
+        is_primary: bool,
+    ) {
         let (stamp, hash) = dropped;
         let i = stamp.index.0 as usize - 1;
         if log.get(i) == Some(&dropped) {
@@ -184,6 +201,8 @@ impl Checker {
                 | Body::Grant { .. }
                 | Body::Append(_)
                 | Body::RoundReply { .. }
+                | Body::Poll { .. }
+                | Body::PollReply { .. }
                 | Body::AppendReply(AppendReply::Match { .. })
         );
         if promising {
@@ -199,7 +218,16 @@ impl Checker {
                     )
                 },
             );
-            let takes_part = !self.views[at].damaged;
+            let counts = !matches!(
+                message.body,
+                Body::Poll { .. }
+                    | Body::PollReply { .. }
+                    | Body::AppendReply(AppendReply::Match {
+                        counting: false,
+                        ..
+                    })
+            );
+            let takes_part = !self.views[at].damaged || !counts;
             self.check(takes_part, "a damaged replica takes no part", || {
                 format!("replica {id} sends {}", name(&message.body))
             });
@@ -215,6 +243,7 @@ impl Checker {
             Body::AppendReply(AppendReply::Match { index, counting }) => {
                 self.on_match(at, message, *index, *counting);
             }
+            Body::Poll { above, .. } => self.on_poll(at, message.term, *above),
             Body::RoundReply { .. } | Body::Agree { .. } => {
                 let admitted = self.runs[at].admitted;
                 self.check(admitted, "only admitted replicas count", || {
@@ -395,6 +424,18 @@ impl Checker {
                 });
                 self.count("adoptions");
             }
+            Event::SnapshotInstalled { .. } => self.count("snapshots taken"),
+            Event::SnapshotRefused { .. } => self.count("snapshots refused"),
+            Event::Repaired { .. } => {
+                self.views[at].damaged = false;
+                self.count("replicas repaired");
+            }
+            Event::Proven { above, .. } => self.on_proven(at, *above),
+            Event::LostMemory { .. } => {
+                self.views[at].damaged = false;
+                self.count("lost memories noticed");
+            }
+            Event::CannotRepair { .. } => self.count("halts told"),
             Event::AdoptionRefused { .. } => self.count("adoptions refused"),
             Event::ElectionStarted(_) => self.count("elections started"),
             Event::Damaged { index, reason } => {
@@ -427,5 +468,11 @@ pub fn name(body: &Body) -> &'static str {
         Body::CampaignNow => "campaign now",
         Body::CopyRequest { .. } => "copy request",
         Body::CopyPiece { .. } => "copy piece",
+        Body::SnapshotOffer(_) => "snapshot offer",
+        Body::SnapshotRequest { .. } => "snapshot request",
+        Body::SnapshotChunk(_) => "snapshot chunk",
+        Body::RepairTo { .. } => "repair to",
+        Body::Poll { .. } => "poll",
+        Body::PollReply { .. } => "poll reply",
     }
 }

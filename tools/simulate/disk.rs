@@ -5,10 +5,10 @@
 use super::checker::{Checker, Mark};
 use super::rng::Rng;
 use chat::consensus::HardState;
-use chat::storage::{CommitRecord, Recovered, StorageError, Store, Write};
+use chat::storage::{Checked, CommitRecord, Recovered, Scan, StorageError, Store, Write};
 use chat::storage::{Effect, MemDisk, MemReader, MemStore};
-use chat::types::Index;
 use chat::types::entry::Entry;
+use chat::types::{Base, Index};
 
 /// A disk. Survives the processes that use it.
 pub struct Disk {
@@ -20,6 +20,12 @@ impl Disk {
     pub fn new() -> Self {
         Self {
             inner: MemDisk::new(),
+        }
+    }
+    /// What is on it now, on a disk of its own. Its writer is dead.
+    pub fn copy(&self) -> Self {
+        Self {
+            inner: self.inner.copy(),
         }
     }
     /// Opens the store on it. A small cache makes the replica read its store as one with a long
@@ -36,21 +42,67 @@ impl Disk {
         let effect = if done { Effect::Done } else { Effect::None };
         self.inner.fail_after(n, effect);
     }
+    /// The promises are gone; the log stays.
+    pub fn lose_hard_state(&self) {
+        self.inner.lose_hard_state();
+    }
+    /// The end of the log is gone, and nobody was told.
+    pub fn lose_log_after(&self, after: Index) {
+        self.inner.lose_log_after(after);
+    }
+    /// An entry's bytes are others.
+    pub fn rewrite_entry(&self, index: Index) {
+        self.inner.rewrite_entry(index, b"rotten");
+    }
+    /// Where the log begins, and what the trees stand at.
+    pub fn base_and_applied(&self) -> (Index, Index) {
+        self.inner.base_and_applied()
+    }
+    /// The readable part of a damaged log is kept.
+    pub fn cut_after(&self, after: Index) {
+        self.inner.cut_after(after);
+    }
+    /// The store is put aside for an empty one.
+    pub fn discard(&self) {
+        self.inner.discard();
+    }
     /// Operations succeed again.
     pub fn heal(&self) {
         self.inner.fail_after(u64::MAX / 2, Effect::None);
     }
 }
 
-/// The log of a store, as marks.
+/// The log of a store from its base on, as marks.
 pub fn log_of(store: &MemStore) -> Result<Vec<Mark>, StorageError> {
     let mut log = Vec::new();
+    let base = store.base()?.stamp.index.0;
     loop {
-        let entries = store.entries(Index(log.len() as u64 + 1), 64 * 1024)?;
+        let entries = store.entries(Index(base + log.len() as u64 + 1), 64 * 1024)?;
         if entries.is_empty() {
             return Ok(log);
         }
         log.extend(entries.iter().map(|e| (e.stamp(), e.hash())));
+    }
+}
+
+/// A disk that reports an error, once, in one job. The process ends, and another one is started
+/// later; what was written and not synced is then there or not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failing {
+    /// Of the log for a peer.
+    Read,
+    /// Nothing is written.
+    Write,
+    /// Nothing is synced. As in Linux the next sync succeeds, and syncs nothing either: what was to
+    /// be written counts as written.
+    Sync,
+}
+
+fn input_output_error() -> StorageError {
+    StorageError::Io {
+        what: "cannot use",
+        path: "the simulated disk".into(),
+        source: std::io::Error::other("input/output error"),
     }
 }
 
@@ -61,6 +113,10 @@ pub struct Probe<'a> {
     pub at: usize,
     /// The replica is primary just now.
     pub primary: bool,
+    /// What fails in this job.
+    pub failing: Option<Failing>,
+    /// It has failed.
+    pub failed: bool,
 }
 
 impl Store for Probe<'_> {
@@ -69,9 +125,21 @@ impl Store for Probe<'_> {
     fn write(&mut self, write: Write) -> Result<(), StorageError> {
         // Shown even if it fails: a failed write may have reached the live image, and only that.
         self.checker.on_write(self.at, &write, self.primary);
+        if self.failing == Some(Failing::Write) {
+            self.failed = true;
+            return Err(input_output_error());
+        }
         self.store.write(write)
     }
     fn sync(&mut self) -> Result<(), StorageError> {
+        if self.failing == Some(Failing::Sync) {
+            let before = std::mem::replace(&mut self.failed, true);
+            return if before {
+                Ok(())
+            } else {
+                Err(input_output_error())
+            };
+        }
         self.store.sync()?;
         self.checker.on_sync(self.at);
         Ok(())
@@ -84,7 +152,13 @@ impl Store for Probe<'_> {
         }
         Ok(())
     }
+    fn base(&self) -> Result<Base, StorageError> {
+        self.store.base()
+    }
     fn entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
+        if self.failing == Some(Failing::Read) {
+            return Err(input_output_error());
+        }
         self.store.entries(from, bytes_max)
     }
     fn commit_records(&self, from: Index, to: Index) -> Result<Vec<CommitRecord>, StorageError> {
@@ -92,6 +166,29 @@ impl Store for Probe<'_> {
     }
     fn reader(&self) -> MemReader {
         self.store.reader()
+    }
+    fn next_begin(&mut self, base: &Base) -> Result<(), StorageError> {
+        self.checker.on_next_begin(self.at, base);
+        self.store.next_begin(base)
+    }
+    fn next_write(&mut self, write: Write) -> Result<(), StorageError> {
+        self.checker.on_next_write(self.at, &write);
+        self.store.next_write(write)
+    }
+    fn next_check(&mut self, scan: Scan) -> Result<Option<Checked>, StorageError> {
+        self.store.next_check(scan)
+    }
+    fn next_install(&mut self) -> Result<(), StorageError> {
+        self.checker.on_exchange(self.at);
+        self.store.next_install()?;
+        self.checker.on_exchanged(self.at);
+        Ok(())
+    }
+    fn next_drop(&mut self) -> Result<(), StorageError> {
+        self.store.next_drop()
+    }
+    fn rewritten_bytes(&self) -> u64 {
+        self.store.rewritten_bytes()
     }
     fn size_bytes(&self) -> u64 {
         self.store.size_bytes()

@@ -10,6 +10,7 @@ use super::rng::Rng;
 use super::world::{Clock, Happening, Options, World};
 use chat::consensus::Role;
 use chat::replica::{DiskJob, Input, PeerMessage};
+use chat::types::Index;
 
 /// A kind of fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,12 +45,20 @@ pub enum Fault {
     Handover,
     /// A replica comes back with an empty disk, one at a time.
     Wipe,
+    /// A disk loses the end of its log, or has other bytes in it, one at a time.
+    Damage,
     /// Replicas boot long after each other.
     LateBoot,
+    /// A disk goes back to an old copy, as far as a majority of the others remembers more.
+    Rollback,
+    /// Two disks change places: neither is opened until they are back.
+    Swap,
+    /// Two halves that only one replica reaches both of, or a ring.
+    Bridge,
 }
 
 /// All kinds with their names.
-pub const FAULTS: [(&str, Fault); 16] = [
+pub const FAULTS: [(&str, Fault); 20] = [
     ("loss", Fault::Loss),
     ("delay", Fault::Delay),
     ("duplicate", Fault::Duplicate),
@@ -65,7 +74,11 @@ pub const FAULTS: [(&str, Fault); 16] = [
     ("clock", Fault::Clock),
     ("handover", Fault::Handover),
     ("wipe", Fault::Wipe),
+    ("damage", Fault::Damage),
     ("late-boot", Fault::LateBoot),
+    ("rollback", Fault::Rollback),
+    ("swap", Fault::Swap),
+    ("bridge", Fault::Bridge),
 ];
 
 /// A set of kinds.
@@ -162,8 +175,14 @@ pub struct Plan {
     pub checkpoint_entries: u64,
     /// Bytes of log below the applied index that a booting replica keeps in memory.
     pub cache_bytes: usize,
+    /// When stores are rewritten, and what of the log is kept.
+    pub rewriting: chat::replica::Rewriting,
     /// At the end two of three disks are replaced: nothing may form.
     pub double_wipe: bool,
+    /// At the end so many replicas lose the same entries.
+    pub same_damage: usize,
+    /// The schedule damages more than can be repaired: a halt is a good end too.
+    pub may_halt: bool,
 }
 
 impl Plan {
@@ -202,7 +221,19 @@ impl Plan {
             token_idle_us: if rng.chance(100) { 1_500_000 } else { 1 << 44 },
             checkpoint_entries: *rng.pick(&[4, 32, 256]),
             cache_bytes: *rng.pick(&[1, 1_000, 16 * 1024 * 1024]),
+            rewriting: chat::replica::Rewriting {
+                bytes_min: *rng.pick(&[200, 2_000, 1 << 40]),
+                keep_entries: *rng.pick(&[0, 5, 100]),
+                keep_age_us: 0,
+                keep_log: rng.chance(100),
+            },
             double_wipe: options.replicas == 3 && faults.has(Fault::Wipe) && rng.chance(100),
+            same_damage: if options.replicas > 1 && faults.has(Fault::Damage) && rng.chance(200) {
+                rng.between(1, options.replicas as u64) as usize
+            } else {
+                0
+            },
+            may_halt: false,
         }
     }
 
@@ -268,6 +299,10 @@ impl World {
             Fault::Clock,
             Fault::Handover,
             Fault::Wipe,
+            Fault::Damage,
+            Fault::Rollback,
+            Fault::Swap,
+            Fault::Bridge,
         ];
         let fault = *self.rng.pick(&all);
         if self.plan.faults.has(fault) {
@@ -280,6 +315,12 @@ impl World {
         let victim = self.victim();
         match fault {
             Fault::Partition => self.partition(),
+            Fault::Bridge => self.bridge(),
+            Fault::Rollback => self.roll_back(victim),
+            Fault::Swap => {
+                let other = self.rng.below(n as u64) as usize;
+                self.swap(victim, other);
+            }
             Fault::OneWay => {
                 let other = self.rng.below(n as u64) as usize;
                 self.cut_for_a_while(victim, other);
@@ -318,11 +359,18 @@ impl World {
                     self.feed(victim, Input::ShutDown);
                 }
             }
-            Fault::Wipe if self.may_wipe(victim) => {
-                self.wipe(victim);
+            Fault::Wipe if self.may_wipe() => {
+                if self.rng.chance(500) {
+                    self.wipe(victim);
+                } else {
+                    self.lose_promises(victim);
+                }
                 self.restart_later(victim);
             }
-            Fault::Wipe => {}
+            Fault::Damage if self.may_wipe() => {
+                self.damage(victim);
+                self.restart_later(victim);
+            }
             _ => {}
         }
     }
@@ -374,7 +422,7 @@ impl World {
         }
     }
 
-    fn cut_for_a_while(&mut self, from: usize, to: usize) {
+    pub fn cut_for_a_while(&mut self, from: usize, to: usize) {
         if from != to {
             self.cut(from, to);
             let after = self.rng.around(150_000);
@@ -403,14 +451,69 @@ impl World {
 
     /// One disk at a time, and only once every disk knows that the readmission before is committed:
     /// two lost disks of three, nearly at once, are outside the fault model.
-    pub fn may_wipe(&self, victim: usize) -> bool {
-        let others = self.members.len() > 1;
+    pub fn may_wipe(&self) -> bool {
+        let others = self.members.len() > 1 && self.swapped.is_none();
         others && self.members.iter().all(|m| m.admitted) && self.wiped < 3 && {
             let views = &self.checker.views;
             let readmitted = self.checker.last_readmission;
             let known = views.iter().all(|view| view.commit_durable >= readmitted);
-            known && !views[victim].damaged
+            // A repair is over when its end is durable: until then it begins anew after a kill.
+            known
+                && views
+                    .iter()
+                    .all(|view| !view.damaged && !view.is_repairing())
         }
+    }
+
+    /// The tail is lost down to below what was acknowledged, or an entry among the last is another:
+    /// what an open must see.
+    pub fn damage(&mut self, at: usize) {
+        let mark = self.mark(at);
+        if self.rng.chance(500) && self.rot(at) || mark == 0 {
+            return;
+        }
+        let base = self.members[at].disk.base_and_applied().0.0;
+        if base < mark {
+            let after = self.rng.between(base, mark - 1);
+            self.lose_tail(at, after);
+        }
+    }
+
+    /// What a replica has promised to hold, at least.
+    pub fn mark(&self, at: usize) -> u64 {
+        let hard = self.checker.views[at].hard_durable.as_ref();
+        hard.map_or(0, |hard| hard.mark.index.0)
+    }
+
+    /// Another entry stands before the last one. False if an open would not see that: below what
+    /// the trees stand at it does not look, that is a scrub's business.
+    pub fn rot(&mut self, at: usize) -> bool {
+        let (base, applied) = self.members[at].disk.base_and_applied();
+        let last = self.checker.views[at].durable.len() as u64;
+        if last <= 2 || applied.0 >= last || base.0 + 1 >= last {
+            return false;
+        }
+        self.kill(at, "its disk is damaged");
+        // What was not synced may have gone with that.
+        let last = self.checker.views[at].durable.len() as u64;
+        self.note(|| format!("{}: entry {} rots", at + 1, last - 1));
+        self.members[at].disk.rewrite_entry(Index(last - 1));
+        self.harmed(at);
+        true
+    }
+
+    /// The log's end is gone.
+    pub fn lose_tail(&mut self, at: usize, after: u64) {
+        self.kill(at, "its disk is damaged");
+        self.note(|| format!("{} loses its log above {after}", at + 1));
+        self.members[at].disk.lose_log_after(Index(after));
+        self.harmed(at);
+    }
+
+    fn harmed(&mut self, at: usize) {
+        self.wiped += 1;
+        self.members[at].admitted = false;
+        self.checker.on_damaged(at);
     }
 
     /// Replaces the disk by an empty one.
@@ -423,11 +526,21 @@ impl World {
         self.checker.on_wiped(at);
     }
 
+    /// Loses the hard state, and nothing else.
+    pub fn lose_promises(&mut self, at: usize) {
+        self.kill(at, "its hard state is lost");
+        self.wiped += 1;
+        self.members[at].disk.lose_hard_state();
+        self.members[at].admitted = false;
+        self.checker.on_promises_lost(at);
+    }
+
     /// Faults end: everything is started, the network is perfect, clocks run true.
     pub fn heal(&mut self) {
         self.healing = true;
         self.note(|| "faults end".to_string());
         self.director = None;
+        self.swap_back();
         self.network.unblock();
         self.network.weather = Weather {
             delay_us_max: 300,

@@ -6,12 +6,14 @@
 mod answers;
 mod checker;
 mod checker_io;
+mod checker_stores;
 mod clients;
 mod directed;
 mod disk;
 mod faults;
 mod mutants;
 mod network;
+mod odd;
 mod processes;
 mod rng;
 mod run;
@@ -26,18 +28,21 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use world::Options;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs the real replica under a seeded scheduler with faults, and checks every invariant.
 #[derive(Parser, Debug)]
 struct Arguments {
     /// How many seeds.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     first: u64,
     /// How many replicas: 1, 3 or 5. Without it, each in turn.
-    #[arg(long)]
-    replicas: Option<usize>,
+    #[arg(long, value_parser = ["1", "3", "5"])]
+    replicas: Option<String>,
     /// Which faults may happen: names separated by commas, or "all", or "none".
     #[arg(long, default_value = "all")]
     faults: String,
@@ -92,6 +97,8 @@ fn main() -> ExitCode {
     }
     let sizes = arguments
         .replicas
+        .as_ref()
+        .and_then(|n| n.parse().ok())
         .map_or_else(|| vec![1, 3, 5], |n| vec![n]);
     let mut good = true;
     for replicas in sizes {

@@ -2,11 +2,11 @@
 
 use super::disk::{self, Probe};
 use super::network::id_of;
-use super::world::{Happening, Process, World, brief, fresh};
-use chat::consensus::Role;
+use super::world::{Happening, Process, World, brief};
+use chat::consensus::{HardState, Repair, Role};
 use chat::replica::{Config, Input, PeerMessage, Replica};
-use chat::storage::{MemStore, Recovered, Store};
-use chat::types::{Incarnation, RunNonce, Stamp, Term};
+use chat::storage::{self, MemStore, Recovered, Store};
+use chat::types::{Incarnation, Index, Members, RunNonce, Stamp, Term};
 
 impl World {
     /// Starts a process on this disk.
@@ -24,6 +24,12 @@ impl World {
                 return;
             }
         };
+        let foreign = recovered.hard_state.as_ref();
+        if foreign.is_some_and(|hard| hard.id != id_of(at)) {
+            // As a real replica, which exits.
+            self.checker.count("foreign disks refused");
+            return;
+        }
         let log = match disk::log_of(&store) {
             Ok(log) => log,
             Err(error) => {
@@ -42,13 +48,23 @@ impl World {
             )
         });
         self.checker.on_open(at, &recovered, log, run);
+        if storage::must_discard(&recovered) {
+            match self.begin_repair(at, recovered) {
+                Some(opened) => (store, recovered) = opened,
+                None => return,
+            }
+        }
         if recovered.hard_state.is_none() {
-            let hard = fresh(id_of(at), Incarnation(self.rng.bytes()));
+            let founders = founders_of(&store, &recovered);
+            let incarnation = Incarnation(self.rng.bytes());
+            let hard = HardState::new_life(id_of(at), incarnation, founders, recovered.last);
             let mut probe = Probe {
                 store: &mut store,
                 checker: &mut self.checker,
                 at,
                 primary: false,
+                failing: None,
+                failed: false,
             };
             if let Err(error) = probe.write_hard_state(&hard, true) {
                 self.checker
@@ -58,6 +74,47 @@ impl World {
             recovered.hard_state = Some(hard);
         }
         self.start_process(at, run, store, recovered);
+    }
+
+    /// What opening a data directory does with a damaged store.
+    fn begin_repair(&mut self, at: usize, recovered: Recovered) -> Option<(MemStore, Recovered)> {
+        self.note(|| format!("{} repairs itself: {:?}", at + 1, recovered.damage));
+        self.checker.count("repairs begun");
+        let begins_as = storage::repair_begins_as(&recovered);
+        let disk = &self.members[at].disk;
+        let mut kept = None;
+        if let Repair::Suspect(above) = begins_as {
+            disk.cut_after(above);
+            kept = Some(above);
+        } else {
+            disk.discard();
+        }
+        self.checker.on_repair_begun(at, kept);
+        let hard = HardState {
+            repair: begins_as,
+            ..recovered.hard_state?
+        };
+        let opened = disk.open(self.plan.cache_bytes).and_then(|(mut store, _)| {
+            store.write_hard_state(&hard, true)?;
+            let (mut store, recovered) = disk.open(self.plan.cache_bytes)?;
+            if recovered.damage.is_empty() {
+                return Ok((store, recovered));
+            }
+            // What is left of the log does not fit the trees: nothing of it can be used.
+            let repair = Repair::UnderWay;
+            store.write_hard_state(&HardState { repair, ..hard }, true)?;
+            disk.discard();
+            self.checker.on_repair_begun(at, None);
+            disk.open(self.plan.cache_bytes)
+        });
+        match opened {
+            Ok(opened) => Some(opened),
+            Err(error) => {
+                self.checker
+                    .fail("a repair can begin", || format!("{error}"));
+                None
+            }
+        }
     }
 
     /// Starts the replica on what its disk holds.
@@ -90,6 +147,7 @@ impl World {
         self.members[at].process = Some(Process {
             replica,
             store,
+            workshop: chat::replica::Workshop::default(),
             job: None,
             done: None,
             waiting: Vec::new(),
@@ -115,7 +173,10 @@ impl World {
             write_timeout_us: 400_000,
             read_timeout_us: 200_000,
             token_idle_us: self.plan.token_idle_us,
+            retention_us: 0,
             checkpoint_entries_max: self.plan.checkpoint_entries,
+            rewriting: self.plan.rewriting,
+            free_bytes_min: 0,
         }
     }
 
@@ -187,4 +248,16 @@ impl World {
         }
         self.feed(at, Input::Tick);
     }
+}
+
+/// The founders, as this disk knows them.
+fn founders_of(store: &MemStore, recovered: &Recovered) -> Option<Members> {
+    let formation = store
+        .entries(Index(1), 1)
+        .ok()
+        .and_then(|entries| entries.first()?.as_formation());
+    let of_base = &recovered.base.founders;
+    formation
+        .map(|formation| formation.members)
+        .or_else(|| (!of_base.is_empty()).then(|| of_base.clone()))
 }

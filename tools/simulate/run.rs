@@ -115,6 +115,7 @@ fn play(world: &mut World) -> Verdict {
                 "every replica serves reads",
             ) {
                 world.check_history();
+                same_damage(world);
                 double_wipe(world);
             }
         }
@@ -135,6 +136,10 @@ fn until(world: &mut World, since: u64, done: impl Fn(&World) -> bool, what: &st
         turn += 1;
         if turn.is_multiple_of(16) && done(world) {
             return true;
+        }
+        if world.plan.may_halt && world.now > since + HALT_US && halted(world) {
+            nobody_serves(world, "who cannot be repaired does not serve");
+            return false;
         }
         if !world.step() || world.now > since + HEAL_US_MAX {
             let state = state_of(world);
@@ -173,9 +178,81 @@ fn state_of(world: &World) -> String {
     text
 }
 
+/// After so many virtual microseconds a halt is no passing state.
+const HALT_US: u64 = 5_000_000;
+
+/// Too many are damaged, and have said so.
+fn halted(world: &World) -> bool {
+    let damaged = world.checker.views.iter().filter(|view| view.damaged);
+    let told = world.members.iter().any(|member| {
+        let status = member.process.as_ref().and_then(|p| p.status.as_ref());
+        status.is_some_and(|s| s.node.halt.is_some())
+    });
+    told && damaged.count() > world.members.len() - world.checker.majority()
+}
+
+fn nobody_serves(world: &mut World, invariant: &'static str) {
+    let serves = |m: &super::world::Member| m.process.as_ref().is_some_and(|p| p.serving);
+    let serving = world.members.iter().any(serves);
+    world
+        .checker
+        .check(!serving, invariant, || "a primary serves".into());
+}
+
+/// The same committed entries are lost on some: a minority is repaired, a majority halts.
+fn same_damage(world: &mut World) {
+    let count = world.plan.same_damage;
+    let marks = (0..count).map(|at| {
+        (
+            world.mark(at),
+            world.members[at].disk.base_and_applied().0.0,
+        )
+    });
+    let marks: Vec<(u64, u64)> = marks.collect();
+    let Some(lowest) = marks.iter().map(|(mark, _)| *mark).min() else {
+        return;
+    };
+    let Some(after) = marks
+        .iter()
+        .map(|(_, base)| *base)
+        .max()
+        .filter(|a| *a < lowest)
+    else {
+        return;
+    };
+    let after = world.rng.between(after, lowest - 1);
+    for at in 0..count {
+        world.lose_tail(at, after);
+    }
+    // A primary that goes on serving would repair all others, rightly.
+    for at in 0..world.members.len() {
+        world.kill(at, "with all others");
+    }
+    for at in 0..world.members.len() {
+        world.boot(at);
+    }
+    if count > world.members.len() - world.checker.majority() {
+        world.checker.count("same damage on a majority");
+        let until = world.now + HALT_US;
+        while world.now < until && world.checker.violation.is_none() && world.step() {}
+        nobody_serves(world, "who cannot be repaired does not serve");
+        let told = halted(world);
+        let state = state_of(world);
+        world.checker.check(told, "a halt is told", || state);
+    } else {
+        world.checker.count("same damage on a minority");
+        until(
+            world,
+            world.now,
+            |w| w.checker.views.iter().all(|v| !v.damaged) && w.settled(),
+            "a minority is repaired",
+        );
+    }
+}
+
 /// Two empty disks of three do not make a new cluster, and nobody serves.
 fn double_wipe(world: &mut World) {
-    if !world.plan.double_wipe {
+    if !world.plan.double_wipe || world.checker.views.iter().any(|view| view.damaged) {
         return;
     }
     world.checker.count("two of three wiped");
@@ -185,13 +262,5 @@ fn double_wipe(world: &mut World) {
     }
     let until = world.now + 1_500_000;
     while world.now < until && world.checker.violation.is_none() && world.step() {}
-    let serving = world
-        .members
-        .iter()
-        .any(|m| m.process.as_ref().is_some_and(|p| p.serving));
-    world
-        .checker
-        .check(!serving, "two wiped of three do not serve", || {
-            "a primary serves".into()
-        });
+    nobody_serves(world, "two wiped of three do not serve");
 }

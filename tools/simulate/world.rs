@@ -7,11 +7,11 @@
 use super::checker::Checker;
 use super::checker_io;
 use super::clients::{Client, History};
-use super::disk::{Disk, Probe};
+use super::disk::{Disk, Failing, Probe};
 use super::faults::{Director, FaultSet, Plan};
 use super::network::{Network, id_of};
 use super::rng::Rng;
-use chat::consensus::{self, FormationStatus, HardState, Now, Role};
+use chat::consensus::{self, HardState, Now, Role};
 use chat::replica::{self, DiskDone, DiskJob, Input, Output, PeerMessage, Replica};
 use chat::storage::{MemReader, MemStore};
 use chat::types::{Incarnation, Monotonic, ReplicaId, Stamp, Term, WallTime};
@@ -68,6 +68,8 @@ pub enum Happening {
         from: usize,
         to: usize,
     },
+    /// Disks that have changed places go back.
+    SwapBack,
     /// A process starts, if none runs.
     Boot {
         at: usize,
@@ -132,6 +134,7 @@ pub struct Clock {
 pub struct Process {
     pub replica: Replica<MemReader>,
     pub store: MemStore,
+    pub workshop: replica::Workshop,
     pub job: Option<DiskJob>,
     pub done: Option<DiskDone>,
     /// What arrived while it was paused.
@@ -154,6 +157,8 @@ pub struct Member {
     pub slow_until: u64,
     /// Its own committed log names its incarnation.
     pub admitted: bool,
+    /// An old copy of its disk, and the incarnation and last stamp on it.
+    pub backup: Option<(Disk, Incarnation, Stamp)>,
 }
 
 /// Everything.
@@ -172,6 +177,8 @@ pub struct World {
     pub healing: bool,
     pub events: u64,
     pub wiped: u64,
+    /// Whose disks have changed places.
+    pub swapped: Option<(usize, usize)>,
     pub config: consensus::Config,
     /// Answers that are asked for, by ticket.
     pub tickets: BTreeMap<u64, (usize, usize)>,
@@ -207,6 +214,7 @@ impl World {
             healing: false,
             events: 0,
             wiped: 0,
+            swapped: None,
             config,
             tickets: BTreeMap::new(),
             queue: BinaryHeap::new(),
@@ -226,6 +234,7 @@ impl World {
                 clock,
                 slow_until: 0,
                 admitted: false,
+                backup: None,
             });
             let after = world.rng.around(world.plan.boot_spread_us);
             world.schedule(after, Happening::Boot { at });
@@ -308,6 +317,7 @@ impl World {
             Happening::LinkLost { from, to } => self.link_lost(from, to),
             Happening::KeepaliveLost { from, to } => self.keepalive_lost(from, to),
             Happening::Boot { at } => self.boot(at),
+            Happening::SwapBack => self.swap_back(),
             Happening::Resume { at, life } => {
                 if self.lives(at, life) {
                     self.resume(at);
@@ -412,6 +422,16 @@ impl World {
         self.schedule(time, Happening::DiskRuns { at, life });
     }
 
+    /// Half of the jobs that fail do so by an error, the others by a kill in their middle.
+    fn how_it_fails(&mut self) -> Option<Failing> {
+        match self.rng.below(6) {
+            0 => Some(Failing::Read),
+            1 => Some(Failing::Write),
+            2 => Some(Failing::Sync),
+            _ => None,
+        }
+    }
+
     /// The job's time is over: it is executed, or the process is killed inside it.
     fn disk_runs(&mut self, at: usize) {
         if self.process(at).is_some_and(|p| p.paused) {
@@ -425,7 +445,12 @@ impl World {
             _ => false,
         };
         let dies = directed || (!self.healing && self.rng.chance(self.plan.persist_kill));
-        if dies {
+        let failing = if dies && !directed {
+            self.how_it_fails()
+        } else {
+            None
+        };
+        if dies && failing.is_none() {
             let (after, done) = (self.rng.below(9), self.rng.chance(300));
             self.members[at].disk.fail_after(after, done);
         }
@@ -437,8 +462,10 @@ impl World {
             checker: &mut self.checker,
             at,
             primary: process.role == Role::Primary,
+            failing,
+            failed: false,
         };
-        let result = replica::execute(&mut probe, job);
+        let result = replica::execute(&mut probe, &mut process.workshop, job);
         self.members[at].disk.heal();
         match result {
             Ok(done) => {
@@ -452,7 +479,12 @@ impl World {
             Err(error) => {
                 self.checker
                     .check(dies, "a disk job succeeds", || format!("{error:?}"));
-                self.checker.count("kills inside a disk job");
+                self.checker.count(match failing {
+                    None => "kills inside a disk job",
+                    Some(Failing::Read) => "reads that failed",
+                    Some(Failing::Write) => "writes that failed",
+                    Some(Failing::Sync) => "fsyncs that failed",
+                });
                 self.kill(at, "inside a disk job");
                 self.restart_later(at);
             }
@@ -504,21 +536,6 @@ impl World {
 
 pub(super) fn brief(hard: Option<&HardState>) -> Option<(Term, Option<ReplicaId>, Stamp)> {
     hard.map(|h| (h.term, h.granted_to, h.mark))
-}
-
-/// The promises of a replica that has none yet.
-pub fn fresh(id: ReplicaId, incarnation: Incarnation) -> HardState {
-    HardState {
-        id,
-        incarnation,
-        formation: FormationStatus::Unformed,
-        cluster: None,
-        term: Term(0),
-        granted_to: None,
-        term_accepted: Term(0),
-        mark: Stamp::ZERO,
-        others_marks: BTreeMap::new(),
-    }
 }
 
 thread_local! {

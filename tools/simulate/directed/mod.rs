@@ -6,7 +6,11 @@
 mod again;
 mod copies;
 mod indirect;
+mod offers;
+mod old;
 mod readmission;
+mod rounds;
+mod tails;
 
 use super::faults::FaultSet;
 use super::rng::Rng;
@@ -43,7 +47,7 @@ impl Generator {
 }
 
 /// All of them.
-pub const GENERATORS: [Generator; 5] = [
+pub const GENERATORS: [Generator; 10] = [
     Generator {
         name: "late copies at boot, 3",
         mutants: &[
@@ -83,11 +87,46 @@ pub const GENERATORS: [Generator; 5] = [
         make: |seed| Box::new(readmission::Lonely::new(Rng::new(seed))),
     },
     Generator {
+        name: "late offers",
+        mutants: &[Mutant::SnapshotOlder],
+        replicas: 3,
+        steps: 8_000,
+        make: |seed| Box::new(offers::LateOffers::new(Rng::new(seed))),
+    },
+    Generator {
         name: "late grants",
         mutants: &[Mutant::PrimaryAgain],
         replicas: 5,
         steps: 8_000,
         make: |seed| Box::new(again::LateGrants::new(Rng::new(seed))),
+    },
+    Generator {
+        name: "stale rounds",
+        mutants: &[Mutant::StaleRound],
+        replicas: 3,
+        steps: 20_000,
+        make: |seed| Box::new(rounds::StaleRounds::new(Rng::new(seed))),
+    },
+    Generator {
+        name: "old copies",
+        mutants: &[Mutant::IgnoreRollback],
+        replicas: 3,
+        steps: 12_000,
+        make: |seed| Box::new(old::OldCopies::new(Rng::new(seed))),
+    },
+    Generator {
+        name: "lost tails, 3",
+        mutants: &[Mutant::UnfencedPoll, Mutant::PollMinority],
+        replicas: 3,
+        steps: 6_000,
+        make: |seed| Box::new(tails::LostTails::new(Rng::new(seed))),
+    },
+    Generator {
+        name: "lost tails, 5",
+        mutants: &[Mutant::UnfencedPoll, Mutant::PollMinority],
+        replicas: 5,
+        steps: 10_000,
+        make: |seed| Box::new(tails::LostTails::new(Rng::new(seed))),
     },
 ];
 

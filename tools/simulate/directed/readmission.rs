@@ -39,7 +39,7 @@ impl Director for Lonely {
             return 5_000;
         };
         let victim = self.rng.below(world.members.len() as u64) as usize;
-        if victim == primary || !world.may_wipe(victim) {
+        if victim == primary || !world.may_wipe() {
             return 10_000;
         }
         world.wipe(victim);

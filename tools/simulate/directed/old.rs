@@ -1,0 +1,39 @@
+//! A disk goes back to an old copy, again and again, as soon as a majority of the others remembers
+//! more: the replica must notice before it takes part.
+
+use crate::faults::{Director, Plan};
+use crate::rng::Rng;
+use crate::world::World;
+use chat::consensus::Config;
+
+/// See the module.
+pub struct OldCopies {
+    rng: Rng,
+}
+
+impl OldCopies {
+    /// From a seed.
+    pub fn new(rng: Rng) -> Self {
+        Self { rng }
+    }
+}
+
+impl Director for OldCopies {
+    fn tune(&mut self, plan: &mut Plan, _config: &mut Config) {
+        plan.double_wipe = false;
+        plan.same_damage = 0;
+        plan.think_us = 3_000;
+    }
+
+    fn act(&mut self, world: &mut World) -> u64 {
+        let victim = self.rng.below(world.members.len() as u64) as usize;
+        world.roll_back(victim);
+        if self.rng.chance(200)
+            && let Some(primary) = world.primary()
+        {
+            world.kill(primary, "for an election");
+            world.restart_later(primary);
+        }
+        self.rng.between(60_000, 200_000)
+    }
+}
