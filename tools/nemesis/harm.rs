@@ -1,0 +1,230 @@
+//! How each fault is made and healed.
+
+use crate::faults::{Fault, Kind};
+use crate::network::{Node, Rule};
+use crate::replicas::Replicas;
+use crate::rng::Rng;
+use anyhow::{Context as _, Result};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+/// A damaged store is repaired by its operator, as `docs/operations.md` says: moved away, and the
+/// replica started empty. Once a replica repairs itself this turns false, and nothing else changes.
+const OPERATOR_REPAIRS: bool = true;
+/// A wall clock is wrong by at most this: tokens outlive it.
+const CLOCK_OFFSET_MS_MAX: u64 = 3_600_000;
+/// The clients' place in the network.
+const CLIENTS: Node = 0;
+
+/// A fault that has begun.
+pub struct Harm {
+    /// What was asked for.
+    pub fault: Fault,
+    /// Whom it hit.
+    pub id: Node,
+    /// What the salt decided; begins with a colon if it is not empty.
+    pub detail: String,
+}
+
+/// Begins a fault.
+pub fn inflict(replicas: &mut Replicas, fault: Fault, id: Node) -> Result<Harm> {
+    let mut rng = Rng::new(fault.salt);
+    let detail = match fault.kind {
+        Kind::Kill => {
+            replicas.kill(id)?;
+            String::new()
+        }
+        Kind::Pause => {
+            replicas.pause(id)?;
+            String::new()
+        }
+        Kind::Partition => partition(replicas, id, &mut rng),
+        Kind::OneWay => one_way(replicas, id, &mut rng),
+        Kind::Slow => slow(replicas, id, &mut rng),
+        Kind::DiskFull => {
+            if replicas.disk(id)?.is_mounted() {
+                replicas.disk(id)?.fill()?;
+                String::new()
+            } else {
+                ": left out, its disk cannot be full".to_owned()
+            }
+        }
+        Kind::Damage => {
+            replicas.kill(id)?;
+            let detail = damage(replicas, id, &mut rng)?;
+            replicas.start(id)?;
+            detail
+        }
+        Kind::Wipe => {
+            replicas.kill(id)?;
+            replicas.disk(id)?.wipe()?;
+            replicas.start(id)?;
+            String::new()
+        }
+        Kind::Clock => {
+            let most = rng.pick(&[2_000, 60_000, CLOCK_OFFSET_MS_MAX]);
+            let offset = rng.between(0, 2 * most) as i64 - *most as i64;
+            replicas.kill(id)?;
+            replicas.set_clock(id, offset)?;
+            replicas.start(id)?;
+            format!(
+                ": its wall clock is now wrong by {:.1} s",
+                offset as f64 / 1e3
+            )
+        }
+    };
+    Ok(Harm { fault, id, detail })
+}
+
+impl Harm {
+    /// Ends it, but for the network, which is healed as a whole.
+    pub fn heal(&self, replicas: &mut Replicas) -> Result<()> {
+        match self.fault.kind {
+            Kind::Kill => replicas.start(self.id),
+            Kind::Pause => replicas.go_on(self.id),
+            Kind::DiskFull => {
+                replicas.disk(self.id)?.empty()?;
+                // A replica whose disk failed has ended by itself.
+                Ok(())
+            }
+            Kind::Damage if OPERATOR_REPAIRS => operator_step(replicas, self.id),
+            Kind::Damage
+            | Kind::Partition
+            | Kind::OneWay
+            | Kind::Slow
+            | Kind::Wipe
+            | Kind::Clock => Ok(()),
+        }
+    }
+}
+
+/// What the documentation tells the operator of a damaged replica to do.
+pub fn operator_step(replicas: &mut Replicas, id: Node) -> Result<()> {
+    replicas.kill(id)?;
+    replicas.disk(id)?.set_aside()?;
+    replicas.start(id)
+}
+
+fn others(replicas: &Replicas, id: Node) -> Vec<Node> {
+    let ids = replicas.ids().into_iter();
+    ids.filter(|other| *other != id).collect()
+}
+
+const CUT: Rule = Rule {
+    cut: true,
+    delay_ms: 0,
+    lost_per_mille: 0,
+};
+
+fn partition(replicas: &Replicas, id: Node, rng: &mut Rng) -> String {
+    let network = replicas.network();
+    let mut side = vec![id];
+    let others = others(replicas, id);
+    if others.len() >= 4 && rng.chance(500) {
+        // Two of five together.
+        side.push(*rng.pick(&others));
+    }
+    let with_clients = rng.chance(500);
+    for inside in &side {
+        for outside in others.iter().filter(|other| !side.contains(other)) {
+            network.add(*inside, *outside, CUT);
+            network.add(*outside, *inside, CUT);
+        }
+        if with_clients {
+            network.add(*inside, CLIENTS, CUT);
+            network.add(CLIENTS, *inside, CUT);
+        }
+    }
+    let together = match side.get(1) {
+        Some(second) => format!(" together with replica {second}"),
+        None => String::new(),
+    };
+    let from = if with_clients {
+        "everybody"
+    } else {
+        "the other replicas"
+    };
+    format!(": cut off from {from}{together}")
+}
+
+fn one_way(replicas: &Replicas, id: Node, rng: &mut Rng) -> String {
+    let network = replicas.network();
+    let others = others(replicas, id);
+    match rng.below(3) {
+        0 => {
+            for other in others {
+                network.add(id, other, CUT);
+            }
+            ": nothing that it sends arrives at the other replicas".to_owned()
+        }
+        1 => {
+            for other in others {
+                network.add(other, id, CUT);
+            }
+            ": nothing arrives at it from the other replicas".to_owned()
+        }
+        _ => {
+            let other = *rng.pick(&others);
+            network.add(id, other, CUT);
+            format!(": nothing that it sends arrives at replica {other}")
+        }
+    }
+}
+
+fn slow(replicas: &Replicas, id: Node, rng: &mut Rng) -> String {
+    let rule = Rule {
+        cut: false,
+        delay_ms: rng.between(10, 250),
+        lost_per_mille: *rng.pick(&[0, 0, 10, 50]),
+    };
+    for other in others(replicas, id).into_iter().chain([CLIENTS]) {
+        replicas.network().add(id, other, rule);
+        replicas.network().add(other, id, rule);
+    }
+    format!(
+        ": {} ms and more each way, {} in a thousand packets lost",
+        rule.delay_ms, rule.lost_per_mille
+    )
+}
+
+/// Changes a file of a store that nobody has open.
+fn damage(replicas: &Replicas, id: Node, rng: &mut Rng) -> Result<String> {
+    /// Where no contents are: an empty lock, say.
+    const LEAST_BYTES: u64 = 16;
+    let mut files = replicas.disk(id)?.files();
+    files.retain(|(_, length)| *length >= LEAST_BYTES);
+    let Some((path, length)) = (!files.is_empty()).then(|| rng.pick(&files).clone()) else {
+        return Ok(": there is nothing to damage".to_owned());
+    };
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    let what = match rng.below(4) {
+        0 => {
+            let left = rng.below(length);
+            file.set_len(left)?;
+            format!("cut to {left} of {length} bytes")
+        }
+        1 => {
+            let at = rng.below(length) & !0xFFF;
+            let zeros = vec![0; 4096.min(length - at) as usize];
+            file.write_all_at(&zeros, at)?;
+            format!("{} bytes at {at} of {length} turned to zero", zeros.len())
+        }
+        _ => {
+            let count = rng.between(1, 64);
+            for _ in 0..count {
+                let at = rng.below(length);
+                let mut byte = [0];
+                file.read_exact_at(&mut byte, at)?;
+                file.write_all_at(&[byte[0] ^ (1 << rng.below(8))], at)?;
+            }
+            format!("{count} of {length} bytes changed")
+        }
+    };
+    let name = path.file_name().map_or(path.as_path(), Path::new);
+    Ok(format!(": {}: {what}", name.display()))
+}
