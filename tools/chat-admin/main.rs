@@ -1,16 +1,19 @@
-//! `chat-admin`: status, dump and verify, by data directory.
+//! `chat-admin`: status, dump, verify and recover, by data directory; and `bench`, a load generator.
 //!
 //! Exit code 0: all is well. 1: something is wrong with a replica, and a sentence says which index
 //! in which tree. 2: the request could not be carried out.
+
+mod bench;
 
 use anyhow::{Context, bail};
 use chat::admin::client::AdminClient;
 use chat::admin::cluster::{Member, Verdict, verify_members, verify_running};
 use chat::admin::format;
+use chat::admin::recover::{Recovery, parse_directory};
 use chat::admin::stopped::Stopped;
-use chat::admin::verify::LogSource;
+use chat::admin::verify::{Finding, LogSource};
 use chat::limits;
-use chat::storage::CommitRecord;
+use chat::storage::{CommitRecord, StorageError};
 use chat::types::Index;
 use chat::types::entry::Entry;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -19,7 +22,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// Looks at replicas of the chat server, running or stopped. Changes and repairs nothing
+/// Looks at replicas of the chat server, running or stopped, and measures them. Changes nothing, unless `recover`
+/// is told to
 #[derive(Parser)]
 #[command(name = "chat-admin", version)]
 struct Cli {
@@ -36,6 +40,11 @@ enum Command {
     /// Check hash chain, commit records and state, and compare the replicas at one index.
     /// One running replica asks all others; several directories are compared with each other
     Verify(VerifyArgs),
+    /// Show what is left of a cluster that cannot repair itself, and what would be lost by going on
+    /// with one of its stores; do it if that store is named. All replicas must be stopped
+    Recover(RecoverArgs),
+    /// Send messages as fast as they are acknowledged, and show rate, latencies and cost
+    Bench(bench::BenchArgs),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -86,22 +95,28 @@ struct VerifyArgs {
     output: Output,
 }
 
+#[derive(Args)]
+struct RecoverArgs {
+    /// The data directory of each replica; ID=DIR for one whose promises are lost
+    #[arg(long = "data-dir", value_name = "[ID=]DIR", required = true)]
+    data_dirs: Vec<String>,
+    /// Show what would be lost with this store, instead of the newest one
+    #[arg(long, value_name = "ID/STORE", conflicts_with = "confirm_survivor")]
+    survivor: Option<String>,
+    /// Go on with this store: every replica gets a copy of it. What they held is kept aside
+    #[arg(long, value_name = "ID/STORE")]
+    confirm_survivor: Option<String>,
+}
+
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    let result = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the executor")
-        .and_then(|runtime| {
-            runtime.block_on(async {
-                match command {
-                    Command::Status(args) => status(args).await,
-                    Command::Dump(args) => dump(args).await,
-                    Command::Verify(args) => verify(args).await,
-                }
-            })
-        });
+    let result = match Cli::parse().command {
+        Command::Status(args) => block_on(status(args)),
+        Command::Dump(args) => block_on(dump(args)),
+        Command::Verify(args) => block_on(verify(args)),
+        Command::Recover(args) => recover(&args),
+        // It has an executor of its own.
+        Command::Bench(args) => bench::main(args),
+    };
     result.unwrap_or_else(|error| {
         let pipe = error.downcast_ref::<io::Error>().map(io::Error::kind);
         if pipe == Some(io::ErrorKind::BrokenPipe) {
@@ -111,6 +126,15 @@ fn main() -> ExitCode {
         eprintln!("chat-admin: {error:#}");
         ExitCode::from(2)
     })
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the executor")?
+        .block_on(work)
 }
 
 async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
@@ -131,25 +155,76 @@ async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
 
 async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let mut members = Vec::new();
+    let mut unreadable = Vec::new();
     for data_dir in &args.data_dirs {
-        members.push(open(data_dir).await?);
+        match open(data_dir).await {
+            Ok(member) => members.push(member),
+            // One that cannot be read is a finding, and no reason not to look at the others.
+            Err(error) => match error.downcast_ref::<StorageError>() {
+                Some(StorageError::Damaged(what)) => unreadable.push(Finding {
+                    tree: "store".to_owned(),
+                    index: Index(0),
+                    sentence: format!("store in {}: {what}", data_dir.display()),
+                }),
+                _ => return Err(error.context(format!("{}", data_dir.display()))),
+            },
+        }
     }
-    let verdict = match members.as_mut_slice() {
-        [Member::Running(client)] => verify_running(client).await?,
+    let alone = matches!(members.as_slice(), [Member::Stopped(_)]) && unreadable.is_empty();
+    let mut verdict = match members.as_mut_slice() {
+        [Member::Running(client)] if unreadable.is_empty() => verify_running(client).await?,
         _ => verify_members(members).await?,
     };
+    verdict.replicas = verdict
+        .replicas
+        .max(verdict.reports.len() + unreadable.len());
+    verdict.differences.extend(unreadable);
     let text = match args.output {
         Output::Text => format::verdict_text(&verdict),
         Output::Json => format!("{:#}\n", format::verdict_json(&verdict)),
     };
     io::stdout().write_all(text.as_bytes())?;
-    Ok(exit_code(&verdict))
+    Ok(exit_code(&verdict, alone))
 }
 
-fn exit_code(verdict: &Verdict) -> ExitCode {
+fn recover(args: &RecoverArgs) -> anyhow::Result<ExitCode> {
+    let directories: Vec<_> = args.data_dirs.iter().map(|d| parse_directory(d)).collect();
+    let recovery = Recovery::open(&directories)?;
+    print!("{}", recovery.stores_text());
+    let named = args.confirm_survivor.as_ref().or(args.survivor.as_ref());
+    let choice = match named {
+        Some(name) => Some(recovery.find(name)?),
+        None => recovery.newest(),
+    };
+    let Some(choice) = choice else {
+        println!("No store can be gone on with. Nothing was changed");
+        return Ok(ExitCode::from(1));
+    };
+    let name = recovery.name(choice);
+    if named.is_none() {
+        println!("The newest that can be gone on with: {name}");
+    }
+    print!("{}", recovery.loss_text(choice)?);
+    if args.confirm_survivor.is_none() {
+        println!(
+            "Nothing was changed. To go on with it, say the same again with --confirm-survivor \
+             {name}"
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    for aside in recovery.carry_out(choice)? {
+        println!("what was there before is in {}", aside.display());
+    }
+    println!("Every replica now holds {name}. Start them all");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `alone`: one stopped replica was to be checked by itself.
+fn exit_code(verdict: &Verdict, alone: bool) -> ExitCode {
+    let compared = verdict.reports.len();
     if !verdict.findings().is_empty() {
         ExitCode::from(1)
-    } else if verdict.reports.is_empty() {
+    } else if compared == 0 || compared == 1 && verdict.replicas > 1 && !alone {
         // A check that compared nothing has not passed.
         ExitCode::from(2)
     } else {
@@ -167,6 +242,9 @@ async fn open(data_dir: &Path) -> anyhow::Result<Member> {
 }
 
 async fn dump(args: DumpArgs) -> anyhow::Result<ExitCode> {
+    if args.from > args.to {
+        bail!("--from {} lies behind --to {}", args.from, args.to);
+    }
     let mut printer = Printer {
         out: BufWriter::new(io::stdout().lock()),
         output: args.output,
@@ -176,8 +254,11 @@ async fn dump(args: DumpArgs) -> anyhow::Result<ExitCode> {
         Member::Running(mut client) => {
             let (from, to) = (Index(args.from), Index(args.to));
             let mut pages = client.entries(from, to).await?;
+            let mut expected = Index(args.from.max(1));
             while let Some(page) = pages.next().await? {
                 if let (Some(first), Some(last)) = (page.first(), page.last()) {
+                    printer.cut(expected, first)?;
+                    expected = last.index().next();
                     let records = client.commit_records(first.index(), last.index()).await?;
                     printer.page(&page, &records)?;
                 }
@@ -201,6 +282,7 @@ fn dump_stopped(
         let (Some(first), Some(last)) = (page.first(), page.last()) else {
             break;
         };
+        printer.cut(from, first)?;
         let (first, last) = (first.index(), last.index());
         let records = stopped.commit_records(first, last)?;
         printer.page(&page, &records)?;
@@ -216,6 +298,17 @@ struct Printer<W: Write> {
 }
 
 impl<W: Write> Printer<W> {
+    /// Says where the log begins, if that is above what was asked for.
+    fn cut(&mut self, expected: Index, first: &Entry) -> io::Result<()> {
+        if first.index() <= expected {
+            return Ok(());
+        }
+        match self.output {
+            Output::Text => writeln!(self.out, "{}", format::cut_text(first)),
+            Output::Json => writeln!(self.out, "{}", format::cut_json(first)),
+        }
+    }
+
     /// Each entry, and after it the commit record about it.
     fn page(&mut self, entries: &[Entry], records: &[CommitRecord]) -> io::Result<()> {
         let mut records = records.iter().peekable();
