@@ -9,7 +9,7 @@ mod ports;
 mod history;
 pub use history::{Load, check_inbox, read_inbox};
 
-use chat::client::{Class, Client, ClientError, Cluster, NewAccount, Options};
+use chat::client::{Class, Client, ClientError, Cluster, NewAccount, Options, Protocol};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::future::Future;
@@ -36,10 +36,12 @@ pub struct TestCluster {
     flags: Vec<String>,
     members: BTreeMap<u16, Member>,
     peers: String,
+    protocol: Protocol,
 }
 
 struct Member {
     client_addr: String,
+    wire_addr: String,
     child: Option<Child>,
 }
 
@@ -51,7 +53,13 @@ impl TestCluster {
 
     /// The same with more flags for `chat-server run`.
     pub async fn start_with(count: u16, flags: &[&str]) -> Self {
+        Self::start_on(Protocol::Grpc, count, flags).await
+    }
+
+    /// The same with handles that speak this protocol.
+    pub async fn start_on(protocol: Protocol, count: u16, flags: &[&str]) -> Self {
         let mut cluster = Self::prepare(count, flags);
+        cluster.protocol = protocol;
         for id in 1..=count {
             cluster.spawn(id);
         }
@@ -72,27 +80,39 @@ impl TestCluster {
     /// Directories and ports only.
     pub fn prepare(count: u16, flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let ports = ports::free(2 * usize::from(count)).unwrap();
+        let ports = ports::free(3 * usize::from(count)).unwrap();
         let mut peers = Vec::new();
         let mut members = BTreeMap::new();
-        for (id, ports) in (1..=count).zip(ports.chunks(2)) {
+        for (id, ports) in (1..=count).zip(ports.chunks(3)) {
             peers.push(format!("{id}=127.0.0.1:{}", ports[1]));
             let client_addr = format!("127.0.0.1:{}", ports[0]);
-            let child = None;
-            members.insert(id, Member { client_addr, child });
+            let wire_addr = format!("127.0.0.1:{}", ports[2]);
+            let member = Member {
+                client_addr,
+                wire_addr,
+                child: None,
+            };
+            members.insert(id, member);
         }
         Self {
             directory,
             flags: flags.iter().map(ToString::to_string).collect(),
             members,
             peers: peers.join(","),
+            protocol: Protocol::Grpc,
         }
     }
 
     /// Starts a replica that does not run.
     pub fn spawn(&mut self, id: u16) {
-        let child = self
-            .command(id)
+        self.spawn_as(id, |_| {});
+    }
+
+    /// The same with a changed command.
+    pub fn spawn_as(&mut self, id: u16, change: impl FnOnce(&mut Command)) {
+        let mut command = self.command(id);
+        change(&mut command);
+        let child = command
             .stdout(self.open_log(id))
             .stderr(self.open_log(id))
             .spawn()
@@ -109,6 +129,7 @@ impl TestCluster {
         command.args(["--id", &id.to_string()]);
         command.arg("--data-dir").arg(self.data_dir(id));
         command.args(["--client-addr", &self.members[&id].client_addr]);
+        command.args(["--wire-addr", &self.members[&id].wire_addr]);
         if self.members.len() > 1 {
             command.args(["--peers", &self.peers]);
         }
@@ -133,13 +154,20 @@ impl TestCluster {
     /// SIGTERM; returns how the process ended.
     pub async fn terminate(&mut self, id: u16) -> ExitStatus {
         self.signal(id, "TERM");
+        self.end(id).await
+    }
+
+    /// Waits until a replica has ended by itself; returns how.
+    pub async fn end(&mut self, id: u16) -> ExitStatus {
         let member = self.members.get_mut(&id).unwrap();
-        let mut child = member.child.take().unwrap();
-        let status = eventually("the end after SIGTERM", || {
+        let child = member.child.as_mut().unwrap();
+        let status = eventually("the end of the process", || {
             let status = child.try_wait().unwrap();
             std::future::ready(status.ok_or("still runs"))
         });
-        status.await
+        let status = status.await;
+        member.child = None;
+        status
     }
 
     /// SIGSTOP: the process is there, and silent.
@@ -168,13 +196,32 @@ impl TestCluster {
         &self.members[&id].client_addr
     }
 
-    /// All client addresses, as `chat --server` takes them.
+    /// How the handles speak to it.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Where its clients of the wire protocol connect.
+    pub fn wire_addr(&self, id: u16) -> &str {
+        &self.members[&id].wire_addr
+    }
+
+    /// Where handles connect.
+    fn address(&self, id: u16) -> &str {
+        match self.protocol {
+            Protocol::Grpc => self.client_addr(id),
+            Protocol::Wire => self.wire_addr(id),
+        }
+    }
+
+    /// The process of a replica that runs.
+    pub fn pid(&self, id: u16) -> u32 {
+        self.members[&id].child.as_ref().unwrap().id()
+    }
+
+    /// All addresses, as `chat --server` takes them.
     pub fn server_list(&self) -> String {
-        let all: Vec<&str> = self
-            .members
-            .keys()
-            .map(|id| self.client_addr(*id))
-            .collect();
+        let all: Vec<&str> = self.members.keys().map(|id| self.address(*id)).collect();
         all.join(",")
     }
 
@@ -187,9 +234,10 @@ impl TestCluster {
     pub fn handle(&self, deadline: Duration) -> Cluster {
         let options = Options {
             deadline,
+            protocol: self.protocol,
             ..Options::default()
         };
-        Cluster::connect_with(self.members.keys().map(|id| self.client_addr(*id)), options).unwrap()
+        Cluster::connect_with(self.members.keys().map(|id| self.address(*id)), options).unwrap()
     }
 
     /// A handle on one replica alone.
@@ -197,9 +245,10 @@ impl TestCluster {
         let options = Options {
             deadline,
             follow_primary: false,
+            protocol: self.protocol,
             ..Options::default()
         };
-        Cluster::connect_with([self.client_addr(id)], options).unwrap()
+        Cluster::connect_with([self.address(id)], options).unwrap()
     }
 
     /// The same login on one replica alone. For reads: its writes would reuse sequences.
@@ -223,8 +272,8 @@ impl TestCluster {
             let reply = client.who_am_i().await;
             reply.map_err(|error| error.to_string())?;
             let named = client.cluster().primary();
-            let found = self.members.iter().find(|(_, member)| {
-                member.child.is_some() && Some(&member.client_addr) == named.as_ref()
+            let found = self.members.iter().find(|(id, member)| {
+                member.child.is_some() && Some(self.address(**id)) == named.as_deref()
             });
             found.map(|(id, _)| *id).ok_or(format!("named: {named:?}"))
         })
@@ -316,7 +365,7 @@ impl TestCluster {
 
     /// The shell's `kill`: signals other than SIGKILL without unsafe code.
     fn signal(&self, id: u16, name: &str) {
-        let pid = self.members[&id].child.as_ref().unwrap().id();
+        let pid = self.pid(id);
         let kill = format!("kill -{name} {pid}");
         let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
         assert!(status.success(), "{kill}");

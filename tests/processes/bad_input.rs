@@ -1,7 +1,7 @@
 //! Bad input over gRPC: each gets a clear error with its reason word, and the server goes on.
 
 use crate::cluster::{PATIENCE, TestCluster, eventually, reason};
-use chat::client::{Client, NewAccount};
+use chat::client::{Class, Client, NewAccount, Protocol};
 use chat::proto::chat as proto;
 use chat::proto::chat::chat_service_client::ChatServiceClient;
 use tonic::transport::{Channel, Endpoint};
@@ -73,9 +73,8 @@ fn word(status: &Status) -> String {
         .map_or_else(|| format!("no reason: {status:?}"), |info| info.reason)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn bad_names_passwords_and_profiles_are_refused() {
-    let cluster = TestCluster::start(1).await;
+async fn bad_names_passwords_and_profiles_are_refused(protocol: Protocol) {
+    let cluster = TestCluster::start_on(protocol, 1, &[]).await;
     let handle = cluster.handle(PATIENCE);
     let create = async |name: &str, password: &str, full_name: &str| {
         let account = NewAccount {
@@ -113,9 +112,8 @@ async fn bad_names_passwords_and_profiles_are_refused() {
     cluster.finish(&alice).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn bad_messages_and_patterns_are_refused() {
-    let cluster = TestCluster::start(1).await;
+async fn bad_messages_and_patterns_are_refused(protocol: Protocol) {
+    let cluster = TestCluster::start_on(protocol, 1, &[]).await;
     let alice = cluster.account("alice").await;
     assert_eq!(reason(alice.send("nobody", "x").await), "RECIPIENT_UNKNOWN");
     assert_eq!(reason(alice.send("alice", "").await), "MESSAGE_EMPTY");
@@ -129,7 +127,8 @@ async fn bad_messages_and_patterns_are_refused() {
 
     // More than any message: refused by the front before it is decoded.
     let huge = alice.send("alice", vec![b'x'; 8 * 1024 * 1024]).await;
-    assert!(huge.is_err(), "8 MiB were accepted");
+    let refused = huge.expect_err("8 MiB were accepted");
+    assert_eq!(refused.class(), Class::Refused, "{refused}");
 
     for pattern in ["(", "[z-a]", "((a{1,1000}){1,1000}){1,1000}"] {
         let refused = alice.list_accounts(pattern, 0, "").await;
@@ -224,4 +223,9 @@ async fn missing_wrong_revoked_and_expired_tokens_are_refused() {
     assert_eq!(reason(expired), "TOKEN_INVALID");
     let fresh = Client::login(&cluster.handle(PATIENCE), "alice", "a password", "").await;
     cluster.finish(&fresh.unwrap()).await;
+}
+
+crate::over_both! {
+    bad_names_passwords_and_profiles_are_refused,
+    bad_messages_and_patterns_are_refused,
 }

@@ -1,6 +1,7 @@
 //! The `chat` command, as scripts use it.
 
 use crate::cluster::{TestCluster, program, read_inbox};
+use chat::client::Protocol;
 use serde_json::Value;
 use std::io::Write;
 use std::path::Path;
@@ -8,8 +9,23 @@ use std::process::{Output, Stdio};
 
 /// Runs `chat` with this standard input.
 fn chat(home: &Path, servers: &str, arguments: &[&str], input: &str) -> Output {
+    chat_over(Protocol::Grpc, home, servers, arguments, input)
+}
+
+fn chat_over(
+    protocol: Protocol,
+    home: &Path,
+    servers: &str,
+    arguments: &[&str],
+    input: &str,
+) -> Output {
+    let protocol = match protocol {
+        Protocol::Grpc => "grpc",
+        Protocol::Wire => "wire",
+    };
     let mut child = program(env!("CARGO_BIN_EXE_chat"))
         .env("XDG_CONFIG_HOME", home)
+        .args(["--protocol", protocol])
         .args(["--server", servers])
         .args(arguments)
         .stdin(Stdio::piped())
@@ -36,12 +52,14 @@ fn bodies(json_lines: &str) -> Vec<String> {
         .collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_script_delivers_each_message_once_and_in_order_while_the_primary_is_killed() {
-    let mut cluster = TestCluster::start(3).await;
+async fn a_script_delivers_each_message_once_and_in_order_while_the_primary_is_killed(
+    protocol: Protocol,
+) {
+    let mut cluster = TestCluster::start_on(protocol, 3, &[]).await;
     let bob = cluster.account("bob").await;
     let (home, servers) = (cluster.scratch().to_owned(), cluster.server_list());
-    let run = |arguments: &[&str], input: &str| chat(&home, &servers, arguments, input);
+    let run =
+        |arguments: &[&str], input: &str| chat_over(protocol, &home, &servers, arguments, input);
     succeeds(run(&["create-account", "alice"], "secret\n"));
     let primary = cluster.primary(&bob).await;
     let mut expected = Vec::new();
@@ -68,11 +86,11 @@ async fn a_script_delivers_each_message_once_and_in_order_while_the_primary_is_k
     cluster.finish(&bob).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_person_does_in_a_day() {
-    let cluster = TestCluster::start(1).await;
+async fn what_a_person_does_in_a_day(protocol: Protocol) {
+    let cluster = TestCluster::start_on(protocol, 1, &[]).await;
     let (home, servers) = (cluster.scratch().to_owned(), cluster.server_list());
-    let run = |arguments: &[&str], input: &str| chat(&home, &servers, arguments, input);
+    let run =
+        |arguments: &[&str], input: &str| chat_over(protocol, &home, &servers, arguments, input);
     let create = [
         "create-account",
         "alice",
@@ -136,4 +154,36 @@ fn exit_codes_without_a_server() {
     assert_eq!(gone.status.code(), Some(3));
     let error: Value = serde_json::from_slice(&gone.stderr).unwrap();
     assert_eq!(error["error"], "NOT_APPLIED");
+}
+
+#[test]
+fn without_a_command_and_without_a_terminal_it_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    let output = chat(home.path(), "127.0.0.1:1", &[], "");
+    assert_eq!(output.status.code(), Some(2));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("there is no terminal here"), "{errors}");
+}
+
+#[test]
+fn completions_and_the_manual_page_name_every_command() {
+    let home = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| succeeds(chat(home.path(), "127.0.0.1:1", arguments, ""));
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = run(&["completions", shell]);
+        assert!(
+            script.contains("create-account") && script.contains("profile"),
+            "{shell}"
+        );
+    }
+    let page = run(&["man"]);
+    assert!(
+        page.contains(".TH chat 1") && page.contains("create\\-account"),
+        "{page}"
+    );
+}
+
+crate::over_both! {
+    a_script_delivers_each_message_once_and_in_order_while_the_primary_is_killed,
+    what_a_person_does_in_a_day,
 }

@@ -1,12 +1,11 @@
 //! Many at once.
 
 use crate::cluster::{Load, PATIENCE, TestCluster, check_inbox, read_inbox, reason};
-use chat::client::{Class, Client, Listen};
+use chat::client::{Class, Client, Listen, Protocol};
 use std::time::Duration;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn clients_send_and_listen_while_one_account_is_deleted() {
-    let cluster = TestCluster::start(3).await;
+async fn clients_send_and_listen_while_one_account_is_deleted(protocol: Protocol) {
+    let cluster = TestCluster::start_on(protocol, 3, &[]).await;
     let mut clients = Vec::new();
     for name in ["alice", "bob", "carol", "doomed"] {
         clients.push(cluster.account(name).await);
@@ -53,6 +52,8 @@ async fn clients_send_and_listen_while_one_account_is_deleted() {
             assert_eq!(error.reason, "RECIPIENT_UNKNOWN");
         }
     }
+    let late = clients[0].send("doomed", "are you there?").await;
+    assert_eq!(reason(late), "RECIPIENT_UNKNOWN");
     let handle = cluster.handle(PATIENCE);
     let login = Client::login(&handle, "doomed", "a password", "").await;
     assert_eq!(reason(login), "BAD_CREDENTIALS");
@@ -75,9 +76,8 @@ async fn clients_send_and_listen_while_one_account_is_deleted() {
     cluster.finish(&clients[0]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_listener_survives_the_kill_of_the_replica_that_serves_it() {
-    let mut cluster = TestCluster::start(3).await;
+async fn a_listener_survives_the_kill_of_the_replica_that_serves_it(protocol: Protocol) {
+    let mut cluster = TestCluster::start_on(protocol, 3, &[]).await;
     let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
     let mut inbox = bob.listen(Listen {
         heartbeat: Duration::from_millis(200),
@@ -100,4 +100,9 @@ async fn a_listener_survives_the_kill_of_the_replica_that_serves_it() {
     assert_eq!(bob.ack(last).await.unwrap(), last);
     cluster.spawn(primary);
     cluster.finish(&bob).await;
+}
+
+crate::over_both! {
+    clients_send_and_listen_while_one_account_is_deleted,
+    a_listener_survives_the_kill_of_the_replica_that_serves_it,
 }

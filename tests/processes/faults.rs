@@ -1,12 +1,13 @@
 //! Replicas that die or fall silent under load.
 
-use crate::cluster::{Load, SHORT, TestCluster, assert_unreachable, check_inbox, read_inbox};
-use chat::client::Client;
+use crate::cluster::{
+    Load, PATIENCE, SHORT, TestCluster, assert_unreachable, check_inbox, read_inbox,
+};
+use chat::client::{Class, Client, Event, Listen, Protocol};
 use std::time::{Duration, Instant};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_primary_is_killed_under_load_again_and_again() {
-    let mut cluster = TestCluster::start(3).await;
+async fn the_primary_is_killed_under_load_again_and_again(protocol: Protocol) {
+    let mut cluster = TestCluster::start_on(protocol, 3, &[]).await;
     let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
     let load = Load::start(&alice, "bob");
     for _ in 0..3 {
@@ -27,9 +28,8 @@ async fn the_primary_is_killed_under_load_again_and_again() {
     cluster.finish(&bob).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_five_two_are_killed_at_once_and_writes_go_on() {
-    let mut cluster = TestCluster::start(5).await;
+async fn of_five_two_are_killed_at_once_and_writes_go_on(protocol: Protocol) {
+    let mut cluster = TestCluster::start_on(protocol, 5, &[]).await;
     let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
     let load = Load::start(&alice, "bob");
     load.more(100).await;
@@ -45,9 +45,8 @@ async fn of_five_two_are_killed_at_once_and_writes_go_on() {
     cluster.finish(&bob).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_five_the_second_is_killed_in_the_middle_of_the_election() {
-    let mut cluster = TestCluster::start(5).await;
+async fn of_five_the_second_is_killed_in_the_middle_of_the_election(protocol: Protocol) {
+    let mut cluster = TestCluster::start_on(protocol, 5, &[]).await;
     let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
     let load = Load::start(&alice, "bob");
     load.more(100).await;
@@ -76,21 +75,46 @@ async fn of_five_the_second_is_killed_in_the_middle_of_the_election() {
     cluster.finish(&bob).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_three_a_second_fault_stops_writes_with_a_clear_error_until_one_returns() {
-    let mut cluster = TestCluster::start(3).await;
+async fn of_three_a_second_fault_stops_writes_with_a_clear_error_until_one_returns(
+    protocol: Protocol,
+) {
+    let mut cluster = TestCluster::start_on(protocol, 3, &[]).await;
     let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
     let load = Load::start(&alice, "bob");
     load.more(100).await;
     let primary = cluster.primary(&bob).await;
     let other = primary % 3 + 1;
+    let survivor = other % 3 + 1;
+    let listener = Client::resume(&cluster.handle_on(survivor, SHORT), bob.session().data());
+    let mut stream = listener.unwrap().listen(Listen::default());
+    assert!(stream.next_message().await.unwrap().is_ok());
     cluster.kill(&[primary, other]);
+    // What the survivor has is all that it will ever hear of: its streams end.
+    let cut_off = async {
+        loop {
+            match stream.next().await {
+                Some(Ok(Event::Reconnected)) | None => return,
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    assert_eq!(error.class(), Class::Unreachable, "{error}");
+                    return;
+                }
+            }
+        }
+    };
+    let ended = tokio::time::timeout(PATIENCE, cut_off).await;
+    assert!(ended.is_ok(), "the stream goes on\n{}", cluster.logs());
 
     let impatient = cluster.handle(SHORT);
     let refused = Client::login(&impatient, "alice", "a password", "").await;
     assert_unreachable(refused.err(), &cluster);
     let reader = Client::resume(&impatient, bob.session().data()).unwrap();
     assert_unreachable(reader.who_am_i().await.err(), &cluster);
+    // It was not given to anybody, and the one that is there says so.
+    let held = Client::resume(&cluster.handle_on(survivor, SHORT), bob.session().data());
+    let error = held.unwrap().send("alice", "too early").await.unwrap_err();
+    assert_eq!(error.reason, "NOT_APPLIED", "{error}");
+    assert!(error.to_string().contains("no primary"), "{error}");
 
     cluster.spawn(other);
     load.more(100).await;
@@ -100,9 +124,8 @@ async fn of_three_a_second_fault_stops_writes_with_a_clear_error_until_one_retur
     cluster.finish(&bob).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_falls_silent_is_replaced_and_comes_back_as_a_secondary() {
-    let cluster = TestCluster::start(3).await;
+async fn a_primary_that_falls_silent_is_replaced_and_comes_back_as_a_secondary(protocol: Protocol) {
+    let cluster = TestCluster::start_on(protocol, 3, &[]).await;
     let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
     let load = Load::start(&alice, "bob");
     load.more(100).await;
@@ -114,4 +137,12 @@ async fn a_primary_that_falls_silent_is_replaced_and_comes_back_as_a_secondary()
     let sent = load.stop().await;
     check_inbox(&read_inbox(&cluster.reader_on(primary, &bob)).await, &sent);
     cluster.finish(&bob).await;
+}
+
+crate::over_both! {
+    the_primary_is_killed_under_load_again_and_again,
+    of_five_two_are_killed_at_once_and_writes_go_on,
+    of_five_the_second_is_killed_in_the_middle_of_the_election,
+    of_three_a_second_fault_stops_writes_with_a_clear_error_until_one_returns,
+    a_primary_that_falls_silent_is_replaced_and_comes_back_as_a_secondary,
 }

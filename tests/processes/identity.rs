@@ -75,6 +75,27 @@ async fn a_wiped_replica_is_readmitted_and_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_lost_its_promises_keeps_its_log_and_is_readmitted() {
+    let mut cluster = TestCluster::start(3).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let load = Load::start(&alice, "bob");
+    load.more(100).await;
+    let primary = cluster.primary(&bob).await;
+    let (victim, other) = (primary % 3 + 1, (primary + 1) % 3 + 1);
+    cluster.kill(&[victim]);
+    std::fs::remove_file(cluster.data_dir(victim).join("hard_state")).unwrap();
+    cluster.spawn(victim);
+    read_inbox(&cluster.reader_on(victim, &bob)).await;
+    // Without the other one, the primary needs the readmitted one's word for each write.
+    cluster.kill(&[other]);
+    load.more(100).await;
+    cluster.spawn(other);
+    let sent = load.stop().await;
+    check_inbox(&read_inbox(&cluster.reader_on(victim, &bob)).await, &sent);
+    cluster.finish(&bob).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_wiped_directories_of_three_do_not_form_a_new_cluster() {
     let mut cluster = TestCluster::start(3).await;
     let (alice, _bob) = (cluster.account("alice").await, cluster.account("bob").await);
@@ -91,6 +112,15 @@ async fn two_wiped_directories_of_three_do_not_form_a_new_cluster() {
     let handle = cluster.handle(SHORT);
     let refused = Client::create_account(&handle, new()).await;
     assert_unreachable(refused.err(), &cluster);
+    let directory = cluster.data_dir(1).display().to_string();
+    let status = TestCluster::admin(&["status", "--data-dir", &directory, "--output", "json"]);
+    let replicas: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    for replica in &replicas.as_array().unwrap()[..2] {
+        assert_eq!(replica["cluster"], "", "{replicas:#}");
+        assert_eq!(replica["last_index"], 0, "{replicas:#}");
+        let errors = replica["errors"].to_string();
+        assert!(errors.contains("not formed"), "{errors}");
+    }
     // With the third there is one set of promises of three: no majority either.
     cluster.spawn(3);
     let refused = Client::create_account(&handle, new()).await;

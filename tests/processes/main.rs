@@ -3,9 +3,34 @@
 #[path = "../cluster/mod.rs"]
 mod cluster;
 
+/// Runs each of these tests over gRPC and over the wire protocol.
+macro_rules! over_both {
+    ($($name:ident,)*) => {
+        mod over_grpc {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(chat::client::Protocol::Grpc).await;
+            })*
+        }
+        mod over_wire {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(chat::client::Protocol::Wire).await;
+            })*
+        }
+    };
+}
+use over_both;
+
 mod bad_input;
+mod bench;
 mod command_line;
 mod concurrent;
+mod disks;
 mod faults;
 mod identity;
+mod recovery;
 mod replication;
+mod terminal;
+mod wire;
+mod wire_document;

@@ -1,10 +1,10 @@
 //! What one replica acknowledges, all have; and they keep it.
 
-use crate::cluster::{Load, TestCluster, check_inbox, read_inbox};
+use crate::cluster::{Load, TestCluster, check_inbox, eventually, read_inbox};
+use chat::client::Protocol;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_any_replica_acknowledges_every_replica_delivers() {
-    let cluster = TestCluster::start(3).await;
+async fn what_any_replica_acknowledges_every_replica_delivers(protocol: Protocol) {
+    let cluster = TestCluster::start_on(protocol, 3, &[]).await;
     let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
     for number in 0..30 {
         let on = cluster.handle_on(number % 3 + 1, crate::cluster::PATIENCE);
@@ -26,9 +26,8 @@ async fn what_any_replica_acknowledges_every_replica_delivers() {
     cluster.finish(&bob).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_was_away_catches_up() {
-    let mut cluster = TestCluster::start(3).await;
+async fn a_replica_that_was_away_catches_up(protocol: Protocol) {
+    let mut cluster = TestCluster::start_on(protocol, 3, &[]).await;
     let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
     let primary = cluster.primary(&alice).await;
     let away = primary % 3 + 1;
@@ -42,9 +41,8 @@ async fn a_replica_that_was_away_catches_up() {
     cluster.finish(&bob).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn all_replicas_killed_at_once_come_back_with_everything() {
-    let mut cluster = TestCluster::start(3).await;
+async fn all_replicas_killed_at_once_come_back_with_everything(protocol: Protocol) {
+    let mut cluster = TestCluster::start_on(protocol, 3, &[]).await;
     let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
     let load = Load::start(&alice, "bob");
     load.more(200).await;
@@ -60,9 +58,8 @@ async fn all_replicas_killed_at_once_come_back_with_everything() {
     cluster.finish(&bob).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_is_terminated_hands_over_and_exits_well() {
-    let mut cluster = TestCluster::start(3).await;
+async fn a_primary_that_is_terminated_hands_over_and_exits_well(protocol: Protocol) {
+    let mut cluster = TestCluster::start_on(protocol, 3, &[]).await;
     let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
     let primary = cluster.primary(&alice).await;
     let load = Load::start(&alice, "bob");
@@ -78,9 +75,8 @@ async fn a_primary_that_is_terminated_hands_over_and_exits_well() {
     cluster.finish(&bob).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_of_one_keeps_what_it_acknowledged() {
-    let mut cluster = TestCluster::start(1).await;
+async fn a_cluster_of_one_keeps_what_it_acknowledged(protocol: Protocol) {
+    let mut cluster = TestCluster::start_on(protocol, 1, &[]).await;
     let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
     let load = Load::start(&alice, "bob");
     load.more(100).await;
@@ -90,4 +86,38 @@ async fn a_cluster_of_one_keeps_what_it_acknowledged() {
     let sent = load.stop().await;
     check_inbox(&read_inbox(&bob).await, &sent);
     cluster.finish(&bob).await;
+}
+
+async fn messages_older_than_the_retention_go_on_every_replica(protocol: Protocol) {
+    let cluster = TestCluster::start_on(protocol, 3, &["--retention", "1s"]).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let old = alice.send("bob", "old").await.unwrap().message_id;
+    for id in 1..=3 {
+        let reader = cluster.reader_on(id, &bob);
+        eventually("old message going", || async {
+            let there = read_inbox(&reader)
+                .await
+                .iter()
+                .any(|m| m.message_id == old);
+            if there {
+                Err("it is still there")
+            } else {
+                Ok(())
+            }
+        })
+        .await;
+    }
+    // The inbox counts on where it was.
+    let next = alice.send("bob", "new").await.unwrap();
+    assert_eq!(next.inbox_seq, 2);
+    cluster.finish(&bob).await;
+}
+
+crate::over_both! {
+    what_any_replica_acknowledges_every_replica_delivers,
+    a_replica_that_was_away_catches_up,
+    all_replicas_killed_at_once_come_back_with_everything,
+    a_primary_that_is_terminated_hands_over_and_exits_well,
+    a_cluster_of_one_keeps_what_it_acknowledged,
+    messages_older_than_the_retention_go_on_every_replica,
 }

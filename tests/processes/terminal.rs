@@ -1,0 +1,317 @@
+//! The full-screen client in a real terminal, which `tmux` provides, against real replicas.
+//!
+//! Without tmux these tests say so and pass: not every machine can have it. In CI (`CI` is set)
+//! they try to install it first. Where it is there, what breaks fails.
+
+use crate::cluster::{PATIENCE, TestCluster, eventually, program, read_inbox};
+use chat::client::{Client, Protocol};
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+/// Whether there is a tmux to test with.
+fn has_tmux() -> bool {
+    let is_there = || {
+        let version = Command::new("tmux").arg("-V").output();
+        version.is_ok_and(|output| output.status.success())
+    };
+    if is_there() {
+        return true;
+    }
+    if std::env::var_os("CI").is_some() {
+        let install = "apt-get install -y tmux || sudo -n apt-get install -y tmux";
+        let _ = Command::new("sh").args(["-c", install]).output();
+    }
+    let there = is_there();
+    if !there {
+        eprintln!("skipped: there is no tmux");
+    }
+    there
+}
+
+/// Somebody in front of a terminal.
+struct Person {
+    name: &'static str,
+    socket: PathBuf,
+}
+
+impl Person {
+    /// Opens a terminal of this size with `chat` in it.
+    fn sit_down(cluster: &TestCluster, name: &'static str, rows: u16) -> Self {
+        let socket = cluster.scratch().join(format!("{name}.tmux"));
+        let person = Self { name, socket };
+        let rows = rows.to_string();
+        let new = [
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-s",
+            "main",
+            "-x",
+            "80",
+            "-y",
+            &rows,
+        ];
+        person.does(&[&new[..], &[&person.command(cluster)]].concat());
+        person
+    }
+
+    /// Starts `chat` again in the same terminal.
+    fn start_again(&self, cluster: &TestCluster) {
+        self.does(&["respawn-pane", "-k", "-t", "main", &self.command(cluster)]);
+    }
+
+    /// `chat`, and when it has ended how, and whether the terminal shows what is typed.
+    fn command(&self, cluster: &TestCluster) -> String {
+        let home = cluster.scratch().display();
+        let chat = env!("CARGO_BIN_EXE_chat");
+        let servers = cluster.server_list();
+        let protocol = match cluster.protocol() {
+            Protocol::Grpc => "grpc",
+            Protocol::Wire => "wire",
+        };
+        format!(
+            "env HOME={home} XDG_CONFIG_HOME={home}/config XDG_DATA_HOME={home}/data TZ=UTC0 \
+             LANG=C.UTF-8 {chat} --protocol {protocol} --server {servers} --profile {name}; \
+             echo ended with $?; stty -a | tr ' ' '\n' | grep -x -e '-*echo'; exec sleep 600",
+            name = self.name
+        )
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = program("tmux");
+        command
+            .env_remove("TMUX")
+            .arg("-u")
+            .arg("-S")
+            .arg(&self.socket);
+        command.args(arguments).output().unwrap()
+    }
+
+    fn does(&self, arguments: &[&str]) {
+        let output = self.run(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "tmux {arguments:?}: {errors}");
+    }
+
+    /// Presses these keys, by tmux's names.
+    fn press(&self, keys: &[&str]) {
+        self.does(&[&["send-keys", "-t", "main"], keys].concat());
+    }
+
+    fn write(&self, text: &str) {
+        self.press(&["-l", text]);
+    }
+
+    fn say(&self, text: &str) {
+        self.write(text);
+        self.press(&["Enter"]);
+    }
+
+    /// What is on the screen.
+    fn screen(&self) -> String {
+        let output = self.run(&["capture-pane", "-p", "-t", "main"]);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Waits until all of this is on the screen.
+    async fn sees(&self, wanted: &[&str]) {
+        let what = format!("{wanted:?} on the screen of {}", self.name);
+        eventually(&what, async || {
+            let screen = self.screen();
+            match wanted.iter().find(|text| !screen.contains(**text)) {
+                None => Ok(()),
+                Some(missing) => Err(format!("no {missing:?} in\n{screen}")),
+            }
+        })
+        .await;
+    }
+
+    /// Makes an account in the form.
+    async fn sign_up(&self) {
+        self.sees(&["chat: log in"]).await;
+        self.press(&["C-t"]);
+        for (field, text) in [
+            ("Name", self.name),
+            ("Password", "secret"),
+            ("again", "secret"),
+        ] {
+            self.sees(&[field]).await;
+            self.write(text);
+            self.press(&["Tab"]);
+        }
+        self.press(&["Enter", "Enter"]);
+        self.sees(&["No conversations yet", "replica 127.0.0.1", " ms"])
+            .await;
+    }
+
+    /// The process that runs in the terminal: the child of tmux's shell.
+    fn signal(&self, signal: &str) {
+        let output = self.run(&["display-message", "-p", "-t", "main", "#{pane_pid}"]);
+        let shell = String::from_utf8(output.stdout).unwrap();
+        let shell = shell.trim();
+        let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children"));
+        let kill = format!("kill -{signal} {}", children.unwrap().trim());
+        let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
+        assert!(status.success(), "{kill}");
+    }
+}
+
+impl Drop for Person {
+    fn drop(&mut self) {
+        let _ = self.run(&["kill-server"]);
+    }
+}
+
+/// Everything in somebody's inbox.
+async fn inbox_of(cluster: &TestCluster, name: &str) -> Vec<String> {
+    let client = Client::login(&cluster.handle(PATIENCE), name, "secret", "reader").await;
+    let inbox = read_inbox(&client.unwrap()).await;
+    let texts = inbox
+        .iter()
+        .map(|message| String::from_utf8(message.body.to_vec()));
+    texts.map(Result::unwrap).collect()
+}
+
+async fn two_people_talk_while_the_primary_is_killed_and_nothing_is_lost_or_doubled(
+    protocol: Protocol,
+) {
+    if !has_tmux() {
+        return;
+    }
+    let mut cluster = TestCluster::start_on(protocol, 3, &[]).await;
+    let watcher = cluster.account("watcher").await;
+    let alice = Person::sit_down(&cluster, "alice", 120);
+    let bob = Person::sit_down(&cluster, "bob", 120);
+    alice.sign_up().await;
+    bob.sign_up().await;
+    alice.say("/msg bob hello, bob");
+    bob.sees(&["hello, bob"]).await;
+    bob.say("hello, alice");
+    alice.sees(&["✓✓ hello, bob", "hello, alice"]).await;
+
+    let primary = cluster.primary(&watcher).await;
+    let mut said = (
+        vec!["hello, bob".to_owned()],
+        vec!["hello, alice".to_owned()],
+    );
+    for number in 1..=12 {
+        if number == 4 {
+            alice.write("half a sentence");
+            cluster.kill(&[primary]);
+            // What was typed when the primary died is still there, and goes on.
+            alice.say(", and the rest");
+            said.0.push("half a sentence, and the rest".into());
+        }
+        if number == 9 {
+            cluster.spawn(primary);
+        }
+        said.0.push(format!("from alice, number {number:02}"));
+        alice.say(said.0.last().unwrap());
+        said.1.push(format!("from bob, number {number:02}"));
+        bob.say(said.1.last().unwrap());
+    }
+    // Each sees the mark of the other's receipt beside the last thing said, and all before it.
+    let delivered = |text: &String| format!("✓✓ {text}");
+    alice
+        .sees(&[&delivered(said.0.last().unwrap()), said.1.last().unwrap()])
+        .await;
+    bob.sees(&[&delivered(said.1.last().unwrap()), said.0.last().unwrap()])
+        .await;
+    for person in [&alice, &bob] {
+        let screen = person.screen();
+        for text in said.0.iter().chain(&said.1) {
+            assert_eq!(
+                screen.matches(text.as_str()).count(),
+                1,
+                "{text:?} in\n{screen}"
+            );
+        }
+        // Neither waits for anything any more.
+        assert!(!screen.contains('…') && !screen.contains('✗'), "{screen}");
+    }
+    assert_eq!(inbox_of(&cluster, "bob").await, said.0);
+    assert_eq!(inbox_of(&cluster, "alice").await, said.1);
+
+    // It is all there after a restart, and the draft as well.
+    alice.write("not sent yet");
+    alice.sees(&["not sent yet"]).await;
+    alice.signal("TERM");
+    alice.sees(&["ended with 0", "\necho"]).await;
+    alice.start_again(&cluster);
+    alice
+        .sees(&["✓✓ hello, bob", "from bob, number 12", "not sent yet"])
+        .await;
+    drop((alice, bob));
+    cluster.finish(&watcher).await;
+}
+
+async fn without_a_majority_a_message_waits_and_a_client_that_dies_sends_it_once_later(
+    protocol: Protocol,
+) {
+    if !has_tmux() {
+        return;
+    }
+    let mut cluster = TestCluster::start_on(protocol, 3, &[]).await;
+    let watcher = cluster.account("bob").await;
+    let alice = Person::sit_down(&cluster, "alice", 24);
+    alice.sign_up().await;
+    alice.say("/msg bob before");
+    alice.sees(&["✓  before"]).await;
+    cluster.kill(&[1, 2, 3]);
+    alice.say("meanwhile");
+    alice
+        .sees(&["…  meanwhile", "reconnecting, for", "1 on the way"])
+        .await;
+    // Not even the time to say goodbye.
+    alice.signal("KILL");
+    alice.sees(&["ended with 137"]).await;
+    alice.start_again(&cluster);
+    alice.sees(&["✓  before", "…  meanwhile"]).await;
+    for id in 1..=3 {
+        cluster.spawn(id);
+    }
+    alice.sees(&["✓  meanwhile", "replica 127.0.0.1"]).await;
+    alice.press(&["C-q"]);
+    alice.sees(&["ended with 0", "\necho"]).await;
+    let inbox = read_inbox(&watcher).await;
+    let bodies: Vec<&[u8]> = inbox.iter().map(|message| &message.body[..]).collect();
+    assert_eq!(bodies, [&b"before"[..], b"meanwhile"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_terminal_is_drawn_anew_and_given_back_after_any_signal() {
+    if !has_tmux() {
+        return;
+    }
+    let cluster = TestCluster::start(1).await;
+    let alice = Person::sit_down(&cluster, "alice", 24);
+    alice.sign_up().await;
+    // Something else has written all over it.
+    alice.does(&["send-keys", "-R", "-t", "main"]);
+    assert!(!alice.screen().contains("No conversations yet"));
+    alice.press(&["C-l"]);
+    alice
+        .sees(&["No conversations yet", "alice · replica"])
+        .await;
+    // Stopped from outside, and going on.
+    alice.signal("STOP");
+    alice.does(&["send-keys", "-R", "-t", "main"]);
+    alice.signal("CONT");
+    alice
+        .sees(&["No conversations yet", "alice · replica"])
+        .await;
+    for (signal, again) in [("HUP", true), ("TERM", true), ("INT", false)] {
+        alice.signal(signal);
+        alice.sees(&["ended with 0", "\necho"]).await;
+        if again {
+            alice.start_again(&cluster);
+            alice.sees(&["No conversations yet"]).await;
+        }
+    }
+}
+
+crate::over_both! {
+    two_people_talk_while_the_primary_is_killed_and_nothing_is_lost_or_doubled,
+    without_a_majority_a_message_waits_and_a_client_that_dies_sends_it_once_later,
+}
