@@ -25,6 +25,10 @@ done
 # Without a terminal on standard input it ends by itself.
 step cargo run --release -- demo </dev/null
 step cargo run --release -- demo --replicas 5 </dev/null
+# Real processes under every kind of fault, under a minute. As root on a machine of its own:
+# network namespaces and small file systems. Elsewhere: proxied links and plain directories, where
+# clients' links are never cut and disks are never full; it says so.
+step cargo run --release --bin nemesis -- --minutes 0.4 --seed "${CHECK_SEED:-1}" --report target/nemesis
 # Last: what it builds must not be taken for a shipped binary.
 step cargo run --release --features mutants --bin simulate -- --mutants
 

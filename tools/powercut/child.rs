@@ -16,10 +16,17 @@ use std::path::Path;
 const HOT: &[u8] = b"hot recipient";
 /// Bytes of the hot record.
 const HOT_BYTES: usize = 16 * 1024;
-/// Other recipients of a slice.
-const OTHERS: usize = 100;
+/// Other recipients of a slice: as many records as a checkpoint may have.
+const OTHERS: usize = limits::SLICE_RECORDS_MAX - 1;
+/// All of them. Few, so that old records die soon and sled uses their segments again.
+const RECIPIENTS: usize = 5_000;
+/// Slices after a batch: the trees are rewritten far more often than the log grows.
+const SLICES_A_BATCH: usize = 3;
 /// Payloads, so that both few large and many small entries make a batch.
 const PAYLOAD_BYTES: [usize; 4] = [100, 1_000, 8_000, limits::ENTRY_PAYLOAD_BYTES_MAX];
+
+/// Before the store's size in what the check prints last.
+pub const SIZE_IS: &str = "bytes ";
 
 fn open(directory: &Path) -> anyhow::Result<(SledStore, Recovered)> {
     let options = OpenOptions {
@@ -72,9 +79,10 @@ pub fn write(directory: &Path, sync: bool) -> anyhow::Result<()> {
         store.write_hard_state(&state, sync && round % 8 == 0)?;
         writeln!(out, "{} {}", last.index(), last.hash())?;
         out.flush()?;
-        if let Some(applied) = before.as_ref().filter(|_| sync) {
+        let applied = before.as_ref().filter(|_| sync);
+        for (part, applied) in applied.into_iter().cycle().take(SLICES_A_BATCH).enumerate() {
             store.write(Write {
-                slice: Some(slice(applied, round)),
+                slice: Some(slice(applied, round * SLICES_A_BATCH + part)),
                 ..Write::default()
             })?;
         }
@@ -123,7 +131,7 @@ fn slice(applied: &Entry, round: usize) -> Slice {
     }];
     changes.extend((0..OTHERS).map(|n| Change {
         tree: Tree::Inboxes,
-        key: Bytes::from(format!("recipient {}", (round * 37 + n * 101) % 5_000)),
+        key: Bytes::from(format!("recipient {}", (round * 37 + n * 101) % RECIPIENTS)),
         value: value(1_000),
     }));
     Slice {
@@ -153,6 +161,7 @@ pub fn check(directory: &Path, index: u64, hash: &str) -> anyhow::Result<()> {
         );
     }
     let verified = verify_log(
+        &recovered.base,
         |from| store.entries(from, limits::APPEND_BYTES_MAX),
         |from, to| store.commit_records(from, to),
     );
@@ -172,9 +181,9 @@ pub fn check(directory: &Path, index: u64, hash: &str) -> anyhow::Result<()> {
         "the trees stand at {applied:?} and the hot record at {hot:?}"
     );
     println!(
-        "found {last}, applied {}, {} MiB",
+        "found {last}, applied {}, {SIZE_IS}{}",
         applied.unwrap_or(0),
-        store.size_bytes() >> 20
+        store.size_bytes()
     );
     Ok(())
 }

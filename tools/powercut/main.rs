@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// Bytes of the image file, which is sparse.
 const IMAGE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 /// Cuts of one file system, before it is nearly full.
-const CUTS_A_DISK: u32 = 10;
+const CUTS_A_DISK: u32 = 20;
 /// A child writes for this long, in milliseconds, before the power goes.
 const RUN_MS: std::ops::Range<u64> = 50..700;
 
@@ -84,10 +84,12 @@ type Acknowledged = Option<(u64, String)>;
 fn cut_repeatedly(arguments: &Arguments) -> anyhow::Result<u32> {
     let started = Instant::now();
     let (mut lost, mut reported) = (0, 0);
+    let mut reuse = Reuse::default();
     let mut disk = Disk::new()?;
     let mut acknowledged: Acknowledged = None;
     for cut in 1..=arguments.cuts {
-        let newer = disk.write_until_cut(arguments.without_sync)?;
+        let (newer, written) = disk.write_until_cut(arguments.without_sync)?;
+        reuse.written += written;
         if let Some(newer) = newer {
             reported += newer.0
                 - acknowledged
@@ -104,7 +106,10 @@ fn cut_repeatedly(arguments: &Arguments) -> anyhow::Result<u32> {
             .output()
             .context("cannot run the check")?;
         let found = if check.status.success() {
-            String::from_utf8_lossy(&check.stdout).trim().to_owned()
+            let found = String::from_utf8_lossy(&check.stdout).trim().to_owned();
+            let size = found.rsplit_once(child::SIZE_IS);
+            reuse.size = size.and_then(|(_, size)| size.parse().ok()).unwrap_or(0);
+            found
         } else {
             lost += 1;
             let why = String::from_utf8_lossy(&check.stderr);
@@ -115,6 +120,8 @@ fn cut_repeatedly(arguments: &Arguments) -> anyhow::Result<u32> {
         };
         println!("cut {cut}: reported up to {index}; {found}");
         if !check.status.success() || cut % CUTS_A_DISK == 0 {
+            println!("this disk: {reuse}");
+            reuse = Reuse::default();
             drop(disk);
             disk = Disk::new()?;
             acknowledged = None;
@@ -126,6 +133,24 @@ fn cut_repeatedly(arguments: &Arguments) -> anyhow::Result<u32> {
         started.elapsed().as_secs_f64()
     );
     Ok(lost)
+}
+
+/// How often the space of one disk's store was written.
+#[derive(Default)]
+struct Reuse {
+    written: u64,
+    size: u64,
+}
+
+impl std::fmt::Display for Reuse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let times = self.written as f64 / self.size.max(1) as f64;
+        let (written, size) = (self.written >> 20, self.size >> 20);
+        write!(
+            f,
+            "{written} MiB written to a store of {size} MiB: {times:.1} times over"
+        )
+    }
 }
 
 /// An ext4 file system in a file, mounted. Unmounted and removed when dropped.
@@ -196,8 +221,9 @@ impl Disk {
         Ok(command)
     }
 
-    /// Lets a child write for a random time, cuts the power, and ends the child.
-    fn write_until_cut(&self, without_sync: bool) -> anyhow::Result<Acknowledged> {
+    /// Lets a child write for a random time, cuts the power, and ends the child. With what it
+    /// reported last, the bytes that it wrote.
+    fn write_until_cut(&self, without_sync: bool) -> anyhow::Result<(Acknowledged, u64)> {
         let handle = std::fs::File::open(self.mount_point())?;
         let mut child = Ended(
             self.child("write", without_sync)?
@@ -223,12 +249,20 @@ impl Disk {
             bail!("the writer reported nothing within a minute");
         }
         std::thread::sleep(Duration::from_millis(rand::random_range(RUN_MS)));
+        let written = bytes_written(child.0.id());
         ioctl::cut_power(&handle).context("cannot cut the power (EXT4_IOC_SHUTDOWN)")?;
         drop(child);
-        reader
-            .join()
-            .map_err(|_| anyhow::anyhow!("the reader panicked"))
+        let last = reader.join();
+        let last = last.map_err(|_| anyhow::anyhow!("the reader panicked"))?;
+        Ok((last, written))
     }
+}
+
+/// By a process that runs, to files; 0 where the kernel does not count them.
+fn bytes_written(process: u32) -> u64 {
+    let counts = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
+    let count = counts.lines().find_map(|line| line.strip_prefix("wchar: "));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 impl Drop for Disk {

@@ -1,0 +1,4 @@
+//! See `chat::wire::codec::fuzzing::lines`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| chat::wire::codec::fuzzing::lines(data));
