@@ -116,7 +116,9 @@ impl Replicas {
         let index = self.status(like).await.applied;
         let status = self
             .until("it catches up", id, |s| {
-                s.applied >= index && s.node.role == Role::Secondary
+                // Either: an election in which it took part may have chosen it.
+                let takes_part = matches!(s.node.role, Role::Secondary | Role::Primary);
+                s.applied >= index && takes_part
             })
             .await;
         assert_eq!(status.node.damage, None);
