@@ -12,8 +12,6 @@ use crate::types::{InboxSeq, TokenHash};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Stands for a separator that some other front let into a body.
-const SEPARATOR_SHOWN: &str = "\u{241e}";
 /// Bytes of an event beside its body and names.
 const EVENT_BYTES: usize = 96;
 
@@ -201,7 +199,7 @@ pub(super) async fn refresh_v1<B: Backend>(
         }
         let body = String::from_utf8_lossy(&message.body);
         text.extend(["[", &message.sender_name, "]: "]);
-        text.push_str(&body.replace(SEPARATOR, SEPARATOR_SHOWN));
+        text.extend(body.chars().map(harmless));
         last = Some(message.seq);
     }
     let batch = v1::Batch {
@@ -209,4 +207,17 @@ pub(super) async fn refresh_v1<B: Backend>(
         error_code: String::new(),
     };
     Ok((batch, last))
+}
+
+/// Version 1 has no escape for control characters: its reader may be a person whose terminal would
+/// obey them, and the separator would forge a sender. The picture of one stands for it.
+fn harmless(letter: char) -> char {
+    match letter {
+        '\t' | '\n' | '\r' => letter,
+        '\0'..='\u{1f}' => char::from_u32(0x2400 + u32::from(letter)).unwrap_or('\u{fffd}'),
+        '\u{7f}' => '\u{2421}',
+        // Unicode has no pictures of these; a terminal takes them for an escape and a letter.
+        '\u{80}'..='\u{9f}' => '\u{fffd}',
+        letter => letter,
+    }
 }

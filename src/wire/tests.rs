@@ -416,6 +416,41 @@ async fn nobody_forges_a_sender_in_a_batch_of_version_1() {
     assert_eq!(batch, "5||1||[mallory]: hi\u{241e}[alice]: send money||");
 }
 
+/// What somebody wrote must not reach the terminal of a person with `nc` as a command.
+#[tokio::test]
+async fn no_control_character_of_a_body_reaches_a_person_with_nc() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let token = client.account("mallory").await;
+    let mut body = String::from("tab\t ");
+    let mut shown = body.clone();
+    for code in (0..0x20).chain(0x7f..0xa0) {
+        let letter = char::from_u32(code).unwrap();
+        let (written, read) = match letter {
+            '\t' => continue,
+            '\n' => ("\\n".to_owned(), "\\n".to_owned()),
+            '\r' => ("\\r".to_owned(), "\\r".to_owned()),
+            '\0'..='\u{1f}' => (
+                format!("\\x{code:02x}"),
+                char::from_u32(0x2400 + code).unwrap().to_string(),
+            ),
+            '\u{7f}' => ("\u{7f}".into(), "\u{2421}".into()),
+            _ => (letter.to_string(), "\u{fffd}".into()),
+        };
+        body.push_str(&written);
+        shown.push_str(&read);
+    }
+    let sent = client
+        .ask(&format!("2||2||{token}||mallory||{body}||text/plain"))
+        .await;
+    assert!(sent.starts_with("2||2||||"), "{sent}");
+    let batch = client.ask(&format!("5||1||{token}||mallory")).await;
+    assert_eq!(batch, format!("5||1||[mallory]: {shown}||"));
+    let batch = client.ask(&format!("5||2||{token}||0")).await;
+    assert!(!batch.chars().any(char::is_control), "{batch:?}");
+    assert!(batch.contains("\\x1b") && batch.contains("\\xc2\\x9b"));
+}
+
 #[tokio::test]
 async fn a_refresh_waits_for_what_comes_and_misses_nothing_in_between() {
     let server = Server::start().await;

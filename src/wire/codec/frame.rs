@@ -163,9 +163,9 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Control characters but for those with an escape of their own.
+/// Control characters (those of two bytes as well) but for those with an escape of their own.
 fn is_hidden(letter: char) -> bool {
-    letter.is_ascii_control() && !matches!(letter, '\r' | '\n')
+    letter.is_control() && !matches!(letter, '\r' | '\n')
 }
 
 fn escape_of(byte: u8) -> Option<u8> {
