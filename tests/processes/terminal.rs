@@ -311,7 +311,40 @@ async fn the_terminal_is_drawn_anew_and_given_back_after_any_signal() {
     }
 }
 
+async fn a_logout_is_no_error_and_leaves_no_login_behind(protocol: Protocol) {
+    if !has_tmux() {
+        return;
+    }
+    let cluster = TestCluster::start_on(protocol, 3, &[]).await;
+    let alice = Person::sit_down(&cluster, "alice", 24);
+    let login = cluster.scratch().join("config/chat/alice.json");
+    alice.sign_up().await;
+    // The end of the login is told by several tasks; which is first differs from time to time.
+    for _ in 0..5 {
+        assert!(login.exists());
+        alice.say("/logout");
+        alice.sees(&["chat: log in", "logged out"]).await;
+        let screen = alice.screen();
+        assert!(!screen.contains("the login has ended"), "{screen}");
+        eventually("no login in the profile", async || {
+            if login.exists() {
+                return Err("it is there");
+            }
+            Ok(())
+        })
+        .await;
+        alice.write("alice");
+        alice.press(&["Tab"]);
+        alice.write("secret");
+        alice.press(&["Enter", "Enter"]);
+        alice
+            .sees(&["No conversations yet", "replica 127.0.0.1", " ms"])
+            .await;
+    }
+}
+
 crate::over_both! {
+    a_logout_is_no_error_and_leaves_no_login_behind,
     two_people_talk_while_the_primary_is_killed_and_nothing_is_lost_or_doubled,
     without_a_majority_a_message_waits_and_a_client_that_dies_sends_it_once_later,
 }

@@ -317,6 +317,8 @@ pub struct App {
     /// The history is kept.
     pub writable: bool,
     /// The last place of the inbox.
+    /// The login is being ended, as one wished.
+    pub(super) leaving: bool,
     pub(super) seen: u64,
     pub(super) next_key: u64,
     /// By key: to whom.
@@ -361,6 +363,7 @@ impl App {
             unsent: BTreeMap::new(),
             spoken: VecDeque::new(),
             recalled: None,
+            leaving: false,
             names: BTreeSet::new(),
             drafted: BTreeSet::new(),
             completion: None,

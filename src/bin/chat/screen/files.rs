@@ -147,7 +147,7 @@ impl Files {
             Effect::SignUp(credentials) => self.pass(Command::SignUp(credentials)),
             Effect::Logout => match self.reserve() {
                 Ok(request) => self.pass(Command::Logout(request)),
-                Err(failure) => self.tell(Event::Trouble(words(&failure))),
+                Err(failure) => self.tell(Event::LoggedOut(Err(words(&failure)))),
             },
             Effect::Forget => {
                 if let Err(failure) = self.profile.remove() {

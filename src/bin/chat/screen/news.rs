@@ -34,14 +34,14 @@ impl App {
             Event::HistoryReady { emptied } => self.on_ready(emptied),
             Event::Trouble(what) => self.complain(what),
             Event::Account(account) => self.on_account(&account),
+            // Others hear that the token is gone before the answer to the logout is here.
+            Event::LoginEnded(_) if self.leaving => self.on_logged_out(),
             Event::LoginEnded(why) => self.on_login_ended(why),
-            Event::LoggedOut(Ok(())) => {
-                self.keep_drafts();
-                self.effect(Effect::Forget);
-                self.leave(Form::sign_in(""));
-                self.say("logged out");
+            Event::LoggedOut(Ok(())) => self.on_logged_out(),
+            Event::LoggedOut(Err(why)) => {
+                self.leaving = false;
+                self.complain(format!("not logged out: {why}"));
             }
-            Event::LoggedOut(Err(why)) => self.complain(format!("not logged out: {why}")),
             Event::Link(link) => self.on_link(link),
             Event::Inbox(messages) => self.on_inbox(&messages),
             Event::Delivered(peer, id) => {
@@ -259,6 +259,14 @@ impl App {
             again: true,
         };
         self.effect(effect);
+    }
+
+    /// The profile forgets the login BEFORE it is closed: what comes later is about no login.
+    fn on_logged_out(&mut self) {
+        self.keep_drafts();
+        self.effect(Effect::Forget);
+        self.leave(Form::sign_in(""));
+        self.say("logged out");
     }
 
     fn on_login_ended(&mut self, why: String) {

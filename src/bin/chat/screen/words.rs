@@ -114,7 +114,9 @@ impl App {
             "/profile" => self.switch_profile(rest),
             "/logout" => {
                 self.say("logging out");
-                self.effect(Effect::Logout);
+                if !std::mem::replace(&mut self.leaving, true) {
+                    self.effect(Effect::Logout);
+                }
             }
             "/bell" => {
                 self.bell = !self.bell;

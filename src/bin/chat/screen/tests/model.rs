@@ -408,3 +408,35 @@ fn a_profile_with_a_strange_name_is_refused() {
     assert!(matches!(stage.app.screen, Screen::Talks));
     assert!(!stage.has(|e| matches!(e, Effect::Profile(_))));
 }
+/// The server revokes the token first: its other streams may tell so before the answer comes.
+#[test]
+fn a_logout_forgets_the_login_whichever_event_comes_first() {
+    let ended = || Event::LoginEnded("the login has ended".into());
+    for events in [
+        [Event::LoggedOut(Ok(())), ended()],
+        [ended(), Event::LoggedOut(Ok(()))],
+    ] {
+        let mut stage = Stage::logged_in(80, 24);
+        stage.say("/logout");
+        stage.say("/logout");
+        assert_eq!(stage.effects.len(), 1, "{:?}", stage.effects);
+        let [first, _too_late] = events;
+        stage.event(first);
+        let [Effect::Logout, Effect::Forget, Effect::Close] = stage.effects[..] else {
+            panic!("{:?}", stage.effects);
+        };
+        let Screen::SignIn(form) = &stage.app.screen else {
+            panic!("no form");
+        };
+        assert_eq!(form.error, None);
+        let notice = stage.app.notice.as_ref().unwrap();
+        assert!(!notice.bad && notice.text == "logged out");
+    }
+    // One that failed is no reason to take a later end for it.
+    let mut stage = Stage::logged_in(80, 24);
+    stage.say("/logout");
+    stage.event(Event::LoggedOut(Err("no replica answers".into())));
+    stage.event(ended());
+    assert!(!stage.has(|e| matches!(e, Effect::Forget)));
+}
+
