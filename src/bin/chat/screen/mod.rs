@@ -29,6 +29,7 @@ mod terminal;
 mod text;
 mod view;
 mod view_over;
+mod view_list;
 mod view_talk;
 mod words;
 mod zone;

@@ -76,6 +76,8 @@ pub struct Signs {
     pub down: &'static str,
     /// Where they meet.
     pub meet: &'static str,
+    /// Towards the beginning.
+    pub above: &'static str,
     /// Towards the end.
     pub below: &'static str,
     /// Letters of a password.
@@ -94,6 +96,7 @@ const UNICODE: Signs = Signs {
     across: "─",
     down: "│",
     meet: "┴",
+    above: "↑",
     below: "↓",
     hidden: "•",
     border: border::ROUNDED,
@@ -109,6 +112,7 @@ const ASCII: Signs = Signs {
     across: "-",
     down: "|",
     meet: "+",
+    above: "^",
     below: "v",
     hidden: "*",
     border: border::Set {

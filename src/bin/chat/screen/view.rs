@@ -10,7 +10,7 @@
 
 use super::app::{App, Link, Screen};
 use super::style::{Role, Signs, signs, style};
-use super::{text, view_over, view_talk};
+use super::{text, view_list, view_over, view_talk};
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
@@ -80,13 +80,7 @@ pub fn message_pane(app: &App) -> (usize, usize) {
 
 /// Whose row of the list this is.
 pub fn peer_at(app: &App, column: u16, row: u16) -> Option<String> {
-    let places = places(app);
-    let at = Position::new(column, row);
-    if !places.list.contains(at) || row == 0 {
-        return None;
-    }
-    let index = list_from(app, places.list) + usize::from(row - 1);
-    app.order.get(index).cloned()
+    view_list::peer_at(app, places(app).list, Position::new(column, row))
 }
 
 /// Draws everything.
@@ -104,7 +98,7 @@ pub fn draw(app: &App, frame: &mut Frame<'_>) {
         Screen::Talks => {
             let places = places(app);
             let buffer = frame.buffer_mut();
-            draw_list(app, buffer, places.list);
+            view_list::draw_list(app, buffer, places.list);
             view_talk::draw_title(app, buffer, places.title);
             view_talk::draw_messages(app, buffer, places.messages);
             draw_rule(app, buffer, &places);
@@ -150,102 +144,6 @@ fn draw_too_small(frame: &mut Frame<'_>) {
             ratatui::style::Style::default(),
         );
     }
-}
-
-/// The first conversation of the list that is shown: the open one must be visible.
-fn list_from(app: &App, list: Rect) -> usize {
-    let room = usize::from(list.height.saturating_sub(1)).max(1);
-    let open = app
-        .order
-        .iter()
-        .position(|peer| Some(peer) == app.open.as_ref());
-    open.map_or(0, |at| (at + 1).saturating_sub(room))
-}
-
-fn draw_list(app: &App, buffer: &mut Buffer, area: Rect) {
-    if area.width == 0 {
-        return;
-    }
-    let signs = signs(app.look);
-    let quiet = style(app.look, Role::Quiet);
-    for y in area.top()..area.bottom() {
-        put(buffer, (area.right(), y), signs.down, 1, quiet);
-    }
-    let unread = app.unread();
-    let heading = match unread {
-        0 => " Conversations".to_owned(),
-        count => format!(" Conversations ({count})"),
-    };
-    put(
-        buffer,
-        (0, 0),
-        &heading,
-        area.width,
-        style(app.look, Role::Strong),
-    );
-    let from = list_from(app, area);
-    for (y, peer) in (1..area.bottom()).zip(app.order.iter().skip(from)) {
-        draw_list_row(app, buffer, y, area.width, peer);
-    }
-    let shown = usize::from(area.height.saturating_sub(1));
-    let below = app.order.len().saturating_sub(from + shown);
-    if below > 0 && area.height > 1 {
-        let words = format!(" {} {} more", signs.below, below + 1);
-        let y = area.bottom() - 1;
-        let nothing = " ".repeat(area.width.into());
-        put(
-            buffer,
-            (0, y),
-            &nothing,
-            area.width,
-            ratatui::style::Style::reset(),
-        );
-        put(buffer, (0, y), &words, area.width, quiet);
-    }
-}
-
-fn draw_list_row(app: &App, buffer: &mut Buffer, y: u16, width: u16, peer: &str) {
-    let Some(talk) = app.talks.get(peer) else {
-        return;
-    };
-    let signs = signs(app.look);
-    let is_open = app.open.as_deref() == Some(peer);
-    let role = match (is_open, talk.unread > 0) {
-        (true, _) => Role::Chosen,
-        (false, true) => Role::Strong,
-        (false, false) => Role::Plain,
-    };
-    let look = style(app.look, role);
-    let count = match (talk.unread, talk.failed) {
-        (0, 0) => String::new(),
-        (0, _) => signs.failed.to_owned(),
-        (unread @ 1..=999, 0) => unread.to_string(),
-        (1..=999, _) => format!("{} {}", signs.failed, talk.unread),
-        (_, _) => "999+".into(),
-    };
-    let draft = if !is_open && !talk.draft.is_empty() {
-        " (draft)"
-    } else {
-        ""
-    };
-    let right = text::width(&count) as u16 + 1;
-    put(buffer, (0, y), &" ".repeat(width.into()), width, look);
-    let room = width.saturating_sub(right + 2);
-    let x = put(buffer, (1, y), &text::line(peer, room.into()), room, look);
-    let left = width.saturating_sub(right + x);
-    put(buffer, (x, y), draft, left, style(app.look, Role::Quiet));
-    let look = if talk.failed > 0 && !is_open {
-        style(app.look, Role::Bad)
-    } else {
-        look
-    };
-    put(
-        buffer,
-        (width.saturating_sub(right), y),
-        &count,
-        right,
-        look,
-    );
 }
 
 fn draw_rule(app: &App, buffer: &mut Buffer, places: &Places) {

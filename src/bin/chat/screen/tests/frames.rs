@@ -178,6 +178,50 @@ fn scrolled_back() {
     assert_snapshot!(stage.frame());
 }
 
+/// The open one must not go because the count of the others needs its row.
+#[test]
+fn thirty_conversations() {
+    let mut stage = Stage::logged_in(80, 24);
+    for seq in 1..=30 {
+        stage.hear(&format!("peer-{seq:02}"), seq, "hello");
+    }
+    let mut frames = Vec::new();
+    for steps in [0, 12, 12, 5] {
+        for _ in 0..steps {
+            stage.control('n');
+        }
+        let open = stage.app.open.clone().unwrap();
+        let buffer = stage.buffer();
+        let bar = |y: &u16| buffer[(1, *y)].modifier.contains(Modifier::REVERSED);
+        let rows: Vec<u16> = (1..21).filter(bar).collect();
+        assert_eq!(rows.len(), 1, "{}", stage.frame());
+        // A click goes where one sees it.
+        for y in 1..21 {
+            let row: String = (0..20).map(|x| buffer[(x, y)].symbol()).collect();
+            let peer = view::peer_at(&stage.app, 3, y);
+            match peer {
+                Some(peer) => assert!(row.contains(&peer), "{row:?} is not {peer}"),
+                None => assert!(!row.contains("peer-"), "{row:?} is nobody"),
+            }
+        }
+        assert_eq!(view::peer_at(&stage.app, 3, rows[0]), Some(open));
+        frames.push(stage.frame());
+    }
+    assert_snapshot!(frames.join("\n"));
+}
+
+#[test]
+fn a_thousand_unread() {
+    let mut stage = Stage::logged_in(80, 12);
+    stage.say("/msg bob");
+    for seq in 1..=1_000 {
+        stage.hear("carol", seq, "hello");
+    }
+    assert_snapshot!(stage.frame());
+    stage.event(Event::Resize(64, 12));
+    assert!(stage.frame().contains(" Unread: 999+     │"));
+}
+
 #[test]
 fn escape_sequences_are_shown_and_not_obeyed() {
     let mut stage = Stage::logged_in(80, 12);
