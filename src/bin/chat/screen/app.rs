@@ -178,8 +178,17 @@ pub struct Asked {
     pub pattern: String,
     /// Of the page before; empty for the first.
     pub page_token: String,
-    /// For the Tab key, not for the search.
-    pub completion: bool,
+    /// What for.
+    pub purpose: Purpose,
+}
+
+/// What names are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The search.
+    Search,
+    /// The Tab key.
+    Completion,
 }
 
 /// A profile, and who is logged in there.
@@ -308,6 +317,8 @@ pub struct App {
     pub loaded: bool,
     /// What is waiting on the servers is here.
     pub caught_up: bool,
+    /// The login is being ended, as one wished.
+    pub(super) leaving: bool,
     /// Now, in microseconds since the Unix epoch.
     pub now_us: u64,
     /// As the servers say: names come again.
@@ -317,8 +328,6 @@ pub struct App {
     /// The history is kept.
     pub writable: bool,
     /// The last place of the inbox.
-    /// The login is being ended, as one wished.
-    pub(super) leaving: bool,
     pub(super) seen: u64,
     pub(super) next_key: u64,
     /// By key: to whom.
@@ -329,7 +338,7 @@ pub struct App {
     pub(super) names: BTreeSet<String>,
     /// Peers for whom a draft is remembered.
     pub(super) drafted: BTreeSet<String>,
-    pub(super) completion: Option<super::words::Completion>,
+    pub(super) completion: Option<super::complete::Completion>,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -354,6 +363,7 @@ impl App {
             mouse: false,
             loaded: false,
             caught_up: false,
+            leaving: false,
             now_us: 0,
             owner: None,
             identified: false,
@@ -363,7 +373,6 @@ impl App {
             unsent: BTreeMap::new(),
             spoken: VecDeque::new(),
             recalled: None,
-            leaving: false,
             names: BTreeSet::new(),
             drafted: BTreeSet::new(),
             completion: None,

@@ -27,6 +27,7 @@ impl App {
             KeyCode::Char('l') if control => return self.effect(Effect::Redraw),
             KeyCode::Char('z') if control => return self.effect(Effect::Suspend),
             KeyCode::F(1) => {
+                self.completion = None;
                 self.overlay = match self.overlay {
                     Some(Overlay::Help(_)) => None,
                     _ => Some(Overlay::Help(0)),
@@ -189,14 +190,15 @@ impl App {
     fn on_talk_key(&mut self, key: KeyEvent, control: bool) {
         let alt = key.modifiers.contains(KeyModifiers::ALT);
         let shift = key.modifiers.contains(KeyModifiers::SHIFT);
-        if key.code != KeyCode::Tab {
+        if !matches!(key.code, KeyCode::Tab | KeyCode::BackTab) {
             self.completion = None;
         }
         match key.code {
             KeyCode::Enter if alt || shift => self.write("\n"),
             KeyCode::Char('j') if control => self.write("\n"),
             KeyCode::Enter => self.submit(),
-            KeyCode::Tab => self.complete(),
+            KeyCode::Tab => self.complete(true),
+            KeyCode::BackTab => self.complete(false),
             KeyCode::Up if control || alt => self.step(false),
             KeyCode::Down if control || alt => self.step(true),
             KeyCode::Char('p') if control => self.step(false),
@@ -242,6 +244,7 @@ impl App {
 
     /// Writes at the cursor.
     pub(super) fn write(&mut self, text: &str) {
+        self.completion = None;
         if self.editor().text().len() + text.len() > INPUT_BYTES_MAX {
             self.complain("this is far more than one message may hold: 16 KiB");
             return;

@@ -15,6 +15,7 @@
 //! Nothing that another account wrote reaches the terminal but through [`text`].
 
 mod app;
+mod complete;
 mod editor;
 mod files;
 mod form;
@@ -28,8 +29,8 @@ mod talk;
 mod terminal;
 mod text;
 mod view;
-mod view_over;
 mod view_list;
+mod view_over;
 mod view_talk;
 mod words;
 mod zone;

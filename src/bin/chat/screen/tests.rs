@@ -2,7 +2,7 @@
 //!
 //! `INSTA_UPDATE=always cargo test --bin chat` rewrites the frames; a person reads the diff.
 
-use super::app::{App, Asked, Effect, Event, Link, Look, Overlay, Profiled, Screen};
+use super::app::{App, Asked, Effect, Event, Link, Look, Overlay, Profiled, Purpose, Screen};
 use super::history::{Owner, Record};
 use super::talk::State;
 use super::view;

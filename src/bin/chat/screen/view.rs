@@ -9,6 +9,7 @@
 //! ```
 
 use super::app::{App, Link, Screen};
+use super::complete::Hint;
 use super::style::{Role, Signs, signs, style};
 use super::{text, view_list, view_over, view_talk};
 use ratatui::Frame;
@@ -160,7 +161,38 @@ fn draw_rule(app: &App, buffer: &mut Buffer, places: &Places) {
     if places.list.width > 0 {
         put(buffer, (places.list.right(), area.y), signs.meet, 1, quiet);
     }
+    if app.notice.is_none() {
+        draw_hint(app, buffer, area);
+    }
     draw_notice(app, buffer, area);
+}
+
+/// What the Tab key has found.
+fn draw_hint(app: &App, buffer: &mut Buffer, area: Rect) {
+    let room = area.width.saturating_sub(6);
+    let hint = app.completion.as_ref();
+    let Some(hint) = hint.and_then(|completion| completion.hint(room.into())) else {
+        return;
+    };
+    let parts = match hint {
+        Hint::Remark(words, bad) => {
+            let role = if bad { Role::Bad } else { Role::Plain };
+            vec![(words, role)]
+        }
+        Hint::Choice(before, chosen, after) => vec![
+            (before, Role::Plain),
+            (chosen, Role::Chosen),
+            (after, Role::Plain),
+        ],
+    };
+    let mut x = put(buffer, (2, area.y), " ", 1, style(app.look, Role::Plain));
+    let end = x + room;
+    for (words, role) in parts {
+        let left = end.saturating_sub(x);
+        let words = text::line(&words, left.into());
+        x = put(buffer, (x, area.y), &words, left, style(app.look, role));
+    }
+    put(buffer, (x, area.y), " ", 1, style(app.look, Role::Plain));
 }
 
 /// A remark, if there is one.

@@ -1,6 +1,6 @@
-//! Commands that begin with a slash, completion of names, and the search.
+//! Commands that begin with a slash, and the search.
 
-use super::app::{App, Asked, Effect, Overlay};
+use super::app::{App, Asked, Effect, Overlay, Purpose};
 use chat::client::Page;
 
 /// Every command: what is typed, and what it does.
@@ -41,7 +41,10 @@ pub const COMMANDS: &[(&str, &str, &str)] = &[
 pub const KEYS: &[(&str, &str)] = &[
     ("Enter", "send"),
     ("Alt-Enter, Ctrl-J", "a new line; a paste keeps its lines"),
-    ("Tab", "complete a name or a command; again: the next one"),
+    (
+        "Tab, Shift-Tab",
+        "complete a name or a command; again: the next, the last",
+    ),
     ("Up, Down", "what was said before"),
     (
         "Ctrl-P, Ctrl-N",
@@ -68,17 +71,6 @@ pub enum Outcome {
     Done,
     /// It is a command that makes no sense.
     Wrong(String),
-}
-
-/// The Tab key, pressed again and again.
-#[derive(Debug)]
-pub struct Completion {
-    /// Where the word begins, in bytes.
-    start: usize,
-    /// All that fit.
-    fit: Vec<String>,
-    /// The one that is shown.
-    at: usize,
 }
 
 impl App {
@@ -162,83 +154,6 @@ impl App {
         Outcome::Done
     }
 
-    /// The Tab key.
-    pub(super) fn complete(&mut self) {
-        if let Some(mut completion) = self.completion.take() {
-            completion.at = (completion.at + 1) % completion.fit.len();
-            self.show_completion(completion);
-            return;
-        }
-        let editor = self.editor();
-        let range = editor.word();
-        let word = &editor.text()[range.clone()];
-        let fit: Vec<String> = if range.start == 0 && word.starts_with('/') {
-            let commands = COMMANDS.iter().map(|command| command.0);
-            commands
-                .filter(|name| name.starts_with(word))
-                .map(str::to_owned)
-                .collect()
-        } else {
-            let (sign, prefix) = match word.strip_prefix('@') {
-                Some(prefix) => ("@", prefix),
-                None => ("", word),
-            };
-            let prefix = prefix.to_lowercase();
-            if prefix.is_empty() && !editor.text().starts_with("/msg") {
-                return;
-            }
-            let known = self.names.range(prefix.clone()..);
-            let fit: Vec<String> = known
-                .take_while(|name| name.starts_with(&prefix))
-                .map(|name| format!("{sign}{name}"))
-                .collect();
-            if fit.is_empty() {
-                return self.ask_for(&prefix);
-            }
-            fit
-        };
-        if !fit.is_empty() {
-            self.show_completion(Completion {
-                start: range.start,
-                fit,
-                at: 0,
-            });
-        }
-    }
-
-    fn ask_for(&mut self, prefix: &str) {
-        let letter = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if prefix.chars().all(letter) {
-            self.effect(Effect::Names(Asked {
-                pattern: format!("^{}", prefix.replace('.', "\\.")),
-                page_token: String::new(),
-                completion: true,
-            }));
-        }
-    }
-
-    fn show_completion(&mut self, completion: Completion) {
-        let Completion { start, fit, at } = &completion;
-        let cursor = self.editor().cursor();
-        let name = fit[*at].clone();
-        if fit.len() == 1 {
-            self.editor_mut()
-                .replace(*start..cursor, &format!("{name} "));
-            return;
-        }
-        let around: Vec<&str> = fit
-            .iter()
-            .cycle()
-            .skip(*at)
-            .take(fit.len().min(8))
-            .map(String::as_str)
-            .collect();
-        let text = format!("{} of {}: {}", at + 1, fit.len(), around.join("  "));
-        self.editor_mut().replace(*start..cursor, &name);
-        self.say(text);
-        self.completion = Some(completion);
-    }
-
     /// Asks for what the search's pattern finds.
     pub(super) fn search(&mut self) {
         let Some(Overlay::Find(find)) = &mut self.overlay else {
@@ -247,7 +162,7 @@ impl App {
         let asked = Asked {
             pattern: find.pattern.text().to_owned(),
             page_token: String::new(),
-            completion: false,
+            purpose: Purpose::Search,
         };
         // One question at a time; its answer asks the next if the pattern has changed.
         let waits = find.asked.is_some();
@@ -268,7 +183,7 @@ impl App {
             let asked = Asked {
                 pattern: find.pattern.text().to_owned(),
                 page_token: find.next.clone(),
-                completion: false,
+                purpose: Purpose::Search,
             };
             find.asked = Some(asked.clone());
             self.effect(Effect::Names(asked));
@@ -282,19 +197,8 @@ impl App {
                 self.know(name);
             }
         }
-        if asked.completion {
-            let found = result.as_ref().is_ok_and(|page| !page.usernames.is_empty());
-            let range = self.editor().word();
-            let word = self.editor().text()[range]
-                .trim_start_matches('@')
-                .to_lowercase();
-            let same = asked.pattern == format!("^{}", word.replace('.', "\\."));
-            match (found, same) {
-                (true, true) if self.overlay.is_none() => self.complete(),
-                (false, true) => self.say("no name begins like this"),
-                _ => {}
-            }
-            return;
+        if asked.purpose == Purpose::Completion {
+            return self.on_completions(asked, result);
         }
         let Some(Overlay::Find(find)) = &mut self.overlay else {
             return;

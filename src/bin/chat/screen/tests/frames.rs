@@ -130,7 +130,7 @@ fn a_search() {
         let asked = Asked {
             pattern: pattern.into(),
             page_token: String::new(),
-            completion: false,
+            purpose: Purpose::Search,
         };
         stage.event(Event::Names(asked, Ok(page)));
     }

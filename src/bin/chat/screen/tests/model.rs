@@ -214,7 +214,7 @@ fn each_conversation_keeps_its_draft_and_the_end_keeps_them_all() {
 }
 
 #[test]
-fn tab_completes_what_is_known_and_asks_for_the_rest() {
+fn tab_completes_what_is_known_at_once() {
     let mut stage = Stage::logged_in(80, 24);
     stage.hear("barbara", 1, "x");
     stage.hear("bob", 2, "x");
@@ -225,21 +225,98 @@ fn tab_completes_what_is_known_and_asks_for_the_rest() {
     assert_eq!(stage.app.editor().text(), "/msg barbara");
     stage.key(KeyCode::Tab);
     assert_eq!(stage.app.editor().text(), "/msg bob");
-    stage.control('c');
+    stage.event(Event::Key(KeyEvent::new(
+        KeyCode::BackTab,
+        KeyModifiers::SHIFT,
+    )));
+    assert_eq!(stage.app.editor().text(), "/msg barbara");
+    // A paste is no part of the name.
+    stage.event(Event::Paste(" hello".into()));
+    stage.key(KeyCode::Tab);
+    assert_eq!(stage.app.editor().text(), "/msg barbara hello");
+}
+
+/// The last question for names to complete, answered with these.
+fn answer_tab(stage: &mut Stage, names: &[&str], next: &str) {
+    let mut asked = stage.effects.iter().rev();
+    let asked = asked.find_map(|effect| match effect {
+        Effect::Names(asked) if asked.purpose == Purpose::Completion => Some(asked.clone()),
+        _ => None,
+    });
+    let page = Page {
+        usernames: names.iter().map(ToString::to_string).collect(),
+        next_page_token: next.into(),
+    };
+    let asked = asked.expect("nothing was asked");
+    stage.event(Event::Names(asked, Ok(page)));
+}
+
+#[test]
+fn tab_always_asks_the_servers_and_their_answer_moves_nothing() {
+    let mut stage = Stage::logged_in(80, 24);
+    let hint = |stage: &Stage| {
+        let frame = stage.frame();
+        frame.lines().nth(21).unwrap().replace(['─', '┴', '|'], "")
+    };
     stage.write("ask @ze");
     stage.key(KeyCode::Tab);
     let asked = Asked {
         pattern: "^ze".into(),
         page_token: String::new(),
-        completion: true,
+        purpose: Purpose::Completion,
     };
     assert!(stage.has(|e| matches!(e, Effect::Names(what) if *what == asked)));
-    let page = Page {
-        usernames: vec!["zelda".into()],
-        next_page_token: String::new(),
-    };
-    stage.event(Event::Names(asked, Ok(page)));
+    assert_eq!(hint(&stage).trim(), "asking for names");
+    answer_tab(&mut stage, &["zelda"], "");
     assert_eq!(stage.app.editor().text(), "ask @zelda ");
+    assert_eq!(hint(&stage).trim(), "");
+    // What is known is no reason not to ask.
+    stage.control('c');
+    stage.effects.clear();
+    stage.write("z");
+    stage.key(KeyCode::Tab);
+    assert_eq!(stage.app.editor().text(), "zelda ");
+    answer_tab(&mut stage, &["zack", "zelda"], "more");
+    assert_eq!(stage.app.editor().text(), "zelda ", "nothing moves");
+    answer_tab(&mut stage, &["zoe"], "");
+    assert_eq!(hint(&stage).trim(), "2 of 3:  zack  zelda  zoe");
+    stage.key(KeyCode::Tab);
+    assert_eq!(stage.app.editor().text(), "zoe");
+    // The names stay where they are.
+    assert_eq!(hint(&stage).trim(), "3 of 3:  zack  zelda  zoe");
+    stage.write("!");
+    assert_eq!(hint(&stage).trim(), "", "no stale remark");
+    // An answer to what is no longer asked is not written anywhere.
+    stage.control('c');
+    stage.write("y");
+    stage.key(KeyCode::Tab);
+    stage.write("e");
+    answer_tab(&mut stage, &["yves"], "");
+    assert_eq!(stage.app.editor().text(), "ye");
+    stage.control('c');
+    stage.write("qq");
+    stage.key(KeyCode::Tab);
+    answer_tab(&mut stage, &[], "");
+    assert_eq!(hint(&stage).trim(), "no name begins like this");
+    stage.key(KeyCode::Backspace);
+    assert_eq!(hint(&stage).trim(), "");
+}
+
+#[test]
+fn a_long_choice_has_pages() {
+    let mut stage = Stage::logged_in(40, 24);
+    stage.write("n");
+    stage.key(KeyCode::Tab);
+    let names: Vec<String> = (10..40).map(|n| format!("name-{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    answer_tab(&mut stage, &names, "");
+    for name in &names {
+        let frame = stage.frame();
+        let line = frame.lines().nth(21).unwrap();
+        assert!(line.contains(name), "{line}");
+        stage.key(KeyCode::Tab);
+    }
+    assert_eq!(stage.app.editor().text(), "name-10");
 }
 
 #[test]
@@ -401,13 +478,6 @@ fn a_logout_keeps_the_drafts_and_forgets_the_login() {
     };
 }
 
-#[test]
-fn a_profile_with_a_strange_name_is_refused() {
-    let mut stage = Stage::logged_in(80, 24);
-    stage.say("/profile ../x");
-    assert!(matches!(stage.app.screen, Screen::Talks));
-    assert!(!stage.has(|e| matches!(e, Effect::Profile(_))));
-}
 /// The server revokes the token first: its other streams may tell so before the answer comes.
 #[test]
 fn a_logout_forgets_the_login_whichever_event_comes_first() {
@@ -440,3 +510,10 @@ fn a_logout_forgets_the_login_whichever_event_comes_first() {
     assert!(!stage.has(|e| matches!(e, Effect::Forget)));
 }
 
+#[test]
+fn a_profile_with_a_strange_name_is_refused() {
+    let mut stage = Stage::logged_in(80, 24);
+    stage.say("/profile ../x");
+    assert!(matches!(stage.app.screen, Screen::Talks));
+    assert!(!stage.has(|e| matches!(e, Effect::Profile(_))));
+}
