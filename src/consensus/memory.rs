@@ -6,10 +6,11 @@
 //! primary's refreshes name the stamp that each member has acknowledged; everybody remembers the
 //! highest (written lazily), and says in every `Hello` and refresh what it remembers of the receiver.
 //!
-//! A replica takes part in a process run only AFTER so many others have seen that run that with
-//! itself they are a majority, and none of them remembers more of it than its log held at the start. As long as
-//! a majority remembers, one of those does. If one remembers more, the replica has lost its promises:
-//! it goes on under a new incarnation, and counts again when that is readmitted.
+//! A replica takes part in a process run, and writes to its log, only AFTER so many others have seen
+//! that run that with itself they are a majority, and none of them remembers more of it than its log
+//! held at the start. As long as a majority remembers, one of those does. If one remembers more, the
+//! replica has lost its promises: it goes on under a new incarnation, and counts again when that is
+//! readmitted.
 //!
 //! A durable log's last stamp falls only in a repair, which has rules of its own, after a fenced
 //! poll, which is recorded (`HardState::given_up`), and for a moment when a snapshot takes the place of a log that conflicts; a replica that is
@@ -31,6 +32,15 @@ impl Node {
         }
     }
 
+    /// A readmission is delivered, perhaps again after a restart. What the life before acknowledged
+    /// lies below its entry, what the present one acknowledged does not: that must not be forgotten.
+    pub(super) fn forget_memory_before(&mut self, id: ReplicaId, readmission: Stamp) {
+        let mark = self.hard.others_marks.get(&id);
+        if mark.is_some_and(|mark| *mark < readmission) || Mutant::ForgetAtReplay.on() {
+            self.hard.others_marks.remove(&id);
+        }
+    }
+
     /// What this replica remembers of a peer's present incarnation.
     pub(super) fn remembered(&self, of: ReplicaId) -> Stamp {
         let present = self
@@ -46,6 +56,12 @@ impl Node {
     pub(super) fn is_vouched_for(&self) -> bool {
         let vouching = self.peers.values().filter(|peer| peer.vouches).count();
         vouching + 1 >= self.membership.majority() || Mutant::IgnoreRollback.on()
+    }
+
+    /// May the log change? What was written before enough others have seen this run would stand in
+    /// it after a crash, and the next run could not tell that it began with less.
+    pub(super) fn may_write(&self) -> bool {
+        self.is_vouched_for() || Mutant::WriteUnvouched.on()
     }
 
     /// A peer says what it remembers of this replica.

@@ -70,11 +70,15 @@ pub enum Mutant {
     StaleRound,
     /// A replica whose disk went back to an old copy keeps its promises' name.
     IgnoreRollback,
+    /// Entries are taken from the primary before enough others have seen this run.
+    WriteUnvouched,
+    /// A restart forgets what was remembered of a replica since its readmission.
+    ForgetAtReplay,
 }
 
 impl Mutant {
     /// Every variant.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::DecideLocally,
         Self::ForgetGrant,
         Self::GrantToOlder,
@@ -107,6 +111,8 @@ impl Mutant {
         Self::AdmitTwo,
         Self::StaleRound,
         Self::IgnoreRollback,
+        Self::WriteUnvouched,
+        Self::ForgetAtReplay,
     ];
 
     /// Is this variant switched on in this thread?

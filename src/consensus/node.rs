@@ -361,7 +361,7 @@ impl Node {
             let entry = entry.clone();
             let replaced = self.membership.on_commit(&entry);
             if let Some((id, incarnation)) = replaced {
-                self.hard.others_marks.remove(&id);
+                self.forget_memory_before(id, entry.stamp());
                 self.forget_life_before(id, incarnation);
                 self.event(Event::Readmitted(id, incarnation));
             }

@@ -157,6 +157,11 @@ impl Node {
         if !self.agrees(&append) {
             return;
         }
+        if !self.may_write() {
+            // The primary goes on from here when it is told so, once others vouch.
+            self.verified = self.verified.max(append.previous.index);
+            return;
+        }
         for entry in append.entries {
             if !self.accept(entry) {
                 return;

@@ -126,6 +126,9 @@ impl Node {
             return;
         }
         self.follow(from);
+        if !self.may_write() {
+            return; // it is offered again
+        }
         if let Err(reason) = self.may_take(&head) {
             self.refuse_snapshot(from, &head, reason);
             return;

@@ -35,6 +35,7 @@ struct Out {
     log_last: Index,
     wrote_log: bool,
     commit: Option<CommitRecord>,
+    sync_commit: bool,
     slice: Option<Slice>,
     install: Option<Box<SnapshotHead>>,
 }
@@ -71,6 +72,8 @@ pub(super) struct Disk {
     /// Not written yet, ascending.
     records: VecDeque<CommitRecord>,
     records_since: Monotonic,
+    /// The record of this commit, or of a later one, is to be durable at once.
+    urgent: Option<Index>,
     /// Newest one written, and the newest one that a sync has followed.
     written: Option<CommitRecord>,
     durable: Index,
@@ -97,6 +100,7 @@ impl Disk {
             log_last,
             records: VecDeque::new(),
             records_since: Monotonic(0),
+            urgent: None,
             written: commit,
             durable: commit.map_or(Index(0), |record| record.stamp.index),
             checkpoint,
@@ -154,6 +158,12 @@ impl Disk {
         self.exhausted = false;
     }
 
+    /// The record of this commit is to be durable at once: until all disks know that a readmission is
+    /// committed, the loss of another one may leave the rest without a primary.
+    pub(super) fn hurry(&mut self, commit: Index) {
+        self.urgent = Some(commit);
+    }
+
     /// The next job, if the disk is free and there is something to do. Extra work takes the turn of
     /// a slice, and neither comes twice between two of the core's jobs.
     pub(super) fn next_job(
@@ -188,6 +198,7 @@ impl Disk {
             None => (self.log_last, false),
         };
         let waited = now.since(self.records_since) >= policy.record_after_us;
+        let waited = waited || self.urgent.is_some();
         let commit = if wrote_log || slice.is_some() || force || waited {
             self.take_record(log_last)
         } else {
@@ -204,6 +215,8 @@ impl Disk {
         if core.is_none() && commit.is_none() && slice.is_none() && fetches.is_empty() {
             return None;
         }
+        let hurried = |at: &mut Index| commit.is_some_and(|record| record.stamp.index >= *at);
+        let sync_commit = self.urgent.take_if(hurried).is_some();
         self.number += 1;
         self.sliced_last = slice.is_some();
         self.out = Some(Out {
@@ -213,6 +226,7 @@ impl Disk {
             log_last,
             wrote_log,
             commit,
+            sync_commit,
             slice: slice.as_ref().map(without_changes),
             install: core.as_ref().and_then(|job| job.install.clone()),
         });
@@ -220,6 +234,7 @@ impl Disk {
             number: self.number,
             core,
             commit,
+            sync_commit,
             slice,
             fetches,
             extra: None,
@@ -249,6 +264,7 @@ impl Disk {
             log_last: self.log_last,
             wrote_log: false,
             commit: None,
+            sync_commit: false,
             slice: None,
             install: None,
         });
@@ -256,6 +272,7 @@ impl Disk {
             number: self.number,
             core: None,
             commit: None,
+            sync_commit: false,
             slice: None,
             fetches: std::mem::take(&mut self.fetches),
             extra: Some(extra),
@@ -289,7 +306,7 @@ impl Disk {
         if out.commit.is_some() {
             self.written = out.commit;
         }
-        if out.wrote_log {
+        if out.wrote_log || out.sync_commit {
             self.durable = self.written.map_or(Index(0), |record| record.stamp.index);
         }
         let slice = out.slice.is_some();
@@ -439,6 +456,28 @@ mod tests {
 
     fn commit(job: &DiskJob) -> Option<u64> {
         job.commit.map(|record| record.stamp.index.0)
+    }
+
+    #[test]
+    fn a_hurried_record_goes_at_once_with_a_sync_of_its_own_unless_one_comes_along() {
+        let mut disk = Disk::new(Index(5), None, None);
+        disk.record(record(1, 5), ms(100));
+        disk.hurry(Index(5));
+        let job = next_job(&mut disk, POLICY, ms(100), &mut none()).unwrap();
+        assert_eq!((commit(&job), job.sync_commit), (Some(5), true));
+        done(&mut disk, &job);
+        assert_eq!(disk.durable, Index(5));
+
+        disk.set_core(append(1, 6));
+        let job = next_job(&mut disk, POLICY, ms(101), &mut none()).unwrap();
+        done(&mut disk, &job);
+        disk.record(record(1, 6), ms(102));
+        disk.hurry(Index(6));
+        disk.set_core(append(2, 7));
+        let job = next_job(&mut disk, POLICY, ms(102), &mut none()).unwrap();
+        assert_eq!((commit(&job), job.core.is_some()), (Some(6), true));
+        done(&mut disk, &job);
+        assert!(next_job(&mut disk, POLICY, ms(102), &mut none()).is_none());
     }
 
     #[test]

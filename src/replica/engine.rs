@@ -22,7 +22,7 @@ use crate::consensus::{
 };
 use crate::state_machine::{Command, Operation, Query, StateMachine};
 use crate::storage::{self, CommitRecord, Recovered, StateReader, StorageError};
-use crate::types::entry::Entry;
+use crate::types::entry::{Entry, Kind};
 use crate::types::{Index, Monotonic, ReplicaId, RunNonce, WallTime};
 use std::collections::BTreeSet;
 
@@ -460,6 +460,10 @@ impl<R: StateReader> Replica<R> {
             time: last.time(),
         };
         self.disk.record(record, self.now.mono);
+        let readmits = |entry: &&Entry| entry.kind() == Kind::ReplaceIncarnation;
+        if let Some(readmission) = committed.iter().rev().find(readmits) {
+            self.disk.hurry(readmission.index());
+        }
         self.tell_applied();
         Ok(())
     }

@@ -48,8 +48,8 @@ pub fn execute<S: Store>(
             store.write_hard_state(state, core.sync_hard_state)?;
         }
     }
-    // Neither needs a sync of its own: both only spare a restart some work, and the slice stands
-    // on a commit record of this very write or of one that is durable.
+    // Neither needs a sync of its own, but for a readmission's record: both only spare a restart some
+    // work, and the slice stands on a commit record of this very write or of one that is durable.
     if commit.is_some() || job.slice.is_some() {
         let write = Write {
             commit,
@@ -59,6 +59,9 @@ pub fn execute<S: Store>(
         workshop.before_write(store, &write)?;
         let mirrored = workshop.mirrors().then(|| write.clone());
         store.write(write)?;
+        if job.sync_commit {
+            store.sync()?;
+        }
         if let Some(write) = mirrored {
             workshop.after_write(store, write);
         }
@@ -89,6 +92,7 @@ mod tests {
             number: 7,
             core,
             commit: None,
+            sync_commit: false,
             slice: None,
             fetches: Vec::new(),
             extra: None,
@@ -164,6 +168,18 @@ mod tests {
             store.operations,
             ["hard state term 4 lazy", "write commit 4 slice 4"]
         );
+    }
+
+    #[test]
+    fn a_hurried_commit_record_is_synced() {
+        let mut store = FakeStore::default();
+        let hurried = DiskJob {
+            commit: Some(record(3, 4)),
+            sync_commit: true,
+            ..job(None)
+        };
+        execute(&mut store, &mut Workshop::default(), hurried).unwrap();
+        assert_eq!(store.operations, ["write commit 4", "sync"]);
     }
 
     #[test]

@@ -246,6 +246,8 @@ pub struct DiskJob {
     pub core: Option<crate::consensus::Job>,
     /// Rides in the same atomic write as the core's entries.
     pub commit: Option<CommitRecord>,
+    /// The commit record is to be durable when the job is done.
+    pub sync_commit: bool,
     /// A checkpoint slice, in a write of its own AFTER the core's part.
     pub slice: Option<Slice>,
     /// Reads for peers that are behind.

@@ -367,6 +367,7 @@ mod tests {
                     ..Default::default()
                 }),
                 commit: None,
+                sync_commit: false,
                 slice: None,
                 fetches: Vec::new(),
                 extra: None,

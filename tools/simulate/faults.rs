@@ -455,14 +455,20 @@ impl World {
         let others = self.members.len() > 1 && self.swapped.is_none();
         others && self.members.iter().all(|m| m.admitted) && self.wiped < 3 && {
             let views = &self.checker.views;
-            let readmitted = self.checker.last_readmission;
-            let known = views.iter().all(|view| view.commit_durable >= readmitted);
             // A repair is over when its end is durable: until then it begins anew after a kill.
-            known
+            self.readmission_is_known()
                 && views
                     .iter()
                     .all(|view| !view.damaged && !view.is_repairing())
         }
+    }
+
+    /// Every disk knows that the last readmission is committed. Before that the loss of another disk
+    /// may leave the rest without a primary.
+    pub fn readmission_is_known(&self) -> bool {
+        let readmitted = self.checker.last_readmission;
+        let mut views = self.checker.views.iter();
+        views.all(|view| view.commit_durable >= readmitted)
     }
 
     /// The tail is lost down to below what was acknowledged, or an entry among the last is another:

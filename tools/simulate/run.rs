@@ -202,6 +202,14 @@ fn nobody_serves(world: &mut World, invariant: &'static str) {
 /// The same committed entries are lost on some: a minority is repaired, a majority halts.
 fn same_damage(world: &mut World) {
     let count = world.plan.same_damage;
+    if count > 0 {
+        until(
+            world,
+            world.now,
+            World::readmission_is_known,
+            "a commit becomes durable on an idle replica",
+        );
+    }
     let marks = (0..count).map(|at| {
         (
             world.mark(at),

@@ -109,7 +109,11 @@ pub const GENERATORS: [Generator; 10] = [
     },
     Generator {
         name: "old copies",
-        mutants: &[Mutant::IgnoreRollback],
+        mutants: &[
+            Mutant::IgnoreRollback,
+            Mutant::WriteUnvouched,
+            Mutant::ForgetAtReplay,
+        ],
         replicas: 3,
         steps: 12_000,
         make: |seed| Box::new(old::OldCopies::new(Rng::new(seed))),

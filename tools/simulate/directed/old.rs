@@ -1,5 +1,6 @@
 //! A disk goes back to an old copy, again and again, as soon as a majority of the others remembers
-//! more: the replica must notice before it takes part.
+//! more: the replica must notice before it takes part, also if it is killed again while it catches
+//! up.
 
 use crate::faults::{Director, Plan};
 use crate::rng::Rng;
@@ -9,12 +10,14 @@ use chat::consensus::Config;
 /// See the module.
 pub struct OldCopies {
     rng: Rng,
+    /// Went back to an old copy a moment ago.
+    fresh: Option<usize>,
 }
 
 impl OldCopies {
     /// From a seed.
     pub fn new(rng: Rng) -> Self {
-        Self { rng }
+        Self { rng, fresh: None }
     }
 }
 
@@ -26,6 +29,11 @@ impl Director for OldCopies {
     }
 
     fn act(&mut self, world: &mut World) -> u64 {
+        if let Some(victim) = self.fresh.take() {
+            world.kill(victim, "while it catches up");
+            world.restart_later(victim);
+            return self.rng.between(40_000, 100_000);
+        }
         let victim = self.rng.below(world.members.len() as u64) as usize;
         world.roll_back(victim);
         if self.rng.chance(200)
@@ -33,6 +41,10 @@ impl Director for OldCopies {
         {
             world.kill(primary, "for an election");
             world.restart_later(primary);
+        }
+        if self.rng.chance(500) {
+            self.fresh = Some(victim);
+            return self.rng.between(20_000, 120_000);
         }
         self.rng.between(60_000, 200_000)
     }
