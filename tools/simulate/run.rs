@@ -3,6 +3,7 @@
 use super::checker::Violation;
 use super::faults::Director;
 use super::world::{HEAL_US_MAX, LAST_LINES, Options, TRACE_ALL, World};
+use chat::types::Index;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -202,7 +203,8 @@ fn nobody_serves(world: &mut World, invariant: &'static str) {
 /// The same committed entries are lost on some: a minority is repaired, a majority halts.
 fn same_damage(world: &mut World) {
     let count = world.plan.same_damage;
-    if count > 0 {
+    let readmitted = world.checker.last_readmission > Index(1);
+    if count > 0 && readmitted {
         until(
             world,
             world.now,
