@@ -198,18 +198,14 @@ impl Disk {
             None => (self.log_last, false),
         };
         let waited = now.since(self.records_since) >= policy.record_after_us;
-        let waited = waited || self.urgent.is_some();
-        let commit = if wrote_log || slice.is_some() || force || waited {
-            self.take_record(log_last)
-        } else {
-            None
-        };
+        let along = wrote_log || slice.is_some() || force;
+        let due = along || waited || self.urgent.is_some();
+        let commit = due.then(|| self.take_record(log_last)).flatten();
         // A slice stands on a record that is durable or in its own write.
         let commit = commit.or_else(|| {
             let slice = slice.as_ref()?;
-            (slice.applied > self.durable)
-                .then_some(self.written)
-                .flatten()
+            let undurable = slice.applied > self.durable;
+            undurable.then_some(self.written).flatten()
         });
         let fetches = std::mem::take(&mut self.fetches);
         if core.is_none() && commit.is_none() && slice.is_none() && fetches.is_empty() {

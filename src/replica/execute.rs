@@ -48,23 +48,13 @@ pub fn execute<S: Store>(
             store.write_hard_state(state, core.sync_hard_state)?;
         }
     }
-    // Neither needs a sync of its own, but for a readmission's record: both only spare a restart some
-    // work, and the slice stands on a commit record of this very write or of one that is durable.
     if commit.is_some() || job.slice.is_some() {
         let write = Write {
             commit,
             slice: job.slice,
             ..Write::default()
         };
-        workshop.before_write(store, &write)?;
-        let mirrored = workshop.mirrors().then(|| write.clone());
-        store.write(write)?;
-        if job.sync_commit {
-            store.sync()?;
-        }
-        if let Some(write) = mirrored {
-            workshop.after_write(store, write);
-        }
+        write_beside(store, workshop, write, job.sync_commit)?;
     }
     let mut fetched = Vec::with_capacity(job.fetches.len());
     for fetch in job.fetches {
@@ -78,6 +68,27 @@ pub fn execute<S: Store>(
         extra,
         size_bytes: store.size_bytes(),
     })
+}
+
+/// A commit record and a slice. Neither needs a sync of its own, but for a readmission's record: both
+/// only spare a restart some work, and the slice stands on a commit record of this very write or of
+/// one that is durable.
+fn write_beside<S: Store>(
+    store: &mut S,
+    workshop: &mut Workshop,
+    write: Write,
+    sync: bool,
+) -> Result<(), StorageError> {
+    workshop.before_write(store, &write)?;
+    let mirrored = workshop.mirrors().then(|| write.clone());
+    store.write(write)?;
+    if sync {
+        store.sync()?;
+    }
+    if let Some(write) = mirrored {
+        workshop.after_write(store, write);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

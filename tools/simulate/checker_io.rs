@@ -74,7 +74,10 @@ impl Checker {
             });
             return;
         };
-        let good = found.incarnation == synced.incarnation
+        // A new life's first write may have survived without its sync.
+        let live = self.views[at].hard_live.as_ref();
+        let good = (found.incarnation == synced.incarnation
+            || live.is_some_and(|live| found.incarnation == live.incarnation))
             && found.term >= synced.term
             && (found.term > synced.term
                 || synced.granted_to.is_none()
