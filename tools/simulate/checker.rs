@@ -10,7 +10,7 @@ use super::network::{id_of, slot};
 use chat::consensus::{HardState, Repair, Role};
 use chat::types::entry::{Entry, Kind, ReplaceIncarnation};
 use chat::types::{ClusterId, Hash, Incarnation, Index, Members, ReplicaId, RunNonce, Stamp, Term};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A broken invariant.
 #[derive(Clone, Debug)]
@@ -122,6 +122,8 @@ pub struct Checker {
     /// Incarnations in force by the committed prefix.
     pub in_force: Members,
     founders: Option<Members>,
+    /// Lives whose disk went back to an old copy: they promise nothing any more, and take no part.
+    pub(super) ended: BTreeSet<(ReplicaId, Incarnation)>,
     /// Index of the formation, or of the last readmission that is committed.
     pub last_readmission: Index,
     cluster: Option<ClusterId>,
@@ -146,6 +148,7 @@ impl Checker {
             digests: Vec::new(),
             in_force: Members::new(),
             founders: None,
+            ended: BTreeSet::new(),
             last_readmission: Index(1),
             cluster: None,
             primaries: BTreeMap::new(),
@@ -543,7 +546,9 @@ impl Checker {
         }
         self.views[at].hard_durable = Some(state.clone());
         // One that takes no part has used its grant up, and gives none: see `on_grant_sent`.
-        if let Some(to) = state.granted_to.filter(|_| !self.views[at].damaged) {
+        let ended = self.ended.contains(&(id, state.incarnation));
+        let promises = !self.views[at].damaged && !ended;
+        if let Some(to) = state.granted_to.filter(|_| promises) {
             self.on_grant(id, state.incarnation, state.term, to);
         }
     }

@@ -230,7 +230,8 @@ impl Checker {
                         ..
                     })
             );
-            let takes_part = !self.views[at].damaged || !counts;
+            let ended = self.ended.contains(&(id, message.from_incarnation));
+            let takes_part = !self.views[at].damaged && !ended || !counts;
             self.check(takes_part, "a damaged replica takes no part", || {
                 format!("replica {id} sends {}", name(&message.body))
             });

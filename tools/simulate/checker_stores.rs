@@ -136,6 +136,7 @@ impl Checker {
         view.damaged = true;
         (view.next, view.exchanging) = (None, None);
         if let Some(hard) = view.hard_durable.take() {
+            self.ended.insert((id_of(at), hard.incarnation));
             view.lost = Some((hard.incarnation, view.durable.clone()));
         }
         view.hard_live = None;
