@@ -16,7 +16,7 @@ const PAGES_MAX: usize = 16;
 /// An answer without its head, which is the same for all that are written at once.
 pub(super) enum Answer {
     V1(v1::Reply),
-    V2(u16, Result<v2::Reply, v2::Failure>),
+    V2(u64, Result<v2::Reply, v2::Failure>),
     Broken(Broken),
 }
 

@@ -143,6 +143,8 @@ async fn what_is_not_understood_is_answered_and_the_connection_goes_on() {
         ("9||1||-", "9||1||OPCODE_UNKNOWN"),
         ("99||2||-", "99||2||OPCODE_UNKNOWN||1||"),
         ("8||3||-", "8||3||VERSION_UNSUPPORTED||1,2"),
+        ("8||65536||-", "8||65536||VERSION_UNSUPPORTED||1,2"),
+        ("65536||1||-", "65536||1||OPCODE_UNKNOWN"),
         ("8||0||a||b||c||-", "8||0||VERSION_UNSUPPORTED||1,2"),
         ("2||1||||a||b||c||-", "2||1||TOKEN_MISSING"),
         ("2||1||x||a||b||c||-", "2||1||TOKEN_INVALID"),

@@ -71,7 +71,7 @@ impl std::error::Error for FrameError {}
 #[error("{error}")]
 pub struct Broken {
     /// Opcode and version, if both could be read.
-    pub head: Option<(u16, u16)>,
+    pub head: Option<(u64, u64)>,
     /// Why.
     #[source]
     pub error: FrameError,

@@ -282,7 +282,7 @@ macro_rules! operations {
 
         impl Request {
             /// Its number in the frame.
-            pub fn opcode(&self) -> u16 {
+            pub fn opcode(&self) -> u64 {
                 match self { $(Self::$name(_) => $opcode,)* }
             }
 
@@ -292,7 +292,7 @@ macro_rules! operations {
 
             /// Reads the fields; also says how many of them are known.
             pub(super) fn take(
-                opcode: u16,
+                opcode: u64,
                 from: &mut Reader<'_>,
             ) -> Result<(Self, usize), FrameError> {
                 match opcode {
@@ -304,7 +304,7 @@ macro_rules! operations {
 
         impl Reply {
             /// The number of the operation that it answers.
-            pub fn opcode(&self) -> u16 {
+            pub fn opcode(&self) -> u64 {
                 match self { $(Self::$name(_) => $opcode,)* }
             }
 
@@ -313,7 +313,7 @@ macro_rules! operations {
             }
 
             pub(super) fn take(
-                opcode: u16,
+                opcode: u64,
                 from: &mut Reader<'_>,
             ) -> Result<Self, FrameError> {
                 match opcode {

@@ -24,9 +24,9 @@ pub fn canary(before: &[u8]) -> [u8; 8] {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame<'a> {
     /// What is asked, or answered.
-    pub opcode: u16,
+    pub opcode: u64,
     /// In which version.
-    pub version: u16,
+    pub version: u64,
     pub(super) fields: Vec<&'a str>,
 }
 
@@ -95,7 +95,7 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// Begins a frame; `-` stands for a head that could not be read.
-    pub(super) fn begin(out: &'a mut Vec<u8>, head: Option<(u16, u16)>) -> Self {
+    pub(super) fn begin(out: &'a mut Vec<u8>, head: Option<(u64, u64)>) -> Self {
         use std::io::Write as _;
         let start = out.len();
         // A vector never fails to take bytes.

@@ -53,7 +53,7 @@ impl Request {
     }
 
     /// Opcode and version.
-    pub fn head(&self) -> (u16, u16) {
+    pub fn head(&self) -> (u64, u64) {
         match self {
             Self::V1(request) => (request.opcode(), 1),
             Self::V2(request) => (request.opcode(), 2),
@@ -67,11 +67,11 @@ pub enum Reply {
     /// Of version 1.
     V1(v1::Reply),
     /// Of version 2; the opcode of a failure may be one that the version has not.
-    V2(u16, v2::Answer),
+    V2(u64, v2::Answer),
     /// To an opcode that version 1 has not.
-    OpcodeUnknown(u16),
+    OpcodeUnknown(u64),
     /// To a version that is not spoken (opcode and version): names those that are.
-    VersionUnsupported(u16, u16),
+    VersionUnsupported(u64, u64),
     /// To something whose head could not be read.
     Unread(FrameError),
 }

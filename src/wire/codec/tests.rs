@@ -76,7 +76,7 @@ fn requests() -> BoxedStrategy<Request> {
 }
 
 fn answers() -> BoxedStrategy<Reply> {
-    let failure = (1..100u16, "[A-Z_]{1,20}", v2::Explanation::sample()).prop_map(
+    let failure = (1..100u64, "[A-Z_]{1,20}", v2::Explanation::sample()).prop_map(
         |(opcode, reason, explanation)| {
             (
                 opcode,
@@ -104,8 +104,8 @@ fn replies() -> BoxedStrategy<Reply> {
     prop_oneof![
         4 => answers(),
         4 => v1::Reply::sample().prop_map(Reply::V1),
-        1 => (6..=u16::MAX).prop_map(Reply::OpcodeUnknown),
-        1 => (any::<u16>(), 3..=u16::MAX).prop_map(|(o, v)| Reply::VersionUnsupported(o, v)),
+        1 => (6..=u64::MAX).prop_map(Reply::OpcodeUnknown),
+        1 => (any::<u64>(), 3..=u64::MAX).prop_map(|(o, v)| Reply::VersionUnsupported(o, v)),
         1 => prop::sample::select(FrameError::ALL).prop_map(Reply::Unread),
     ]
     .boxed()
@@ -178,7 +178,7 @@ proptest! {
     }
 }
 
-fn broken(line: &str) -> (Option<(u16, u16)>, FrameError) {
+fn broken(line: &str) -> (Option<(u64, u64)>, FrameError) {
     let broken = Request::decode(line.as_bytes()).unwrap_err();
     (broken.head, broken.error)
 }
@@ -219,7 +219,15 @@ fn what_is_wrong_is_told_with_the_head_where_it_can_be_read() {
         ("x||1||-", None, FrameInvalid),
         ("1||||-", None, FrameInvalid),
         ("+1||1||-", None, FrameInvalid),
-        ("99999||1||-", None, FrameInvalid),
+        ("18446744073709551616||1||-", None, FrameInvalid),
+        ("8||18446744073709551616||-", None, FrameInvalid),
+        ("65536||1||-", Some((65_536, 1)), OpcodeUnknown),
+        ("8||65536||-", Some((8, 65_536)), VersionUnsupported),
+        (
+            "8||18446744073709551615||-",
+            Some((8, u64::MAX)),
+            VersionUnsupported,
+        ),
         ("8||2", Some((8, 2)), FrameInvalid),
         ("8||2|||-", Some((8, 2)), FrameInvalid),
         ("8||2||", Some((8, 2)), CanaryWrong),

@@ -105,7 +105,7 @@ records! {
 
 impl Reply {
     /// The reply to a failed operation; none for an opcode that version 1 has not.
-    pub fn refused(opcode: u16, word: &str) -> Option<Self> {
+    pub fn refused(opcode: u64, word: &str) -> Option<Self> {
         let error_code = word.to_owned();
         let logged_in = LoggedIn {
             error_code: error_code.clone(),

@@ -355,7 +355,7 @@ impl Answer {
         }
     }
 
-    pub(super) fn take(opcode: u16, from: &mut Reader<'_>) -> Result<Self, FrameError> {
+    pub(super) fn take(opcode: u64, from: &mut Reader<'_>) -> Result<Self, FrameError> {
         let head = Head::take(from)?;
         let outcome = if head.error_code.is_empty() {
             Ok(Reply::take(opcode, from)?)
