@@ -153,6 +153,10 @@ pub const EXPIRE_INBOXES_MAX: usize = 64;
 pub const EXPIRE_BLOCKS_MAX: usize = 512;
 const _: () = assert!(BODY_BYTES_MAX + 4 * 1024 < ENTRY_PAYLOAD_BYTES_MAX);
 
+/// Peers in one question for how far they have received what an account sent them: one read of a
+/// small record each, on the replica's thread.
+pub const DELIVERED_PEERS_MAX: usize = 256;
+
 /// Pattern of an account listing in bytes.
 pub const PATTERN_BYTES_MAX: usize = 256;
 /// Compiled size of that pattern in bytes.

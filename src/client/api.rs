@@ -10,6 +10,9 @@ use crate::proto::chat as proto;
 use crate::proto::chat::Account;
 use std::sync::Arc;
 
+/// Peers in one question for receipts: what the servers look at.
+const PEERS_AT_ONCE: usize = 256;
+
 /// What an account is created with.
 #[derive(Clone, Default)]
 pub struct NewAccount {
@@ -232,6 +235,26 @@ impl Client {
         };
         let answer = self.call(Kind::Write, request).await?;
         Ok(answer.body.cursor)
+    }
+
+    /// How far peers have acknowledged what this account sent them: pairs of a name and a message
+    /// id, without those who have acknowledged nothing. A listener hears of what happens while it
+    /// listens only: ask AFTER its [`Event::EndOfBacklog`](super::Event::EndOfBacklog), and nothing
+    /// falls in between.
+    pub async fn list_delivered(
+        &self,
+        peers: &[String],
+    ) -> Result<Vec<(String, u64)>, ClientError> {
+        let mut marks = Vec::new();
+        for peers in peers.chunks(PEERS_AT_ONCE) {
+            let request = proto::ListDeliveredRequest {
+                peers: peers.to_vec(),
+            };
+            let answer = self.call(Kind::Read, request).await?;
+            let delivered = answer.body.delivered.into_iter();
+            marks.extend(delivered.map(|mark| (mark.peer, mark.up_to_message_id)));
+        }
+        Ok(marks)
     }
 
     /// A page of the account names that match a regular expression (empty: all).

@@ -199,6 +199,17 @@ operations! {
             request_id: id(message.request_id),
         },
         |reply| proto::AckMessagesResponse { cursor: reply.cursor };
+    ListDeliveredRequest -> ListDeliveredResponse, list_delivered, ListDelivered,
+        |message, token| v2::ListDelivered {
+            token,
+            peers: message.peers.into_iter().map(|username| v2::Name { username }).collect(),
+        },
+        |reply| proto::ListDeliveredResponse {
+            delivered: reply.receipts.into_iter().map(|receipt| proto::Delivered {
+                peer: receipt.peer,
+                up_to_message_id: receipt.message_id,
+            }).collect(),
+        };
     ListAccountsRequest -> ListAccountsResponse, list_accounts, ListAccounts in Slow,
         |message, token| v2::ListAccounts {
             token,

@@ -167,6 +167,12 @@ impl ChatService for Fake {
     ) -> Reply<proto::AckMessagesResponse> {
         Err(Status::unimplemented("not played"))
     }
+    async fn list_delivered(
+        &self,
+        _: Request<proto::ListDeliveredRequest>,
+    ) -> Reply<proto::ListDeliveredResponse> {
+        Err(Status::unimplemented("not played"))
+    }
     async fn list_accounts(
         &self,
         _: Request<proto::ListAccountsRequest>,

@@ -352,6 +352,18 @@ impl<B: Backend> ChatService for Chat<B> {
         self.reply(response)
     }
 
+    async fn list_delivered(
+        &self,
+        request: Request<proto::ListDeliveredRequest>,
+    ) -> Result<Response<proto::ListDeliveredResponse>, Status> {
+        let done = async {
+            let token = convert::token(request.metadata())?;
+            let peers = request.into_inner().peers;
+            self.service.list_delivered(&token, peers).await
+        };
+        self.reply(done.await.map(convert::delivered))
+    }
+
     async fn list_accounts(
         &self,
         request: Request<proto::ListAccountsRequest>,

@@ -6,7 +6,7 @@ use crate::service::{
     Password, Reason, SendMessage, Sent, ServiceError, Token, WhoAmI, request_id,
 };
 use crate::state_machine::{AccountInfo, InboxMessage, SessionInfo};
-use crate::types::{InboxSeq, RequestId};
+use crate::types::{InboxSeq, Index, RequestId};
 use tonic::metadata::MetadataMap;
 
 /// The scheme is case-insensitive (RFC 9110, 11.1), the token is not.
@@ -164,6 +164,16 @@ pub(super) fn page(page: Page) -> proto::ListAccountsResponse {
     proto::ListAccountsResponse {
         usernames: page.usernames,
         next_page_token: page.next_page_token,
+    }
+}
+
+pub(super) fn delivered(marks: Vec<(String, Index)>) -> proto::ListDeliveredResponse {
+    let delivered = marks.into_iter().map(|(peer, up_to)| proto::Delivered {
+        peer,
+        up_to_message_id: up_to.0,
+    });
+    proto::ListDeliveredResponse {
+        delivered: delivered.collect(),
     }
 }
 

@@ -321,6 +321,17 @@ impl State {
         sent
     }
 
+    /// The newest message of this sender that the peer has acknowledged on some device.
+    fn delivered(&self, peer: &str, sender: UserId) -> Index {
+        let Some(peer) = self.by_name(peer).map(|user| &self.accounts[&user]) else {
+            return Index(0);
+        };
+        let received = peer.cursors.values().max().copied().unwrap_or_default();
+        let of_sender = peer.inbox.iter().rev();
+        let mut of_sender = of_sender.filter(|m| m.seq <= received && m.sender == sender);
+        of_sender.next().map_or(Index(0), |message| message.id)
+    }
+
     fn answer(&self, query: Query) -> Result<Answer, Refusal> {
         Ok(match query {
             Query::Credentials { name } => Answer::Credentials(self.by_name(&name).map(|user| {
@@ -380,7 +391,11 @@ impl State {
                     },
                 }
             }
-            Query::Delivered { .. } => Answer::Delivered(Index(0)),
+            Query::Delivered { token, peers } => {
+                let (user, _) = self.session(token)?;
+                let marks = peers.iter().map(|peer| self.delivered(peer, user));
+                Answer::Delivered(marks.collect())
+            }
         })
     }
 

@@ -1,11 +1,13 @@
-//! Messages: send and acknowledge. (Delivery is in `deliver`.)
+//! Messages: send, acknowledge, and how far peers have. (Delivery is in `deliver`.)
 
 use super::errors::ServiceError;
 use super::requests::{SendMessage, Sent};
 use super::tokens::Token;
 use super::{Backend, Service, unexpected_reply, validate};
-use crate::state_machine::{Operation, Reply};
-use crate::types::{InboxSeq, RequestId};
+use crate::limits;
+use crate::replica::Consistency;
+use crate::state_machine::{Answer, Operation, Query, Reply};
+use crate::types::{InboxSeq, Index, RequestId};
 
 impl<B: Backend> Service<B> {
     /// Sends a message. When this returns, it is durable on a majority.
@@ -54,6 +56,31 @@ impl<B: Backend> Service<B> {
         {
             Reply::Acknowledged { up_to } => Ok(up_to),
             other => Err(unexpected_reply("ack_messages", &other)),
+        }
+    }
+
+    /// How far each of these peers has acknowledged what this account sent it: the message's id,
+    /// without those who have acknowledged nothing. Looks at `DELIVERED_PEERS_MAX` of them.
+    pub async fn list_delivered(
+        &self,
+        token: &Token,
+        peers: Vec<String>,
+    ) -> Result<Vec<(String, Index)>, ServiceError> {
+        let token = token.hash();
+        let peers = peers.iter().take(limits::DELIVERED_PEERS_MAX);
+        let peers = peers.map(|peer| validate::user_name(peer, "peers"));
+        let peers = peers.collect::<Result<Vec<_>, _>>()?;
+        let query = Query::Delivered {
+            token,
+            peers: peers.clone(),
+        };
+        match self.read(query, Consistency::Linearizable).await? {
+            Answer::Delivered(marks) => {
+                self.inner.backend.token_used(token);
+                let marks = peers.into_iter().zip(marks);
+                Ok(marks.filter(|(_, mark)| *mark > Index(0)).collect())
+            }
+            _ => Err(ServiceError::internal("list_delivered: unexpected answer")),
         }
     }
 }

@@ -341,13 +341,13 @@ pub enum Query {
         /// below the cursor's `last`.
         limit: usize,
     },
-    /// How far the account named has received what this account sent: for `delivered` events.
-    /// Answers `Delivered`.
+    /// How far the accounts named have received what this account sent: for those who were not
+    /// listening when they did. Answers `Delivered`.
     Delivered {
         /// The sender's token.
         token: TokenHash,
-        /// Case-folded name of the peer.
-        peer: String,
+        /// Case-folded names of the peers.
+        peers: Vec<String>,
     },
     /// Is the token good? Answers `WhoAmI` or a refusal; for listings, whose names come from the
     /// name index.
@@ -384,9 +384,9 @@ pub enum Answer {
         /// The device's cursor.
         cursor: Cursor,
     },
-    /// For `Delivered`: id of the newest message of this sender that any device of the peer has
-    /// acknowledged (0: none).
-    Delivered(Index),
+    /// For `Delivered`: for each peer the id of the newest message of this sender that any of its
+    /// devices has acknowledged (0: none, or there is no such account).
+    Delivered(Vec<Index>),
     /// Refused.
     Refused(Refusal),
 }

@@ -6,7 +6,7 @@ use super::tokens::{self, Session};
 use super::users::{account_info, find_account, find_user};
 use super::{Answer, Credentials, PasswordHash, Query, Refusal, SessionInfo, inboxes};
 use crate::storage::{StorageError, Tree};
-use crate::types::{InboxSeq, TokenHash, WallTime};
+use crate::types::{InboxSeq, Index, TokenHash, WallTime};
 
 /// Answers from what is applied.
 pub(super) fn answer(view: View<'_>, query: &Query) -> Result<Answer, StorageError> {
@@ -24,10 +24,13 @@ pub(super) fn answer(view: View<'_>, query: &Query) -> Result<Answer, StorageErr
     match query {
         Query::Sessions { .. } => sessions(view, &session),
         Query::Inbox { after, limit, .. } => inbox(view, &session, *after, *limit),
-        Query::Delivered { peer, .. } => Ok(match find_user(view, peer)? {
-            Some(peer) => Answer::Delivered(inboxes::delivered(view, peer, session.user())?),
-            None => Answer::Refused(Refusal::UserUnknown),
-        }),
+        Query::Delivered { peers, .. } => {
+            let marks = peers.iter().map(|peer| match find_user(view, peer)? {
+                Some(peer) => inboxes::delivered(view, peer, session.user()),
+                None => Ok(Index(0)),
+            });
+            Ok(Answer::Delivered(marks.collect::<Result<_, _>>()?))
+        }
         Query::Credentials { .. } | Query::WhoAmI { .. } | Query::Check { .. } => {
             let account = session.account();
             Ok(Answer::WhoAmI {

@@ -70,6 +70,16 @@ pub(super) fn page(page: Page) -> v2::Page {
     }
 }
 
+pub(super) fn receipts(marks: Vec<(String, types::Index)>) -> v2::Receipts {
+    let receipts = marks.into_iter().map(|(peer, up_to)| v2::Receipt {
+        peer,
+        message_id: up_to.0,
+    });
+    v2::Receipts {
+        receipts: receipts.collect(),
+    }
+}
+
 pub(super) fn sessions(sessions: Vec<SessionInfo>) -> v2::Sessions {
     let sessions = sessions.into_iter().map(|session| v2::Session {
         session_id: session.id,

@@ -128,6 +128,12 @@ async fn call<B: Backend>(
             let sessions = service.list_sessions(&token).await?;
             Ok(Reply::ListSessions(convert::sessions(sessions)))
         }
+        Request::ListDelivered(request) => {
+            let token = convert::token(&request.token)?;
+            let peers = request.peers.into_iter().map(|peer| peer.username);
+            let marks = service.list_delivered(&token, peers.collect()).await?;
+            Ok(Reply::ListDelivered(convert::receipts(marks)))
+        }
         Request::RevokeSession(request) => {
             let token = convert::token(&request.token)?;
             let id = convert::request_id(request.request_id)?;

@@ -373,6 +373,8 @@ fn reply_bytes(request: &v2::Request) -> usize {
     match request {
         v2::Request::Refresh(_) => 2 * limits::WIRE_BATCH_BYTES_MAX,
         v2::Request::ListAccounts(_) => limits::PAGE_MAX as usize * (limits::USER_NAME_MAX + 2),
+        // A receipt is not much longer than the name that asks for it.
+        v2::Request::ListDelivered(request) => request.peers.len() * 32,
         _ => 0,
     }
 }

@@ -91,6 +91,11 @@ impl Names {
                     }
                 }
             }
+            v2::Reply::ListDelivered(list) => {
+                for receipt in &mut list.receipts {
+                    self.number("message", &mut receipt.message_id);
+                }
+            }
             v2::Reply::WhoAmI(me) => {
                 self.number("user", &mut me.user_id);
                 self.number("time", &mut me.created_us);

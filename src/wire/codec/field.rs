@@ -194,7 +194,10 @@ impl<R: Record> Field for Vec<R> {
         }
     }
     fn take(from: &mut Reader<'_>) -> Result<Self, FrameError> {
-        let count = from.next().ok_or(FrameError::FieldCount)?;
+        // From an older side.
+        let Some(count) = from.next() else {
+            return Ok(Self::new());
+        };
         let width = from.next().ok_or(FrameError::FieldCount)?;
         let (Some(count), Some(width)) = (number::<usize>(count), number::<usize>(width)) else {
             return Err(FrameError::FieldInvalid);

@@ -35,6 +35,8 @@ operations! {
     ChangePassword = 13 -> Done,
     /// Changes the full name.
     UpdateProfile = 14 -> Done,
+    /// How far peers have acknowledged what this account sent them.
+    ListDelivered = 15 -> Receipts,
 }
 
 records! {
@@ -168,6 +170,13 @@ records! {
         /// For a retry.
         request_id: Option<RequestId>,
     }
+    /// How far peers have acknowledged what this account sent them.
+    ListDelivered {
+        /// From a login.
+        token: Private,
+        /// Who.
+        peers: Vec<Name>,
+    }
 }
 
 records! {
@@ -290,6 +299,18 @@ records! {
     Sessions {
         /// By age.
         sessions: Vec<Session>,
+    }
+    /// How far a peer has acknowledged what this account sent.
+    Receipt {
+        /// Who.
+        peer: String,
+        /// Inclusive.
+        message_id: u64,
+    }
+    /// Answers the question for them.
+    Receipts {
+        /// In the order of the question, without those who have acknowledged nothing.
+        receipts: Vec<Receipt>,
     }
     /// What every reply begins with.
     Head {
