@@ -10,6 +10,8 @@
 
 pub mod codec;
 mod convert;
+#[cfg(test)]
+mod document_tests;
 mod execute;
 mod listener;
 mod refresh;

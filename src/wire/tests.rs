@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Server {
+pub(super) struct Server {
     fake: Fake,
     address: String,
     stop: oneshot::Sender<()>,
@@ -30,6 +30,20 @@ impl Server {
     }
 
     async fn start_with(options: Options) -> Self {
+        Self::start_as(Options {
+            addresses: Arc::new(|id| Some(format!("replica-{id}:7500"))),
+            ..options
+        })
+        .await
+    }
+
+    /// With all of these options.
+    pub(super) async fn start_as(options: Options) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(listener, options)
+    }
+
+    fn start_on(listener: TcpListener, options: Options) -> Self {
         let fake = Fake::new();
         let settings = Settings {
             hash_cost: HashCost {
@@ -38,12 +52,7 @@ impl Server {
             },
             ..Settings::default()
         };
-        let options = Options {
-            addresses: Arc::new(|id| Some(format!("replica-{id}:7500"))),
-            ..options
-        };
         let service = Service::new(fake.clone(), settings).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopped) = oneshot::channel();
         let ended = tokio::spawn(serve(listener, service, options, async {
@@ -57,10 +66,12 @@ impl Server {
         }
     }
 
+    pub(super) async fn socket(&self) -> TcpStream {
+        TcpStream::connect(&self.address).await.unwrap()
+    }
+
     async fn connect(&self) -> Connection {
-        Connection(BufReader::new(
-            TcpStream::connect(&self.address).await.unwrap(),
-        ))
+        Connection(BufReader::new(self.socket().await))
     }
 }
 

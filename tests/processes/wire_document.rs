@@ -156,7 +156,7 @@ async fn the_reference_is_true() {
     let document = std::fs::read_to_string(DOCUMENT).unwrap();
     let (mut told, mut inside, mut conversations) = (String::new(), false, 0);
     for line in document.lines() {
-        if inside && line.starts_with("< ") {
+        if inside && line.starts_with('<') {
             continue;
         }
         let sent = line.strip_prefix("> ").filter(|_| inside);

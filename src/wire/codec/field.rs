@@ -67,6 +67,11 @@ pub(super) trait Field: Sized {
     const WIDTH: usize = 1;
     fn put(&self, out: &mut Writer<'_>);
     fn take(from: &mut Reader<'_>) -> Result<Self, FrameError>;
+    /// As the reference's tables have it.
+    #[cfg(test)]
+    fn described(name: &str) -> String {
+        name.to_owned()
+    }
 }
 
 impl Field for String {
@@ -180,6 +185,8 @@ pub(super) trait Record: Sized {
     const WIDTH: usize;
     fn put(&self, out: &mut Writer<'_>);
     fn take(from: &mut Reader<'_>) -> Result<Self, FrameError>;
+    #[cfg(test)]
+    fn described() -> Vec<String>;
 }
 
 /// A list is its length, the number of fields of an item, and the items. A reader that knows
@@ -216,6 +223,10 @@ impl<R: Record> Field for Vec<R> {
         let items = items.chunks_exact(width);
         items.map(|item| R::take(&mut Reader::new(item))).collect()
     }
+    #[cfg(test)]
+    fn described(_: &str) -> String {
+        format!("list of: {}", R::described().join(", "))
+    }
 }
 
 /// Writes structs whose fields are the frame's, in this order.
@@ -245,6 +256,12 @@ macro_rules! records {
                 Ok(Self {
                     $($field: $crate::wire::codec::field::Field::take(from)?,)*
                 })
+            }
+            #[cfg(test)]
+            fn described() -> Vec<String> {
+                vec![$(<$type as $crate::wire::codec::field::Field>::described(
+                    stringify!($field),
+                ),)*]
             }
         }
 
@@ -324,6 +341,12 @@ macro_rules! operations {
                     _ => Err(FrameError::OpcodeUnknown),
                 }
             }
+        }
+
+        /// Opcode, fields of the request, fields of the reply.
+        #[cfg(test)]
+        pub(in crate::wire) fn described() -> Vec<(u64, Vec<String>, Vec<String>)> {
+            vec![$(($opcode, <$name as Record>::described(), <$reply as Record>::described()),)*]
         }
 
         #[cfg(test)]
