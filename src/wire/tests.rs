@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -216,26 +216,47 @@ async fn a_client_that_ends_its_input_still_gets_its_replies() {
     assert!(client.is_closed().await);
 }
 
+/// Small buffers in the kernel, so that what the server itself holds can be told from outside.
 #[tokio::test]
 async fn a_client_that_does_not_read_is_bounded_and_then_closed() {
-    let server = Server::start_with(Options {
+    const SMALL: u32 = 32 * 1024;
+    let small = || {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(SMALL).unwrap();
+        socket.set_send_buffer_size(SMALL).unwrap();
+        socket
+    };
+    let (listener, client) = (small(), small());
+    listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listener.listen(16).unwrap();
+    let address = listener.local_addr().unwrap();
+    let options = Options {
         write_timeout: Duration::from_millis(200),
         ..Options::default()
-    })
-    .await;
-    let mut client = server.connect().await;
-    // More than the sockets and the limits hold together; the server stops reading long before.
+    };
+    let server = Server::start_on(listener, options);
+    let mut client = client.connect(address).await.unwrap();
+    // Replies are as long as their requests.
     let ping = format!("8||2||{}||-\n", "x".repeat(4_000));
+    let mut taken = 0;
     let flood = async {
         loop {
-            if client.0.get_mut().write_all(ping.as_bytes()).await.is_err() {
-                return;
+            match client.write(ping.as_bytes()).await {
+                Ok(bytes) => taken += bytes,
+                Err(_) => return,
             }
         }
     };
     tokio::time::timeout(PATIENCE, flood)
         .await
         .expect("the server closes the connection");
+    drop(server);
+    // The replies that are kept, one read and one frame; and four buffers of the kernel, which
+    // doubles what it is asked for.
+    let kept = limits::WIRE_REPLIES_BYTES_MAX + limits::WIRE_READ_BYTES + 2 * ping.len();
+    let bound = kept + 4 * 2 * SMALL as usize;
+    assert!(taken <= bound, "{taken} bytes were taken, {bound} expected");
+    assert!(taken > limits::WIRE_REPLIES_BYTES_MAX, "{taken}: too early");
 }
 
 #[tokio::test]
@@ -291,8 +312,27 @@ async fn connections_that_vanish_leave_nothing_behind() {
             client.send("1||1||nobody||pw||-\n".repeat(3)).await;
         }
     }
-    let mut client = server.connect().await;
-    assert!(client.ask("8||2||x").await.contains("||"));
+    // Once the server has seen all ends there is room for as many as ever.
+    let all = async {
+        loop {
+            let mut clients = Vec::new();
+            for _ in 0..50 {
+                let mut client = server.connect().await;
+                client.send("8||2||x||-\n").await;
+                if !client.reply().await.ends_with("||x") {
+                    break;
+                }
+                clients.push(client);
+            }
+            if clients.len() == 50 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all)
+        .await
+        .expect("places are given back");
 }
 
 #[tokio::test]
