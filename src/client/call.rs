@@ -2,6 +2,7 @@
 
 use super::cluster::Cluster;
 use super::error::{Class, ClientError, Verdict, explained, judge};
+use super::mismatch::explain;
 use super::operation::{Operation, attempt, primary_of};
 use super::session::Session;
 use super::wire::Lane;
@@ -110,8 +111,7 @@ pub(super) async fn call<Q: Operation>(
                 Status::deadline_exceeded("a replica did not answer in time")
             }
         };
-        let verdict = judge(&error);
-        note_failure(cluster, chosen.number, &error, verdict);
+        let (error, verdict) = learn_from(cluster, chosen.number, error).await;
         if !verdict.retry {
             return progress.refused(&error);
         }
@@ -132,8 +132,22 @@ pub(super) async fn call<Q: Operation>(
     }
 }
 
+/// What a failed attempt says, and what it means for the next one.
+async fn learn_from(cluster: &Cluster, number: usize, status: Status) -> (Status, Verdict) {
+    let status = explain(cluster, number, status).await;
+    let mut verdict = judge(&status);
+    if verdict.wrong {
+        verdict.retry = cluster.on_wrong_protocol(number);
+    }
+    note_failure(cluster, number, &status, verdict);
+    (status, verdict)
+}
+
 /// Chooses where the next attempt goes.
 pub(super) fn note_failure(cluster: &Cluster, number: usize, status: &Status, verdict: Verdict) {
+    if verdict.wrong {
+        return;
+    }
     if verdict.unreachable {
         cluster.on_unreachable(number, false);
         return;

@@ -107,6 +107,10 @@ struct Node {
     channel: Channel,
     /// Named by a hint, not by the caller.
     learned: bool,
+    /// It has answered once, so it speaks our protocol.
+    answered: bool,
+    /// It speaks the other protocol.
+    wrong: bool,
     avoid_until: Option<Instant>,
 }
 
@@ -218,7 +222,8 @@ impl Cluster {
     /// The replica answered; its reply may name the primary.
     pub(super) fn on_answer(&self, number: usize, primary: Option<&str>) {
         let mut nodes = self.nodes();
-        nodes.list[number].avoid_until = None;
+        let node = &mut nodes.list[number];
+        (node.avoid_until, node.answered, node.wrong) = (None, true, false);
         let Some(primary) = primary else { return };
         if nodes.primary.as_deref() != Some(primary) {
             nodes.primary = Some(primary.to_owned());
@@ -260,6 +265,34 @@ impl Cluster {
         }
     }
 
+    /// The replica speaks the other protocol; false if all do, and there is nobody left to ask.
+    pub(super) fn on_wrong_protocol(&self, number: usize) -> bool {
+        let mut nodes = self.nodes();
+        let node = &mut nodes.list[number];
+        // It may be restarted with other addresses one day.
+        (node.avoid_until, node.wrong) = (Some(Instant::now() + AVOID_LEARNED), true);
+        if nodes.preferred == number {
+            nodes.preferred = (number + 1) % nodes.list.len();
+        }
+        !nodes.list.iter().all(|node| node.wrong)
+    }
+
+    /// Whether this replica has ever answered.
+    pub(super) fn has_answered(&self, number: usize) -> bool {
+        self.nodes().list[number].answered
+    }
+
+    /// Where this replica is.
+    pub(super) fn address(&self, number: usize) -> String {
+        self.nodes().list[number].address.clone()
+    }
+
+    /// Where all of them are.
+    pub fn addresses(&self) -> Vec<String> {
+        let nodes = self.nodes();
+        nodes.list.iter().map(|node| node.address.clone()).collect()
+    }
+
     fn nodes(&self) -> MutexGuard<'_, Nodes> {
         // Nothing that runs under this lock can panic half-way through a change.
         self.shared
@@ -292,6 +325,8 @@ impl Node {
             address: address.to_owned(),
             channel,
             learned,
+            answered: false,
+            wrong: false,
             avoid_until: None,
         })
     }

@@ -1,5 +1,6 @@
 //! What can go wrong, with the server's stable reason word.
 
+use super::mismatch::WRONG_PROTOCOL;
 use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -17,7 +18,8 @@ pub(super) struct NotConnected;
 /// `reason` is the server's stable word (`RECIPIENT_UNKNOWN`, `TOKEN_INVALID`, …) or, where no
 /// server answered for good, one of this library's: `NOT_APPLIED` (gave up; certainly not done),
 /// `OUTCOME_UNKNOWN` (gave up; perhaps done: only a retry under the same request id is safe),
-/// `UNAVAILABLE` (gave up on a read), `GAP` (a listener missed a message), `ADDRESS_INVALID`.
+/// `UNAVAILABLE` (gave up on a read), `GAP` (a listener missed a message), `WRONG_PROTOCOL` (the
+/// servers named speak the other protocol), `ADDRESS_INVALID`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct ClientError {
@@ -107,6 +109,8 @@ pub(super) struct Verdict {
     pub unreachable: bool,
     /// It answered that it cannot serve, which another replica perhaps can.
     pub elsewhere: bool,
+    /// It speaks the other protocol, so nothing was asked.
+    pub wrong: bool,
     /// The server asked not to come back to it sooner.
     pub wait: Option<Duration>,
 }
@@ -120,12 +124,14 @@ pub(super) fn judge(status: &Status) -> Verdict {
         .get_details_error_info()
         .filter(|info| info.domain == DOMAIN);
     if let Some(info) = info {
+        let wrong = info.reason == WRONG_PROTOCOL;
         let unserved = info.reason == "OUTCOME_UNKNOWN" || status.code() == Code::Unavailable;
         return Verdict {
-            retry: unserved || wait.is_some(),
+            retry: unserved || wrong || wait.is_some(),
             ambiguous: info.reason == "OUTCOME_UNKNOWN",
             unreachable: false,
-            elsewhere: unserved,
+            elsewhere: unserved || wrong,
+            wrong,
             wait,
         };
     }
@@ -145,6 +151,7 @@ pub(super) fn judge(status: &Status) -> Verdict {
         ambiguous: retry && !refused,
         unreachable: retry,
         elsewhere: retry,
+        wrong: false,
         wait,
     }
 }

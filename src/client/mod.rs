@@ -42,6 +42,7 @@ mod call;
 mod cluster;
 mod error;
 mod listen;
+mod mismatch;
 mod operation;
 mod session;
 mod wire;
@@ -55,3 +56,5 @@ pub use session::{Session, SessionData};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wire_tests;

@@ -4,13 +4,16 @@
 //! one write, replies come in order. There are two, so that a password that has to be hashed does
 //! not hold messages up. A listener has a connection of its own, because its refreshes wait.
 
+use super::cluster::Protocol;
 use super::error::NotConnected;
+use super::mismatch::wrong_protocol;
 use crate::proto::chat as proto;
 use crate::proto::chat::deliver_messages_response::Event;
 use crate::wire::codec::{Cut, FrameError, Lines, Private, Reply, Request, v2};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -47,7 +50,10 @@ pub(super) struct Channel {
 struct Shared {
     address: String,
     connect_timeout: Duration,
+    silence_max: Duration,
     lanes: [Mutex<Option<mpsc::Sender<Asked>>>; 2],
+    /// The last thing heard was no text at all.
+    is_not_wire: AtomicBool,
 }
 
 /// A request on its way, and who waits for the reply.
@@ -58,11 +64,23 @@ struct Asked {
 
 impl Channel {
     pub(super) fn new(address: &str, connect_timeout: Duration) -> Self {
+        Self::with(address, connect_timeout, SILENCE_MAX)
+    }
+
+    /// One that gives a silent connection up sooner.
+    #[cfg(test)]
+    pub(super) fn impatient(address: &str, silence_max: Duration) -> Self {
+        Self::with(address, SILENCE_MAX, silence_max)
+    }
+
+    fn with(address: &str, connect_timeout: Duration, silence_max: Duration) -> Self {
         Self {
             shared: Arc::new(Shared {
                 address: address.to_owned(),
                 connect_timeout,
+                silence_max,
                 lanes: [Mutex::new(None), Mutex::new(None)],
+                is_not_wire: AtomicBool::new(false),
             }),
         }
     }
@@ -75,12 +93,13 @@ impl Channel {
         let lane = self.lane(lane).await?;
         let (reply, answer) = oneshot::channel();
         if lane.send(Asked { frame, reply }).await.is_err() {
-            return Err(not_connected("the connection has just ended"));
+            let ended = not_connected("the connection has just ended");
+            return Err(self.shared.why(ended));
         }
         match answer.await {
             Ok(answer) => answer,
             // Some of it may have arrived.
-            Err(_) => Err(Status::unknown("the connection broke")),
+            Err(_) => Err(self.shared.why(Status::unknown("the connection broke"))),
         }
     }
 
@@ -91,7 +110,7 @@ impl Channel {
         }
         let socket = self.connect().await?;
         let (sender, asked) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(Connection::new(socket, asked).run());
+        tokio::spawn(Connection::new(self.shared.clone(), socket, asked).run());
         *place = Some(sender.clone());
         Ok(sender)
     }
@@ -119,6 +138,7 @@ impl Channel {
         heartbeat: Duration,
     ) -> Result<(Stream, Option<String>), Status> {
         let mut stream = Stream {
+            shared: self.shared.clone(),
             socket: self.connect().await?,
             lines: Lines::new(REPLY_BYTES_MAX),
             refresh: v2::Refresh {
@@ -134,9 +154,33 @@ impl Channel {
     }
 }
 
+impl Shared {
+    /// Why a connection ended: perhaps it was never one to a server of ours.
+    fn why(&self, status: Status) -> Status {
+        if self.is_not_wire.load(Ordering::Relaxed) {
+            return wrong_protocol(&self.address, Protocol::Wire);
+        }
+        status
+    }
+
+    /// Takes what is there. The first byte of a reply is a digit or `-`; an HTTP/2 server begins
+    /// with the length of its settings.
+    fn read(&self, socket: &TcpStream, lines: &mut Lines) -> io::Result<()> {
+        read_some(socket, lines)?;
+        let first = lines.buffer().first();
+        let is_text = first.is_none_or(u8::is_ascii_graphic);
+        self.is_not_wire.store(!is_text, Ordering::Relaxed);
+        if is_text {
+            return Ok(());
+        }
+        Err(io::ErrorKind::InvalidData.into())
+    }
+}
+
 /// A connection that requests share: one task, which ends with the connection or when nobody can
 /// ask any more.
 struct Connection {
+    shared: Arc<Shared>,
     socket: TcpStream,
     asked: mpsc::Receiver<Asked>,
     /// In the order of their requests.
@@ -147,8 +191,9 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(socket: TcpStream, asked: mpsc::Receiver<Asked>) -> Self {
+    fn new(shared: Arc<Shared>, socket: TcpStream, asked: mpsc::Receiver<Asked>) -> Self {
         Self {
+            shared,
             socket,
             asked,
             waiting: VecDeque::new(),
@@ -183,7 +228,7 @@ impl Connection {
                     }
                     self.take(asked);
                 }
-                () = tokio::time::sleep_until(heard + SILENCE_MAX), if !self.waiting.is_empty() => {
+                () = tokio::time::sleep_until(heard + self.shared.silence_max), if !self.waiting.is_empty() => {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
             }
@@ -216,7 +261,7 @@ impl Connection {
     }
 
     fn read(&mut self) -> io::Result<()> {
-        read_some(&self.socket, &mut self.lines)?;
+        self.shared.read(&self.socket, &mut self.lines)?;
         loop {
             let answer = match self.lines.next_frame() {
                 Cut::Incomplete => return Ok(()),
@@ -232,6 +277,7 @@ impl Connection {
 
 /// A stream of events: a refresh after the other, each waiting for something to happen.
 pub(super) struct Stream {
+    shared: Arc<Shared>,
     socket: TcpStream,
     lines: Lines,
     refresh: v2::Refresh,
@@ -271,7 +317,8 @@ impl Stream {
                 Cut::Incomplete => {}
             }
             self.socket.readable().await.map_err(broken)?;
-            read_some(&self.socket, &mut self.lines).map_err(broken)?;
+            let read = self.shared.read(&self.socket, &mut self.lines);
+            read.map_err(|error| self.shared.why(broken(error)))?;
         };
         let primary = (!answer.primary.is_empty()).then(|| answer.primary.clone());
         match result(answer)?.0 {

@@ -13,6 +13,8 @@ mod convert;
 #[cfg(test)]
 mod document_tests;
 mod execute;
+#[cfg(test)]
+mod first_version_tests;
 mod listener;
 mod refresh;
 mod session;

@@ -345,7 +345,7 @@ macro_rules! operations {
 
         /// Opcode, fields of the request, fields of the reply.
         #[cfg(test)]
-        pub(in crate::wire) fn described() -> Vec<(u64, Vec<String>, Vec<String>)> {
+        pub(crate) fn described() -> Vec<(u64, Vec<String>, Vec<String>)> {
             vec![$(($opcode, <$name as Record>::described(), <$reply as Record>::described()),)*]
         }
 
