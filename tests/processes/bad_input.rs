@@ -1,6 +1,7 @@
-//! Bad input over gRPC: each gets a clear error with its reason word, and the server goes on.
+//! Bad input: each gets a clear error with its reason word, and the server goes on.
 
 use crate::cluster::{PATIENCE, TestCluster, eventually, reason};
+use crate::wire::Lines;
 use chat::client::{Class, Client, NewAccount, Protocol};
 use chat::proto::chat as proto;
 use chat::proto::chat::chat_service_client::ChatServiceClient;
@@ -8,63 +9,133 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-/// What a client without our library could send.
+/// What a client without our library could send, through either door.
 struct Raw {
-    stub: ChatServiceClient<Channel>,
+    door: Door,
     token: String,
-    client_id: [u8; 16],
+    client_id: Vec<u8>,
+}
+
+enum Door {
+    Grpc(ChatServiceClient<Channel>),
+    Wire(Lines),
 }
 
 impl Raw {
     async fn login(cluster: &TestCluster, name: &str) -> Self {
-        let endpoint = Endpoint::from_shared(format!("http://{}", cluster.client_addr(1)));
-        let stub = ChatServiceClient::new(endpoint.unwrap().connect().await.unwrap());
+        let client_id: [u8; 16] = rand::random();
         let mut raw = Self {
-            stub,
+            door: Self::open(cluster).await,
             token: String::new(),
-            client_id: rand::random(),
+            client_id: client_id.to_vec(),
         };
-        let request = proto::LoginRequest {
-            username: name.into(),
-            password: "a password".into(),
-            request_id: raw.request_id(1),
-            ..proto::LoginRequest::default()
+        let id = raw.wire_id(1);
+        raw.token = match &mut raw.door {
+            Door::Grpc(stub) => {
+                let request = proto::LoginRequest {
+                    username: name.into(),
+                    password: "a password".into(),
+                    request_id: grpc_id(&raw.client_id, 1),
+                    ..proto::LoginRequest::default()
+                };
+                stub.login(request).await.unwrap().into_inner().token
+            }
+            Door::Wire(lines) => {
+                let login = format!("1||2||{name}||a password||||{id}");
+                lines.ask(&login).await[5].clone()
+            }
         };
-        raw.token = raw.stub.login(request).await.unwrap().into_inner().token;
         raw
     }
 
-    #[allow(clippy::unnecessary_wraps)] // as the requests' fields take it
-    fn request_id(&self, sequence: u64) -> Option<proto::RequestId> {
-        Some(proto::RequestId {
-            client_id: self.client_id.to_vec().into(),
-            sequence,
-        })
+    async fn open(cluster: &TestCluster) -> Door {
+        if cluster.protocol() == Protocol::Wire {
+            return Door::Wire(Lines::connect(cluster.wire_addr(1)).await);
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{}", cluster.client_addr(1)));
+        let channel = endpoint.unwrap().connect().await.unwrap();
+        Door::Grpc(ChatServiceClient::new(channel))
     }
 
-    fn with_token<T>(message: T, token: &str) -> Request<T> {
-        let mut request = Request::new(message);
-        let bearer = format!("Bearer {token}").parse().unwrap();
-        request.metadata_mut().insert("authorization", bearer);
-        request
+    fn wire_id(&self, sequence: u64) -> String {
+        let digits = self.client_id.iter().map(|byte| format!("{byte:02x}"));
+        format!("{}||{sequence}", digits.collect::<String>())
     }
 
+    /// Id, place and time; or the reason word.
     async fn send(
         &mut self,
         recipient: &str,
-        body: &[u8],
+        body: &str,
         sequence: u64,
-    ) -> Result<proto::SendMessageResponse, Status> {
-        let request = proto::SendMessageRequest {
-            recipient: recipient.into(),
-            body: body.to_vec().into(),
-            content_type: String::new(),
-            request_id: self.request_id(sequence),
-        };
-        let request = Self::with_token(request, &self.token);
-        let reply = self.stub.send_message(request).await?;
-        Ok(reply.into_inner())
+    ) -> Result<[u64; 3], String> {
+        let id = self.wire_id(sequence);
+        match &mut self.door {
+            Door::Grpc(stub) => {
+                let request = proto::SendMessageRequest {
+                    recipient: recipient.into(),
+                    body: body.as_bytes().to_vec().into(),
+                    content_type: String::new(),
+                    request_id: grpc_id(&self.client_id, sequence),
+                };
+                let request = with_token(request, &self.token);
+                let reply = stub.send_message(request).await;
+                let sent = reply.map_err(|status| word(&status))?.into_inner();
+                Ok([sent.message_id, sent.inbox_seq, sent.time_us])
+            }
+            Door::Wire(lines) => {
+                let token = &self.token;
+                let send = format!("2||2||{token}||{recipient}||{body}||||{id}");
+                let fields = lines.ask(&send).await;
+                match fields[2].as_str() {
+                    "" => Ok([5, 6, 7].map(|at: usize| fields[at].parse().unwrap())),
+                    word => Err(word.to_owned()),
+                }
+            }
+        }
     }
+
+    /// The reason word for this token; without one the request has none.
+    async fn who_am_i(&mut self, token: Option<&str>) -> Result<(), String> {
+        match &mut self.door {
+            Door::Grpc(stub) => {
+                let request = match token {
+                    Some(token) => with_token(proto::WhoAmIRequest {}, token),
+                    None => Request::new(proto::WhoAmIRequest {}),
+                };
+                let refused = stub.who_am_i(request).await.map(|_| ());
+                refused.map_err(|status| {
+                    assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+                    word(&status)
+                })
+            }
+            Door::Wire(lines) => {
+                let ask = match token {
+                    Some(token) => format!("10||2||{token}"),
+                    None => "10||2".to_owned(),
+                };
+                match lines.ask(&ask).await[2].as_str() {
+                    "" => Ok(()),
+                    word => Err(word.to_owned()),
+                }
+            }
+        }
+    }
+}
+
+#[allow(clippy::unnecessary_wraps)] // as the requests' fields take it
+fn grpc_id(client_id: &[u8], sequence: u64) -> Option<proto::RequestId> {
+    Some(proto::RequestId {
+        client_id: client_id.to_vec().into(),
+        sequence,
+    })
+}
+
+fn with_token<T>(message: T, token: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    let bearer = format!("Bearer {token}").parse().unwrap();
+    request.metadata_mut().insert("authorization", bearer);
+    request
 }
 
 fn word(status: &Status) -> String {
@@ -148,56 +219,54 @@ async fn bad_messages_and_patterns_are_refused(protocol: Protocol) {
     cluster.finish(&alice).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn request_ids_name_one_request_for_ever() {
-    let cluster = TestCluster::start(1).await;
+async fn request_ids_name_one_request_for_ever(protocol: Protocol) {
+    let cluster = TestCluster::start_on(protocol, 1, &[]).await;
     let alice = cluster.account("alice").await;
     let mut raw = Raw::login(&cluster, "alice").await;
-    let first = raw.send("alice", b"hello", 2).await.unwrap();
+    let first = raw.send("alice", "hello", 2).await.unwrap();
     // Exactly the same again: the same answer, and no second message.
-    assert_eq!(raw.send("alice", b"hello", 2).await.unwrap(), first);
+    assert_eq!(raw.send("alice", "hello", 2).await.unwrap(), first);
     assert_eq!(crate::cluster::read_inbox(&alice).await.len(), 1);
-    let reused = raw.send("alice", b"other", 2).await.unwrap_err();
-    assert_eq!(word(&reused), "REQUEST_ID_REUSED");
+    let reused = raw.send("alice", "other", 2).await;
+    assert_eq!(reused.unwrap_err(), "REQUEST_ID_REUSED");
     // Far ahead: what lies more than 2,048 behind is forgotten, and refused rather than repeated.
-    raw.send("alice", b"far ahead", 10_000).await.unwrap();
-    let old = raw.send("alice", b"old", 3).await.unwrap_err();
-    assert_eq!(word(&old), "REQUEST_TOO_OLD");
-    raw.client_id = [9; 16];
-    let unknown = raw.send("alice", b"x", 1).await.unwrap_err();
-    assert_eq!(word(&unknown), "CLIENT_UNKNOWN");
-    let request = proto::SendMessageRequest {
-        recipient: "alice".into(),
-        body: b"x".to_vec().into(),
-        request_id: Some(proto::RequestId {
-            client_id: b"short".to_vec().into(),
-            sequence: 1,
-        }),
-        ..proto::SendMessageRequest::default()
-    };
-    let token = raw.token.clone();
-    let malformed = raw
-        .stub
-        .send_message(Raw::with_token(request, &token))
-        .await;
-    assert_eq!(word(&malformed.unwrap_err()), "REQUEST_ID_INVALID");
+    raw.send("alice", "far ahead", 10_000).await.unwrap();
+    let old = raw.send("alice", "old", 3).await;
+    assert_eq!(old.unwrap_err(), "REQUEST_TOO_OLD");
+    for (client_id, expected) in [
+        (vec![9; 16], "CLIENT_UNKNOWN"),
+        (vec![0; 16], "REQUEST_ID_INVALID"),
+        (
+            b"short".to_vec(),
+            match protocol {
+                Protocol::Grpc => "REQUEST_ID_INVALID",
+                // Not even a frame.
+                Protocol::Wire => "FIELD_INVALID",
+            },
+        ),
+    ] {
+        raw.client_id = client_id;
+        let refused = raw.send("alice", "x", 1).await;
+        assert_eq!(refused.unwrap_err(), expected);
+    }
     cluster.finish(&alice).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn missing_wrong_revoked_and_expired_tokens_are_refused() {
-    let cluster = TestCluster::start_with(1, &["--token-idle", "2s"]).await;
+async fn missing_wrong_revoked_and_expired_tokens_are_refused(protocol: Protocol) {
+    let cluster = TestCluster::start_on(protocol, 1, &["--token-idle", "2s"]).await;
     let alice = cluster.account("alice").await;
     let mut raw = Raw::login(&cluster, "alice").await;
-    let missing = raw.stub.who_am_i(proto::WhoAmIRequest {}).await;
-    let missing = missing.unwrap_err();
-    assert_eq!(missing.code(), Code::Unauthenticated);
-    assert_eq!(word(&missing), "TOKEN_MISSING");
-    for wrong in ["x", "", &"0".repeat(64), &"x".repeat(5_000)] {
-        let request = Raw::with_token(proto::WhoAmIRequest {}, wrong);
-        let refused = raw.stub.who_am_i(request).await.unwrap_err();
-        assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    assert_eq!(raw.who_am_i(None).await.unwrap_err(), "TOKEN_MISSING");
+    for wrong in ["x", &"0".repeat(64), &"x".repeat(5_000)] {
+        assert_eq!(
+            raw.who_am_i(Some(wrong)).await.unwrap_err(),
+            "TOKEN_INVALID"
+        );
     }
+    let empty = raw.who_am_i(Some("")).await.unwrap_err();
+    assert!(matches!(empty.as_str(), "TOKEN_MISSING" | "TOKEN_INVALID"));
+    let good = raw.token.clone();
+    raw.who_am_i(Some(&good)).await.unwrap();
     let other = Client::login(&cluster.handle(PATIENCE), "alice", "a password", "").await;
     let other = other.unwrap();
     other.logout().await.unwrap();
@@ -228,4 +297,6 @@ async fn missing_wrong_revoked_and_expired_tokens_are_refused() {
 crate::over_both! {
     bad_names_passwords_and_profiles_are_refused,
     bad_messages_and_patterns_are_refused,
+    request_ids_name_one_request_for_ever,
+    missing_wrong_revoked_and_expired_tokens_are_refused,
 }

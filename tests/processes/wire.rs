@@ -8,26 +8,26 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 /// A connection that knows lines and nothing else.
-struct Lines(BufReader<TcpStream>);
+pub struct Lines(BufReader<TcpStream>);
 
 impl Lines {
-    async fn connect(address: &str) -> Self {
+    pub async fn connect(address: &str) -> Self {
         Self(BufReader::new(TcpStream::connect(address).await.unwrap()))
     }
 
-    async fn send(&mut self, text: &str) {
+    pub async fn send(&mut self, text: &str) {
         let socket = self.0.get_mut();
         socket.write_all(text.as_bytes()).await.unwrap();
     }
 
-    async fn line(&mut self) -> String {
+    pub async fn line(&mut self) -> String {
         let mut line = String::new();
         let read = tokio::time::timeout(PATIENCE, self.0.read_line(&mut line));
         read.await.expect("a reply in time").unwrap();
         line.trim_end().to_owned()
     }
 
-    async fn ask(&mut self, frame: &str) -> Vec<String> {
+    pub async fn ask(&mut self, frame: &str) -> Vec<String> {
         self.send(&format!("{frame}||-\n")).await;
         let line = self.line().await;
         line.split("||").map(str::to_owned).collect()
