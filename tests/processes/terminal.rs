@@ -32,13 +32,28 @@ fn has_tmux() -> bool {
 struct Person {
     name: &'static str,
     socket: PathBuf,
+    flags: &'static str,
 }
 
 impl Person {
     /// Opens a terminal of this size with `chat` in it.
     fn sit_down(cluster: &TestCluster, name: &'static str, rows: u16) -> Self {
+        Self::sit_down_with(cluster, name, rows, "")
+    }
+
+    /// The same with these flags.
+    fn sit_down_with(
+        cluster: &TestCluster,
+        name: &'static str,
+        rows: u16,
+        flags: &'static str,
+    ) -> Self {
         let socket = cluster.scratch().join(format!("{name}.tmux"));
-        let person = Self { name, socket };
+        let person = Self {
+            name,
+            socket,
+            flags,
+        };
         let rows = rows.to_string();
         let new = [
             "-f",
@@ -72,9 +87,10 @@ impl Person {
         };
         format!(
             "env HOME={home} XDG_CONFIG_HOME={home}/config XDG_DATA_HOME={home}/data TZ=UTC0 \
-             LANG=C.UTF-8 {chat} --protocol {protocol} --server {servers} --profile {name}; \
+             LANG=C.UTF-8 {chat} --protocol {protocol} --server {servers} --profile {name} {flags}; \
              echo ended with $?; stty -a | tr ' ' '\n' | grep -x -e '-*echo'; exec sleep 600",
-            name = self.name
+            name = self.name,
+            flags = self.flags
         )
     }
 
@@ -246,6 +262,34 @@ async fn two_people_talk_while_the_primary_is_killed_and_nothing_is_lost_or_doub
     cluster.finish(&watcher).await;
 }
 
+/// Longer than the deadline: what was written goes out by itself, in its order, when it can.
+async fn what_is_written_without_a_majority_is_sent_when_there_is_one(protocol: Protocol) {
+    if !has_tmux() {
+        return;
+    }
+    let mut cluster = TestCluster::start_on(protocol, 3, &[]).await;
+    let watcher = cluster.account("bob").await;
+    let alice = Person::sit_down_with(&cluster, "alice", 24, "--deadline 1");
+    alice.sign_up().await;
+    alice.say("/msg bob before");
+    alice.sees(&["✓  before"]).await;
+    cluster.kill(&[1, 2, 3]);
+    alice.say("first");
+    alice.say("second");
+    alice
+        .sees(&["…  first", "it goes out by itself", "2 on the way"])
+        .await;
+    alice.say("third");
+    alice.sees(&["…  third", "3 on the way"]).await;
+    for id in 1..=3 {
+        cluster.spawn(id);
+    }
+    alice.sees(&["✓  first", "✓  second", "✓  third"]).await;
+    let inbox = read_inbox(&watcher).await;
+    let bodies: Vec<&[u8]> = inbox.iter().map(|message| &message.body[..]).collect();
+    assert_eq!(bodies, [&b"before"[..], b"first", b"second", b"third"]);
+}
+
 async fn without_a_majority_a_message_waits_and_a_client_that_dies_sends_it_once_later(
     protocol: Protocol,
 ) {
@@ -344,6 +388,7 @@ async fn a_logout_is_no_error_and_leaves_no_login_behind(protocol: Protocol) {
 }
 
 crate::over_both! {
+    what_is_written_without_a_majority_is_sent_when_there_is_one,
     a_logout_is_no_error_and_leaves_no_login_behind,
     two_people_talk_while_the_primary_is_killed_and_nothing_is_lost_or_doubled,
     without_a_majority_a_message_waits_and_a_client_that_dies_sends_it_once_later,

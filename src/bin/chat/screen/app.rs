@@ -5,12 +5,11 @@
 //! conversation, and the interface never waits for the network.
 
 use super::editor::Editor;
+pub use super::events::{Asked, Credentials, Effect, Event, Link, Profiled, Purpose, Unsent};
 use super::form::Form;
 use super::history::{Owner, Record};
 use super::talk::{Pane, Talk};
 use super::zone::Zone;
-use chat::client::{Account, Message, Page, Receipt, SessionData};
-use ratatui::crossterm::event::{KeyEvent, MouseEvent};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Messages kept in memory; the oldest of the longest conversation go first.
@@ -25,199 +24,6 @@ pub const SPOKEN_MAX: usize = 200;
 pub const NAMES_MAX: usize = 10_000;
 /// How long a remark stays, in microseconds.
 const NOTICE_US: u64 = 8_000_000;
-
-/// What happens.
-#[derive(Debug)]
-pub enum Event {
-    /// A key.
-    Key(KeyEvent),
-    /// Text that came at once.
-    Paste(String),
-    /// The mouse, if it is on.
-    Mouse(MouseEvent),
-    /// The screen has this size now (columns, rows).
-    Resize(u16, u16),
-    /// A second or so has passed.
-    Tick,
-    /// The terminal is gone, or the system ends.
-    Quit,
-    /// A stored login was found, and is taken into use.
-    Resumed(SessionData),
-    /// The profiles that there are.
-    Profiles(Vec<Profiled>),
-    /// Remembered, oldest first.
-    History(Vec<Record>),
-    /// That was all; whether more can be written.
-    HistoryLoaded {
-        /// No other process has it open.
-        writable: bool,
-    },
-    /// The history is known to be this account's (or has been emptied).
-    HistoryReady {
-        /// It was somebody else's: forget what came of it.
-        emptied: bool,
-    },
-    /// A file cannot be read or written.
-    Trouble(String),
-    /// Logged in by the form.
-    SignedIn(SessionData),
-    /// Not logged in.
-    SignInFailed(String),
-    /// Whose login it is.
-    Account(Account),
-    /// The login is no longer valid.
-    LoginEnded(String),
-    /// The login was ended as one wished, or not.
-    LoggedOut(Result<(), String>),
-    /// How the connection is.
-    Link(Link),
-    /// Messages came.
-    Inbox(Vec<Message>),
-    /// This peer has everything up to this message.
-    Delivered(String, u64),
-    /// The servers keep nothing of the inbox up to here, and it was not heard before.
-    Removed(u64),
-    /// What had been waiting is here.
-    EndOfBacklog,
-    /// The inbox goes on at another replica.
-    Reconnected,
-    /// The servers do not keep the inbox from where it was asked for.
-    InboxTrimmed,
-    /// A message was accepted, or not.
-    Sent(u64, Result<Receipt, String>),
-    /// Names that match a pattern, or why not.
-    Names(Asked, Result<Page, String>),
-}
-
-/// What is to be done.
-#[derive(Debug)]
-pub enum Effect {
-    /// Take a login into use; keep it in the profile if it is new.
-    Open {
-        /// The login.
-        session: SessionData,
-        /// Made just now.
-        new: bool,
-    },
-    /// Log in.
-    SignIn(Credentials),
-    /// Create an account.
-    SignUp(Credentials),
-    /// Make sure that the history is this account's.
-    Identify(Owner),
-    /// Read the inbox, from behind this place or from where the servers think best.
-    Listen(Option<u64>),
-    /// Remember.
-    Keep(Record),
-    /// Send (AFTER its request id is kept).
-    Send {
-        /// Names it.
-        key: u64,
-        /// To whom.
-        peer: String,
-        /// What.
-        body: String,
-        /// When it was written.
-        time_us: u64,
-        /// Under the request id that it had before.
-        again: bool,
-    },
-    /// Tell the servers that this device has everything up to here (AFTER it is kept).
-    Ack(u64),
-    /// Ask for names.
-    Names(Asked),
-    /// End the login.
-    Logout,
-    /// It has ended: the profile forgets it.
-    Forget,
-    /// Nothing more is wanted of this login now.
-    Close,
-    /// Look which profiles there are.
-    Profiles,
-    /// Go on with another profile.
-    Profile(String),
-    /// Ring.
-    Bell,
-    /// Take or leave the mouse.
-    Mouse(bool),
-    /// Draw everything anew.
-    Redraw,
-    /// Stop, as Ctrl-Z does elsewhere.
-    Suspend,
-    /// End.
-    Quit,
-}
-
-/// From the form.
-#[derive(Clone, Default)]
-pub struct Credentials {
-    /// The account.
-    pub name: String,
-    /// Its password.
-    pub password: String,
-    /// For a new account.
-    pub full_name: String,
-    /// May be empty.
-    pub device: String,
-}
-
-impl std::fmt::Debug for Credentials {
-    /// Without the password.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials")
-            .field("name", &self.name)
-            .field("device", &self.device)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A question for names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// A regular expression.
-    pub pattern: String,
-    /// Of the page before; empty for the first.
-    pub page_token: String,
-    /// What for.
-    pub purpose: Purpose,
-}
-
-/// What names are asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// The search.
-    Search,
-    /// The Tab key.
-    Completion,
-}
-
-/// A profile, and who is logged in there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Profiled {
-    /// Its name.
-    pub name: String,
-    /// The account, if there is a login.
-    pub account: Option<String>,
-}
-
-/// How the connection is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Link {
-    /// Nothing was heard yet.
-    Connecting,
-    /// A replica answers.
-    Up {
-        /// Where requests go.
-        replica: String,
-        /// There and back, in microseconds; none right after a failover.
-        rtt_us: Option<u64>,
-    },
-    /// None does.
-    Down {
-        /// Since when, in microseconds since the Unix epoch.
-        since_us: u64,
-    },
-}
 
 /// What lies over the conversation.
 #[derive(Debug)]
@@ -330,6 +136,8 @@ pub struct App {
     /// The last place of the inbox.
     pub(super) seen: u64,
     pub(super) next_key: u64,
+    /// How often messages have had to wait for a replica.
+    pub(super) round: u64,
     /// By key: to whom.
     pub(super) unsent: BTreeMap<u64, String>,
     pub(super) spoken: VecDeque<String>,
@@ -370,6 +178,7 @@ impl App {
             writable: true,
             seen: 0,
             next_key: 1,
+            round: 0,
             unsent: BTreeMap::new(),
             spoken: VecDeque::new(),
             recalled: None,

@@ -5,7 +5,7 @@
 //! A message goes to the network AFTER its request id is on disk; an acknowledgement AFTER what it
 //! acknowledges is. So both pass through here, and a batch of effects is one write and one fsync.
 
-use super::app::{Effect, Event, Profiled};
+use super::app::{Effect, Event, Profiled, Unsent};
 use super::history::{History, Owner, Record, Request};
 use super::network::{Command, Job, Tagged};
 use crate::Failure;
@@ -98,6 +98,7 @@ impl Files {
                     body,
                     time_us,
                     again,
+                    round,
                 } => {
                     let request = self.request_for(key, again);
                     let is_new = !again || request.as_ref().is_ok_and(|(_, new)| *new);
@@ -119,9 +120,13 @@ impl Files {
                                 peer,
                                 body,
                                 request,
+                                round,
                             }));
                         }
-                        Err(failure) => self.tell(Event::Sent(key, Err(words(&failure)))),
+                        Err(failure) => {
+                            let unsent = Unsent::Refused(words(&failure));
+                            self.tell(Event::Sent(key, Err(unsent)));
+                        }
                     }
                 }
                 Effect::Ack(up_to) => match self.reserve() {
@@ -401,6 +406,7 @@ mod tests {
                 body,
                 time_us: 0,
                 again,
+                round: 0,
             };
             self.files.on_batch(vec![effect]);
             match self.network.try_recv() {

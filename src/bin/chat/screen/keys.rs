@@ -297,6 +297,8 @@ impl App {
         }
         let (key, time_us) = (self.next_key, self.now_us);
         self.next_key += 1;
+        // Behind those that wait: it must not overtake them.
+        let waits = self.waits();
         self.unsent.insert(key, peer.clone());
         self.remember_spoken(text);
         let talk = self.talk_with(&peer);
@@ -307,41 +309,59 @@ impl App {
             own: true,
             time_us,
             body: text.into(),
-            state: State::Sending,
+            state: if waits {
+                State::Waiting(String::new())
+            } else {
+                State::Sending
+            },
         });
         self.bump(&peer);
         self.mark_read();
         let body = text.to_owned();
-        self.effect(Effect::Send {
-            key,
-            peer,
-            body,
-            time_us,
-            again: false,
+        self.effect(if waits {
+            Effect::Keep(Record::Out {
+                key,
+                peer,
+                time_us,
+                body,
+                request: None,
+            })
+        } else {
+            Effect::Send {
+                key,
+                peer,
+                body,
+                time_us,
+                again: false,
+                round: self.round,
+            }
         });
         true
     }
 
-    /// Tries everything again that failed here.
+    /// Tries everything again that failed here, and what waits.
     pub(super) fn retry(&mut self) {
         let keys = self
             .talk()
             .map(super::talk::Talk::failed_keys)
             .unwrap_or_default();
-        if keys.is_empty() {
+        if keys.is_empty() && !self.waits() {
             self.say("nothing has failed here");
         }
+        self.send_waiting();
         for key in keys {
             self.effect(Effect::Keep(Record::Again { key }));
             self.send_again(key);
         }
     }
 
-    /// Gives up the last one that failed here; its text can be called back with the arrow key.
+    /// Gives up the last one that failed or waits here; its text can be called back with the arrow
+    /// key. One that waits may have arrived: that is what its reason says.
     pub(super) fn discard(&mut self) {
-        let last = self
-            .talk()
-            .and_then(|talk| talk.failed_keys().last().copied());
+        let last = self.talk().and_then(|talk| {
+            let failed = talk.failed_keys().last().copied();
+            failed.max(talk.waiting_keys().last().copied())
+        });
         let Some(key) = last else {
             return self.say("nothing has failed here");
         };

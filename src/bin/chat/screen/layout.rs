@@ -73,11 +73,14 @@ pub fn rows(talk: &Talk, index: usize, width: usize, zone: &Zone) -> Vec<Row> {
     rows
 }
 
-/// Why a message failed, and what can be done.
+/// Why a message failed or waits, and what can be done.
 pub fn reason(message: &Message) -> Option<String> {
     match &message.state {
         State::Failed(why) => Some(format!("{why} (Ctrl-R tries again, Ctrl-X discards)")),
-        State::Sending | State::Accepted => None,
+        State::Waiting(why) if !why.is_empty() => {
+            Some(format!("{why}; it goes out by itself (Ctrl-X discards)"))
+        }
+        State::Sending | State::Waiting(_) | State::Accepted => None,
     }
 }
 

@@ -17,6 +17,7 @@
 mod app;
 mod complete;
 mod editor;
+mod events;
 mod files;
 mod form;
 mod history;

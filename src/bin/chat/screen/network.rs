@@ -2,15 +2,16 @@
 //!
 //! # Order
 //!
-//! Messages are sent one after the other, so that they keep their order. If no replica answers for
-//! one of them, those behind it fail with it: sent alone, they would overtake it.
+//! Messages are sent one after the other, so that they keep their order. If no replica takes one of
+//! them, those behind it are dropped: sent alone, they would overtake it. The model, once it knows,
+//! sends all of them again in a later round; what it sent before it knew is of an earlier one.
 //!
 //! # Never
 //!
 //! The one who takes commands waits for nothing but the next command. It is told by the thread
 //! that writes files, for which the interface may be waiting.
 
-use super::app::{Asked, Credentials, Event, Link};
+use super::app::{Asked, Credentials, Event, Link, Unsent};
 use super::history::Request;
 use chat::client::{
     Class, Client, ClientError, Cluster, Event as Heard, Listen, NewAccount, SessionData,
@@ -67,6 +68,8 @@ pub struct Job {
     pub body: String,
     /// Under which id.
     pub request: Request,
+    /// What the model knew when it sent it.
+    pub round: u64,
 }
 
 /// Microseconds since the Unix epoch.
@@ -161,7 +164,7 @@ impl Login {
             Command::Send(job) => {
                 if let Err(full) = self.sends.try_send(job) {
                     let key = full.into_inner().key;
-                    let why = "too many messages are waiting".to_owned();
+                    let why = Unsent::Refused("too many messages are waiting".into());
                     self.tasks
                         .spawn(async move { told.tell(Event::Sent(key, Err(why))).await });
                 }
@@ -301,7 +304,12 @@ async fn keep_asking(caller: Caller, told: Told) {
 
 /// One after the other.
 async fn send_all(caller: Caller, mut jobs: mpsc::Receiver<Job>, told: Told) {
+    let mut round = 0;
     while let Some(job) = jobs.recv().await {
+        // It would overtake one that was not taken.
+        if job.round < round {
+            continue;
+        }
         let outcome = match caller.under(job.request) {
             Ok(client) => client.send(&job.peer, job.body).await,
             Err(error) => Err(error),
@@ -313,15 +321,21 @@ async fn send_all(caller: Caller, mut jobs: mpsc::Receiver<Job>, told: Told) {
             }
             Err(error) => error,
         };
-        told.tell(Event::Sent(job.key, Err(in_words(&error)))).await;
-        if error.class() == Class::Refused {
-            continue;
-        }
-        while let Ok(behind) = jobs.try_recv() {
-            let why = "held back, because the message before it was not sent".to_owned();
-            told.tell(Event::Sent(behind.key, Err(why))).await;
-        }
+        let why = in_words(&error);
+        let unsent = if is_worth_waiting(&error) {
+            round = job.round + 1;
+            Unsent::Later(why)
+        } else {
+            Unsent::Refused(why)
+        };
+        told.tell(Event::Sent(job.key, Err(unsent))).await;
     }
+}
+
+/// Whether the same request may be taken later, or under the next login of the account.
+fn is_worth_waiting(error: &ClientError) -> bool {
+    // The servers have forgotten what the request's client id did before.
+    error.class() != Class::Refused && error.reason != "CLIENT_UNKNOWN"
 }
 
 /// Acknowledges the newest; what was overtaken meanwhile is part of it.
@@ -431,8 +445,70 @@ fn in_words(error: &ClientError) -> String {
             "no replica answered in time; perhaps it was done, and trying again is safe".into()
         }
         "TOKEN_INVALID" => "the login has ended: please log in again".into(),
-        "CLIENT_UNKNOWN" => "this login is too old to send: please log in again".into(),
+        "CLIENT_UNKNOWN" => {
+            "sent under a login that the servers have forgotten: nobody can tell whether it was"
+                .into()
+        }
         "REQUEST_TOO_OLD" => "too long ago: nobody can tell any more whether it was sent".into(),
         _ => error.message.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chat::client::Options;
+
+    /// Nobody listens there.
+    fn nowhere() -> Caller {
+        let options = Options {
+            deadline: Duration::from_millis(50),
+            ..Options::default()
+        };
+        let session = SessionData {
+            username: "alice".into(),
+            user_id: 4,
+            device: "default".into(),
+            token: "secret".into(),
+            client_id: [7; 16],
+            next_sequence: 2,
+        };
+        Caller {
+            cluster: Cluster::connect_with(["127.0.0.1:1"], options).unwrap(),
+            session,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_before_the_model_knew_that_one_waits_does_not_overtake_it() {
+        let (told, mut events) = mpsc::channel(8);
+        let (sender, jobs) = mpsc::channel(8);
+        let job = |key, round| Job {
+            key,
+            peer: "bob".into(),
+            body: "hello".into(),
+            request: Request {
+                client: [7; 16],
+                sequence: key,
+            },
+            round,
+        };
+        for (key, round) in [(1, 0), (2, 0), (3, 0), (1, 1), (2, 1)] {
+            sender.send(job(key, round)).await.unwrap();
+        }
+        drop(sender);
+        let told = Told {
+            epoch: 1,
+            events: told,
+        };
+        send_all(nowhere(), jobs, told).await;
+        let mut tried = Vec::new();
+        while let Some((_, event)) = events.recv().await {
+            let Event::Sent(key, Err(Unsent::Later(_))) = event else {
+                panic!("{event:?}");
+            };
+            tried.push(key);
+        }
+        assert_eq!(tried, [1, 1], "the second and third of each round wait");
     }
 }

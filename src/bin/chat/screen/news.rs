@@ -1,6 +1,6 @@
 //! What comes from files and from the network.
 
-use super::app::{App, Effect, Event, Link, Overlay, Screen};
+use super::app::{App, Effect, Event, Link, Overlay, Screen, Unsent};
 use super::form::Form;
 use super::history::{Owner, Record};
 use super::talk::{Message, State};
@@ -257,8 +257,41 @@ impl App {
             body: message.body.clone(),
             time_us: message.time_us,
             again: true,
+            round: self.round,
         };
         self.effect(effect);
+    }
+
+    /// Whether messages wait for a replica.
+    pub(super) fn waits(&self) -> bool {
+        let mut talks = self.talks.values();
+        talks.any(|talk| !talk.waiting_keys().is_empty())
+    }
+
+    /// Sends everything that waits, in the order in which it was written.
+    pub(super) fn send_waiting(&mut self) {
+        let talks = self.talks.values();
+        let mut keys: Vec<u64> = talks.flat_map(super::talk::Talk::waiting_keys).collect();
+        keys.sort_unstable();
+        for key in keys {
+            self.send_again(key);
+        }
+    }
+
+    /// No replica took this one in time, and what was sent after it was not tried.
+    fn on_later(&mut self, key: u64, why: &str) {
+        if !self.unsent.contains_key(&key) {
+            return;
+        }
+        // What is sent from now on was sent in the knowledge of it.
+        self.round += 1;
+        for talk in self.talks.values_mut() {
+            for behind in talk.sending_keys() {
+                talk.set_state(behind, State::Waiting(String::new()));
+            }
+        }
+        self.set_state(key, State::Waiting(why.into()));
+        self.complain(format!("not sent yet: {why}; it goes out by itself"));
     }
 
     /// The profile forgets the login BEFORE it is closed: what comes later is about no login.
@@ -294,6 +327,9 @@ impl App {
             _ => {}
         }
         self.link = link;
+        if matches!(self.link, Link::Up { .. }) {
+            self.send_waiting();
+        }
     }
 
     fn on_inbox(&mut self, messages: &[chat::client::Message]) {
@@ -343,7 +379,7 @@ impl App {
         self.trim();
     }
 
-    fn on_sent(&mut self, key: u64, outcome: Result<Receipt, String>) {
+    fn on_sent(&mut self, key: u64, outcome: Result<Receipt, Unsent>) {
         match outcome {
             Ok(receipt) => {
                 let Some(peer) = self.unsent.remove(&key) else {
@@ -363,7 +399,8 @@ impl App {
                     ));
                 }
             }
-            Err(why) => {
+            Err(Unsent::Later(why)) => self.on_later(key, &why),
+            Err(Unsent::Refused(why)) => {
                 let Some(peer) = self.unsent.get(&key) else {
                     return;
                 };

@@ -34,9 +34,12 @@ pub struct Message {
 pub enum State {
     /// On its way.
     Sending,
+    /// No replica took it yet: it is tried again by itself. Why; empty if only one before it is
+    /// to blame.
+    Waiting(String),
     /// On disk on a majority of the replicas.
     Accepted,
-    /// Not sent, or nobody knows; why.
+    /// Refused; why.
     Failed(String),
 }
 
@@ -175,18 +178,22 @@ impl Talk {
 
     /// Keys of what failed, oldest first.
     pub fn failed_keys(&self) -> Vec<u64> {
-        let unsent = self.messages.iter().rev().take_while(|m| m.id.is_none());
-        let failed = unsent.filter(|m| matches!(m.state, State::Failed(_)));
-        let mut keys: Vec<u64> = failed.map(|m| m.key).collect();
-        keys.reverse();
-        keys
+        self.unsent_keys(|state| matches!(state, State::Failed(_)))
     }
 
     /// Keys of what is on its way, oldest first.
     pub fn sending_keys(&self) -> Vec<u64> {
+        self.unsent_keys(|state| *state == State::Sending)
+    }
+
+    /// Keys of what waits for a replica, oldest first.
+    pub fn waiting_keys(&self) -> Vec<u64> {
+        self.unsent_keys(|state| matches!(state, State::Waiting(_)))
+    }
+
+    fn unsent_keys(&self, wanted: impl Fn(&State) -> bool) -> Vec<u64> {
         let unsent = self.messages.iter().rev().take_while(|m| m.id.is_none());
-        let sending = unsent.filter(|m| m.state == State::Sending);
-        let mut keys: Vec<u64> = sending.map(|m| m.key).collect();
+        let mut keys: Vec<u64> = unsent.filter(|m| wanted(&m.state)).map(|m| m.key).collect();
         keys.reverse();
         keys
     }

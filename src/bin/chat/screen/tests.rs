@@ -2,7 +2,9 @@
 //!
 //! `INSTA_UPDATE=always cargo test --bin chat` rewrites the frames; a person reads the diff.
 
-use super::app::{App, Asked, Effect, Event, Link, Look, Overlay, Profiled, Purpose, Screen};
+use super::app::{
+    App, Asked, Effect, Event, Link, Look, Overlay, Profiled, Purpose, Screen, Unsent,
+};
 use super::history::{Owner, Record};
 use super::talk::State;
 use super::view;
@@ -103,7 +105,7 @@ impl Stage {
 
     fn fail(&mut self, why: &str) {
         let key = self.last_key();
-        self.event(Event::Sent(key, Err(why.into())));
+        self.event(Event::Sent(key, Err(Unsent::Refused(why.into()))));
     }
 
     fn last_key(&self) -> u64 {

@@ -60,7 +60,10 @@ fn draw_help(app: &App, from: usize, frame: &mut Frame<'_>) {
     lines.push(heading(""));
     lines.push(heading("Marks"));
     let marks = [
-        (signs.sending, "on its way"),
+        (
+            signs.sending,
+            "on its way; goes out when a replica takes it",
+        ),
         (
             signs.accepted,
             "accepted: on disk on a majority of the replicas",
@@ -71,7 +74,7 @@ fn draw_help(app: &App, from: usize, frame: &mut Frame<'_>) {
         ),
         (
             signs.failed,
-            "failed: Ctrl-R tries again, and it arrives once",
+            "refused: Ctrl-R tries again, and it arrives once",
         ),
     ];
     lines.extend(marks.map(|(sign, what)| (format!("  {sign}"), what.into(), Role::Plain)));

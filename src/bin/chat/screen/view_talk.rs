@@ -154,7 +154,11 @@ fn draw_row(app: &App, talk: &Talk, message: &Message, row: &Row, buffer: &mut B
             let gutter = GUTTER as u16;
             let room = area.width.saturating_sub(gutter);
             let at = (area.x + gutter, area.y);
-            draw_text(buffer, at, &reason[range.clone()], room, look(Role::Bad));
+            let role = match message.state {
+                State::Failed(_) => Role::Bad,
+                State::Sending | State::Waiting(_) | State::Accepted => Role::Quiet,
+            };
+            draw_text(buffer, at, &reason[range.clone()], room, look(role));
         }
     }
 }
@@ -162,7 +166,7 @@ fn draw_row(app: &App, talk: &Talk, message: &Message, row: &Row, buffer: &mut B
 fn draw_mark(app: &App, talk: &Talk, message: &Message, buffer: &mut Buffer, at: (u16, u16)) {
     let signs = signs(app.look);
     let (sign, role) = match &message.state {
-        State::Sending => (signs.sending, Role::Quiet),
+        State::Sending | State::Waiting(_) => (signs.sending, Role::Quiet),
         State::Accepted if talk.is_delivered(message) => (signs.delivered, Role::Good),
         State::Accepted => (signs.accepted, Role::Good),
         State::Failed(_) => (signs.failed, Role::Bad),

@@ -19,7 +19,7 @@ pub const COMMANDS: &[(&str, &str, &str)] = &[
     (
         "/discard",
         "",
-        "gives up the last one that failed here (Ctrl-X)",
+        "gives up the last one not sent here (Ctrl-X)",
     ),
     (
         "/profile",
@@ -57,7 +57,7 @@ pub const KEYS: &[(&str, &str)] = &[
         "to the beginning, to the end (also Esc)",
     ),
     ("Ctrl-F", "find people"),
-    ("Ctrl-R, Ctrl-X", "try again, discard what failed"),
+    ("Ctrl-R, Ctrl-X", "try again, discard what failed or waits"),
     ("Ctrl-C", "empty the line; on an empty line: end"),
     ("Ctrl-A E U K W", "edit as in a shell"),
     ("Ctrl-L, Ctrl-Z", "draw the screen anew, stop until `fg`"),

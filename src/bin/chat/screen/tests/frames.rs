@@ -27,10 +27,8 @@ fn talk(columns: u16, rows: u16) -> Stage {
     stage.say("Where are you?");
     stage.say("bob?");
     let last = stage.last_key();
-    stage.event(Event::Sent(
-        last,
-        Err("no replica could take it in time; it was certainly not done".into()),
-    ));
+    let why = "too long ago: nobody can tell any more whether it was sent";
+    stage.event(Event::Sent(last, Err(Unsent::Refused(why.into()))));
     stage.app.notice = None;
     stage
 }

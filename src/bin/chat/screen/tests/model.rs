@@ -91,6 +91,69 @@ fn what_failed_is_tried_again_in_its_order_and_marked_as_a_retry() {
     assert_eq!(stage.app.editor().text(), "two");
 }
 
+/// What is to be sent, in this order, and in which round.
+fn sent(stage: &Stage) -> Vec<(&str, bool, u64)> {
+    let sends = stage.effects.iter().filter_map(|effect| match effect {
+        Effect::Send {
+            body, again, round, ..
+        } => Some((body.as_str(), *again, *round)),
+        _ => None,
+    });
+    sends.collect()
+}
+
+#[test]
+fn what_no_replica_took_waits_with_all_behind_it_and_goes_out_by_itself() {
+    let mut stage = Stage::logged_in(80, 24);
+    stage.say("/msg bob one");
+    let first = stage.last_key();
+    stage.say("two");
+    stage.say("/msg carol three");
+    stage.event(Event::Link(Link::Down { since_us: NOW }));
+    let later = Unsent::Later("no replica could take it in time".into());
+    stage.event(Event::Sent(first, Err(later)));
+    assert_eq!(stage.app.sending(), 3, "none has failed");
+    assert!(stage.frame().contains("3 on the way"));
+    // What is written meanwhile is kept, and does not overtake them.
+    stage.effects.clear();
+    stage.say("four");
+    let [Effect::Keep(Record::Out { request: None, .. })] = stage.effects[..] else {
+        panic!("{:?}", stage.effects);
+    };
+    // None is kept as failed: another run would send them too.
+    assert!(!stage.has(|e| matches!(e, Effect::Keep(Record::Failed { .. }))));
+    stage.effects.clear();
+    stage.up("127.0.0.1:7402", 900);
+    let again = |body| (body, true, 1);
+    assert_eq!(
+        sent(&stage),
+        [again("one"), again("two"), again("three"), again("four")]
+    );
+    // They are on their way: the next sign of life sends nothing again.
+    stage.effects.clear();
+    stage.up("127.0.0.1:7402", 900);
+    assert!(stage.effects.is_empty());
+    stage.say("five");
+    assert_eq!(sent(&stage), [("five", false, 1)]);
+}
+
+#[test]
+fn what_waits_can_be_discarded_and_tried_at_once() {
+    let mut stage = Stage::logged_in(80, 24);
+    stage.say("/msg bob one");
+    let first = stage.last_key();
+    stage.say("two");
+    stage.event(Event::Sent(first, Err(Unsent::Later("why".into()))));
+    assert!(stage.frame().contains("why; it goes out by itself"));
+    stage.control('x');
+    assert!(
+        stage.has(|e| matches!(e, Effect::Keep(Record::Discarded { key }) if *key == first + 1))
+    );
+    stage.effects.clear();
+    stage.control('r');
+    assert_eq!(sent(&stage), [("one", true, 1)]);
+}
+
 #[test]
 fn what_was_on_its_way_when_the_client_died_goes_on_its_way_again() {
     let mut stage = Stage::new(80, 24);
