@@ -102,7 +102,31 @@ async fn a_listener_survives_the_kill_of_the_replica_that_serves_it(protocol: Pr
     cluster.finish(&bob).await;
 }
 
+/// A listener hears only what happens while it listens.
+async fn a_receipt_that_nobody_heard_can_be_asked_for(protocol: Protocol) {
+    let cluster = TestCluster::start_on(protocol, 3, &[]).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let mut peers: Vec<String> = (0..600).map(|n| format!("nobody-{n}")).collect();
+    peers.push("bob".into());
+    assert_eq!(alice.list_delivered(&peers).await.unwrap(), []);
+    let first = alice.send("bob", "one").await.unwrap();
+    alice.send("bob", "two").await.unwrap();
+    bob.ack(first.inbox_seq).await.unwrap();
+    // Through any replica, and of what this account sent only.
+    let mark = [("bob".to_owned(), first.message_id)];
+    for id in 1..=3 {
+        let reader = cluster.reader_on(id, &alice);
+        assert_eq!(reader.list_delivered(&peers).await.unwrap(), mark);
+    }
+    let bobs = bob.list_delivered(&["bob".into(), "alice".into()]).await;
+    assert_eq!(bobs.unwrap(), []);
+    let malformed = alice.list_delivered(&["no name".into()]).await;
+    assert_eq!(reason(malformed), "INVALID_NAME");
+    cluster.finish(&alice).await;
+}
+
 crate::over_both! {
+    a_receipt_that_nobody_heard_can_be_asked_for,
     clients_send_and_listen_while_one_account_is_deleted,
     a_listener_survives_the_kill_of_the_replica_that_serves_it,
 }

@@ -387,7 +387,25 @@ async fn a_logout_is_no_error_and_leaves_no_login_behind(protocol: Protocol) {
     }
 }
 
+async fn a_receipt_that_came_while_the_sender_was_away_is_shown(protocol: Protocol) {
+    if !has_tmux() {
+        return;
+    }
+    let cluster = TestCluster::start_on(protocol, 1, &[]).await;
+    let bob = cluster.account("bob").await;
+    let alice = Person::sit_down(&cluster, "alice", 24);
+    alice.sign_up().await;
+    alice.say("/msg bob are you there?");
+    alice.sees(&["✓  are you there?"]).await;
+    alice.press(&["C-q"]);
+    alice.sees(&["ended with 0"]).await;
+    bob.ack(1).await.unwrap();
+    alice.start_again(&cluster);
+    alice.sees(&["✓✓ are you there?"]).await;
+}
+
 crate::over_both! {
+    a_receipt_that_came_while_the_sender_was_away_is_shown,
     what_is_written_without_a_majority_is_sent_when_there_is_one,
     a_logout_is_no_error_and_leaves_no_login_behind,
     two_people_talk_while_the_primary_is_killed_and_nothing_is_lost_or_doubled,

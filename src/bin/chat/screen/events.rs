@@ -104,6 +104,8 @@ pub enum Effect {
     },
     /// Tell the servers that this device has everything up to here (AFTER it is kept).
     Ack(u64),
+    /// Ask how far these peers have received what this account sent them.
+    ListDelivered(Vec<String>),
     /// Ask for names.
     Names(Asked),
     /// End the login.

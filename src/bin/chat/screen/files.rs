@@ -147,6 +147,7 @@ impl Files {
             Effect::Open { session, new } => self.open(session, new),
             Effect::Identify(owner) => self.identify(owner),
             Effect::Listen(after) => self.pass(Command::Listen(after)),
+            Effect::ListDelivered(peers) => self.pass(Command::ListDelivered(peers)),
             Effect::Names(asked) => self.pass(Command::Names(asked)),
             Effect::SignIn(credentials) => self.pass(Command::SignIn(credentials)),
             Effect::SignUp(credentials) => self.pass(Command::SignUp(credentials)),

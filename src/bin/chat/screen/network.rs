@@ -52,6 +52,8 @@ pub enum Command {
     Send(Job),
     /// Everything up to here was received.
     Ack(u64, Request),
+    /// How far these have received what was sent to them.
+    ListDelivered(Vec<String>),
     /// Names.
     Names(Asked),
     /// The end of the login.
@@ -171,6 +173,9 @@ impl Login {
             }
             Command::Ack(up_to, request) => {
                 self.acks.send_replace(Some((up_to, request)));
+            }
+            Command::ListDelivered(peers) => {
+                self.tasks.spawn(list_delivered(caller, peers, told));
             }
             Command::Names(asked) => {
                 self.tasks.spawn(names(caller, asked, told));
@@ -418,6 +423,17 @@ async fn listen(caller: Caller, after: Option<u64>, told: Told) {
             }
             _ => tokio::time::sleep(PAUSE).await,
         }
+    }
+}
+
+/// What fails is asked again when the inbox goes on: that is what made it fail.
+async fn list_delivered(caller: Caller, peers: Vec<String>, told: Told) {
+    let Ok(client) = caller.reader() else { return };
+    let Ok(marks) = client.list_delivered(&peers).await else {
+        return;
+    };
+    for (peer, id) in marks {
+        told.tell(Event::Delivered(peer, id)).await;
     }
 }
 

@@ -57,7 +57,7 @@ impl App {
                 self.effect(Effect::Keep(Record::Cursor { seq }));
                 self.say("the servers keep older messages no longer");
             }
-            Event::EndOfBacklog => self.caught_up = true,
+            Event::EndOfBacklog => self.on_caught_up(),
             // What is said about the connection says more.
             Event::Reconnected if self.notice.is_some() => {}
             Event::Reconnected => self.say("the inbox goes on at another replica"),
@@ -300,6 +300,17 @@ impl App {
         self.effect(Effect::Forget);
         self.leave(Form::sign_in(""));
         self.say("logged out");
+    }
+
+    /// From here on receipts are told as they come; those that came before, while this client was
+    /// closed or between two replicas, have to be asked for.
+    fn on_caught_up(&mut self) {
+        self.caught_up = true;
+        let talks = self.talks.values().filter(|talk| talk.is_receipt_open());
+        let peers: Vec<String> = talks.map(|talk| talk.peer.clone()).collect();
+        if !peers.is_empty() {
+            self.effect(Effect::ListDelivered(peers));
+        }
     }
 
     fn on_login_ended(&mut self, why: String) {

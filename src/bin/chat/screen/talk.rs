@@ -98,6 +98,12 @@ impl Talk {
         message.own && message.id.is_some_and(|id| id <= self.delivered)
     }
 
+    /// Whether the peer may have more of what was sent than is known.
+    pub fn is_receipt_open(&self) -> bool {
+        let mut own = self.messages.iter().rev().filter(|m| m.own);
+        own.find_map(|m| m.id).is_some_and(|id| id > self.delivered)
+    }
+
     /// Puts a message where it belongs; false if it is there already.
     pub fn insert(&mut self, message: Message) -> bool {
         let at = match message.id {

@@ -66,6 +66,30 @@ fn a_message_is_sending_then_accepted_then_delivered() {
 }
 
 #[test]
+fn receipts_that_came_while_nobody_listened_are_asked_for() {
+    let mut stage = Stage::logged_in(80, 24);
+    for (peer, id) in [("bob", 30), ("carol", 31), ("dave", 32)] {
+        stage.say(&format!("/msg {peer} hello"));
+        stage.accept(id);
+    }
+    stage.hear("erin", 1, "nothing was sent to me");
+    stage.say("not accepted yet");
+    stage.event(Event::Delivered("carol".into(), 31));
+    stage.effects.clear();
+    stage.event(Event::EndOfBacklog);
+    let [Effect::ListDelivered(peers)] = &stage.effects[..] else {
+        panic!("{:?}", stage.effects);
+    };
+    assert_eq!(*peers, ["bob", "dave"]);
+    for peer in ["bob", "dave"] {
+        stage.event(Event::Delivered(peer.into(), 32));
+    }
+    stage.effects.clear();
+    stage.event(Event::EndOfBacklog);
+    assert!(stage.effects.is_empty());
+}
+
+#[test]
 fn what_failed_is_tried_again_in_its_order_and_marked_as_a_retry() {
     let mut stage = Stage::logged_in(80, 24);
     stage.say("/msg bob one");
