@@ -50,6 +50,7 @@ impl Failure {
 
     fn exit_code(&self) -> u8 {
         match self {
+            Self::Client(error) if error.reason == "WRONG_PROTOCOL" => 2,
             Self::Client(error) => match error.class() {
                 Class::Refused => 1,
                 Class::Unreachable => 3,
@@ -76,6 +77,16 @@ impl Failure {
     fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
     }
+}
+
+/// What to do about servers that speak the other protocol.
+pub fn with_hint(error: &ClientError) -> String {
+    let other = if error.message.contains("speaks gRPC") {
+        "grpc"
+    } else {
+        "wire"
+    };
+    format!("{}: try --protocol {other}", error.message)
 }
 
 fn main() -> ExitCode {

@@ -137,7 +137,10 @@ impl Printer {
 
 /// Prints a failure with its causes to standard error.
 pub fn failure(failure: &Failure, reason: &str, json: bool) {
-    let mut text = failure.to_string();
+    let mut text = match failure {
+        Failure::Client(error) if error.reason == "WRONG_PROTOCOL" => crate::with_hint(error),
+        failure => failure.to_string(),
+    };
     let mut source = std::error::Error::source(failure);
     while let Some(cause) = source {
         let _ = write!(text, ": {cause}");

@@ -5,7 +5,9 @@
 //! conversation, and the interface never waits for the network.
 
 use super::editor::Editor;
-pub use super::events::{Asked, Credentials, Effect, Event, Link, Profiled, Purpose, Unsent};
+pub use super::events::{
+    Asked, Credentials, Effect, Event, Link, Profiled, Purpose, Refused, Unsent,
+};
 use super::form::Form;
 use super::history::{Owner, Record};
 use super::talk::{Pane, Talk};
@@ -111,8 +113,12 @@ pub struct App {
     pub open: Option<String>,
     /// What is written while none is.
     pub lobby: Editor,
+    /// Where the servers are, and what is spoken with them: for people.
+    pub servers: String,
     /// How the connection is.
     pub link: Link,
+    /// It was up once.
+    pub was_up: bool,
     /// At the bottom.
     pub notice: Option<Notice>,
     /// Ring when a message comes.
@@ -165,7 +171,9 @@ impl App {
             order: Vec::new(),
             open: None,
             lobby: Editor::default(),
+            servers: String::new(),
             link: Link::Connecting,
+            was_up: false,
             notice: None,
             bell: false,
             mouse: false,
@@ -380,6 +388,7 @@ impl App {
         let fresh = Self::new(&self.profile, self.size, self.zone.clone(), self.look);
         let old = std::mem::replace(self, fresh);
         self.now_us = old.now_us;
+        self.servers = old.servers;
         self.bell = old.bell;
         self.mouse = old.mouse;
         self.notice = old.notice;

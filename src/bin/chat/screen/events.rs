@@ -1,5 +1,6 @@
 //! What happens, and what is to be done about it.
 
+use super::form::Field;
 use super::history::{Owner, Record};
 use chat::client::{Account, Message, Page, Receipt, SessionData};
 use ratatui::crossterm::event::{KeyEvent, MouseEvent};
@@ -40,7 +41,7 @@ pub enum Event {
     /// Logged in by the form.
     SignedIn(SessionData),
     /// Not logged in.
-    SignInFailed(String),
+    SignInFailed(Refused),
     /// Whose login it is.
     Account(Account),
     /// The login is no longer valid.
@@ -163,6 +164,15 @@ pub enum Unsent {
     Later(String),
 }
 
+/// Why nobody was logged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// In words.
+    pub why: String,
+    /// The field that is to blame.
+    pub about: Option<Field>,
+}
+
 /// A question for names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -209,4 +219,6 @@ pub enum Link {
         /// Since when, in microseconds since the Unix epoch.
         since_us: u64,
     },
+    /// The servers speak another protocol; what to do about it.
+    Wrong(String),
 }

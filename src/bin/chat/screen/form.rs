@@ -1,6 +1,6 @@
 //! The form of the first screen: logging in, or creating an account.
 
-use super::app::Credentials;
+use super::app::{Credentials, Refused};
 use super::editor::Editor;
 
 /// Most bytes in a field: more than any of them may hold.
@@ -15,7 +15,7 @@ pub enum Field {
     Password,
     /// The same again, for a new account.
     Again,
-    /// Shown beside the name.
+    /// Of the person, for this account's own eyes.
     FullName,
     /// What this device is called.
     Device,
@@ -30,6 +30,8 @@ pub struct Form {
     pub field: Field,
     /// The request is under way.
     pub busy: bool,
+    /// Since when, in microseconds.
+    pub asked_us: u64,
     /// What came of the last one.
     pub error: Option<String>,
     name: Editor,
@@ -50,6 +52,7 @@ impl Form {
                 Field::Password
             },
             busy: false,
+            asked_us: 0,
             error: None,
             name: Editor::default(),
             password: Editor::default(),
@@ -152,12 +155,18 @@ impl Form {
         })
     }
 
-    /// It was refused: the password goes, the rest stays.
-    pub fn refused(&mut self, why: String) {
+    /// It was refused: the cursor goes to what is to blame. A wrong password goes; one that nothing
+    /// was said against stays, because nobody likes to type it again.
+    pub fn refused(&mut self, refused: Refused) {
         self.busy = false;
-        self.error = Some(why);
-        self.password.take();
-        self.again.take();
-        self.field = Field::Password;
+        self.error = Some(refused.why);
+        let Some(field) = refused.about.filter(|field| self.fields().contains(field)) else {
+            return;
+        };
+        self.field = field;
+        if field == Field::Password {
+            self.password.take();
+            self.again.take();
+        }
     }
 }

@@ -140,6 +140,7 @@ impl App {
                     return;
                 }
                 let sign_up = form.sign_up;
+                form.asked_us = self.now_us;
                 if let Some(credentials) = form.submit() {
                     self.effect(if sign_up {
                         Effect::SignUp(credentials)

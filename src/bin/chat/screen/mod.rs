@@ -30,6 +30,7 @@ mod talk;
 mod terminal;
 mod text;
 mod view;
+mod view_form;
 mod view_list;
 mod view_over;
 mod view_talk;
@@ -107,6 +108,7 @@ pub async fn run(cluster: Cluster, settings: Settings) -> Result<(), Failure> {
     );
     app.bell = settings.bell;
     app.mouse = settings.mouse;
+    app.servers = network::described(&cluster);
     let (local, local_events) = mpsc::channel(LOCAL_MAX);
     let mut shell = Shell::start(cluster, profile, local.clone());
     listen_to_keys(local.clone());

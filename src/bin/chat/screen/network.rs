@@ -11,10 +11,11 @@
 //! The one who takes commands waits for nothing but the next command. It is told by the thread
 //! that writes files, for which the interface may be waiting.
 
-use super::app::{Asked, Credentials, Event, Link, Unsent};
+use super::app::{Asked, Credentials, Event, Link, Refused, Unsent};
+use super::form::Field;
 use super::history::Request;
 use chat::client::{
-    Class, Client, ClientError, Cluster, Event as Heard, Listen, NewAccount, SessionData,
+    Class, Client, ClientError, Cluster, Event as Heard, Listen, NewAccount, Protocol, SessionData,
 };
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
@@ -248,7 +249,7 @@ async fn sign_in(
     };
     let event = match outcome {
         Ok(client) => Event::SignedIn(client.session().data()),
-        Err(error) => Event::SignInFailed(in_words(&error)),
+        Err(error) => Event::SignInFailed(refused(&cluster, &error)),
     };
     let _ = events.send((0, event)).await;
 }
@@ -294,6 +295,11 @@ async fn keep_asking(caller: Caller, told: Told) {
             }
             Err(error) if error.class() == Class::NotLoggedIn => {
                 return told.tell(Event::LoginEnded(in_words(&error))).await;
+            }
+            Err(error) if error.reason == "WRONG_PROTOCOL" => {
+                told.tell(Event::Link(Link::Wrong(in_words(&error)))).await;
+                tokio::time::sleep(ASK).await;
+                continue;
             }
             Err(_) => {
                 tokio::time::sleep(PAUSE).await;
@@ -450,6 +456,34 @@ async fn names(caller: Caller, asked: Asked, told: Told) {
     told.tell(Event::Names(asked, page)).await;
 }
 
+/// Where the servers are, for people.
+pub fn described(cluster: &Cluster) -> String {
+    let protocol = match cluster.options().protocol {
+        Protocol::Grpc => "gRPC",
+        Protocol::Wire => "the wire protocol",
+    };
+    format!("{} over {protocol}", cluster.addresses().join(", "))
+}
+
+/// Why nobody was logged in, and what to change.
+fn refused(cluster: &Cluster, error: &ClientError) -> Refused {
+    let about = match error.reason.as_str() {
+        "NAME_TAKEN" | "INVALID_NAME" => Some(Field::Name),
+        "INVALID_PASSWORD" | "BAD_CREDENTIALS" => Some(Field::Password),
+        "FULL_NAME_TOO_LONG" => Some(Field::FullName),
+        "DEVICE_ID_INVALID" | "TOO_MANY_DEVICES" => Some(Field::Device),
+        _ => None,
+    };
+    let why = match error.class() {
+        Class::Unreachable => format!(
+            "no replica could do it in time, at {}: is chat-server running there?",
+            described(cluster)
+        ),
+        Class::Refused | Class::NotLoggedIn => in_words(error),
+    };
+    Refused { why, about }
+}
+
 /// For people.
 fn in_words(error: &ClientError) -> String {
     match error.reason.as_str() {
@@ -466,6 +500,7 @@ fn in_words(error: &ClientError) -> String {
                 .into()
         }
         "REQUEST_TOO_OLD" => "too long ago: nobody can tell any more whether it was sent".into(),
+        "WRONG_PROTOCOL" => crate::with_hint(error),
         _ => error.message.clone(),
     }
 }

@@ -12,9 +12,9 @@ impl App {
         match event {
             Event::Resumed(session) => self.enter(session, false),
             Event::SignedIn(session) => self.enter(session, true),
-            Event::SignInFailed(why) => {
+            Event::SignInFailed(refused) => {
                 if let Screen::SignIn(form) = &mut self.screen {
-                    form.refused(why);
+                    form.refused(refused);
                 }
             }
             Event::Profiles(list) => {
@@ -325,6 +325,7 @@ impl App {
             // Still: what counts is since when.
             return;
         }
+        self.was_up |= matches!(link, Link::Up { .. });
         match (&self.link, &link) {
             (Link::Up { .. }, Link::Down { .. }) => {
                 self.complain("connection lost; what you write is kept and sent later");

@@ -80,6 +80,8 @@ pub struct Signs {
     pub above: &'static str,
     /// Towards the end.
     pub below: &'static str,
+    /// Something is missing here.
+    pub cut: &'static str,
     /// Letters of a password.
     pub hidden: &'static str,
     /// Around boxes.
@@ -98,6 +100,7 @@ const UNICODE: Signs = Signs {
     meet: "┴",
     above: "↑",
     below: "↓",
+    cut: "…",
     hidden: "•",
     border: border::ROUNDED,
 };
@@ -114,6 +117,7 @@ const ASCII: Signs = Signs {
     meet: "+",
     above: "^",
     below: "v",
+    cut: "~",
     hidden: "*",
     border: border::Set {
         top_left: "+",

@@ -3,7 +3,7 @@
 //! `INSTA_UPDATE=always cargo test --bin chat` rewrites the frames; a person reads the diff.
 
 use super::app::{
-    App, Asked, Effect, Event, Link, Look, Overlay, Profiled, Purpose, Screen, Unsent,
+    App, Asked, Effect, Event, Link, Look, Overlay, Profiled, Purpose, Refused, Screen, Unsent,
 };
 use super::history::{Owner, Record};
 use super::talk::State;
@@ -39,8 +39,10 @@ impl Stage {
             unicode: true,
         };
         let zone = Zone::posix("UTC0");
+        let mut app = App::new("default", (columns, rows), zone, look);
+        app.servers = "127.0.0.1:7401 over gRPC".into();
         Self {
-            app: App::new("default", (columns, rows), zone, look),
+            app,
             now_us: NOW,
             effects: Vec::new(),
         }

@@ -83,8 +83,9 @@ pub fn width(text: &str) -> usize {
     text.graphemes(true).map(cells).sum()
 }
 
-/// A text in one line, harmless, and at most so many cells wide.
-pub fn line(text: &str, cells_max: usize) -> String {
+/// A text in one line, harmless, and at most so many cells wide; `cut` (of one cell) stands at its
+/// end if some of it is missing.
+pub fn line(text: &str, cells_max: usize, cut: &str) -> String {
     let mut result = String::new();
     let mut left = cells_max;
     for grapheme in text.graphemes(true) {
@@ -99,10 +100,10 @@ pub fn line(text: &str, cells_max: usize) -> String {
             while left == 0
                 && let Some(last) = result.graphemes(true).next_back().map(str::len)
             {
-                let cut = result.split_off(result.len() - last);
-                left += cut.width();
+                let last = result.split_off(result.len() - last);
+                left += last.width();
             }
-            result.push('~');
+            result.push_str(cut);
             break;
         }
         left -= wide;
@@ -152,6 +153,22 @@ pub fn rows(text: &str, width: usize, at: Break) -> Vec<Range<usize>> {
     rows
 }
 
+/// The first rows of a text, harmless; the last one shows with `cut` that more would follow.
+pub fn fold(text: &str, rows: &[Range<usize>], rows_max: usize, cut: &str) -> Vec<String> {
+    let shown = rows.iter().take(rows_max);
+    let mut shown: Vec<String> = shown
+        .map(|row| line(&text[row.clone()], usize::MAX, cut))
+        .collect();
+    if rows.len() > rows_max
+        && let (Some(last), Some(row)) = (shown.last_mut(), rows.get(rows_max))
+    {
+        // One cell more than it has: the end goes, and the sign stands there.
+        let room = width(last);
+        *last = line(&format!("{last}{}", &text[row.clone()]), room.max(1), cut);
+    }
+    shown
+}
+
 /// Where the links of a text are: `http://` or `https://` up to a space, without the punctuation
 /// that ends a sentence.
 pub fn links(text: &str) -> Vec<Range<usize>> {
@@ -196,19 +213,22 @@ mod tests {
         {
             let letter = char::from_u32(code).unwrap();
             let text = format!("a{letter}b");
-            let line = line(&text, 80);
+            let line = line(&text, 80, "~");
             assert!(!line.chars().any(is_unfit), "{code:x}: {line:?}");
             for grapheme in text.graphemes(true).filter(|g| !is_line_end(g)) {
                 assert!(!shown(grapheme).chars().any(is_unfit), "{code:x}");
             }
         }
-        assert_eq!(line("\u{1b}[2Jx\u{202e}y\u{9b}", 80), "^[[2Jx<202E>y<009B>");
+        assert_eq!(
+            line("\u{1b}[2Jx\u{202e}y\u{9b}", 80, "~"),
+            "^[[2Jx<202E>y<009B>"
+        );
     }
 
     #[test]
     fn a_cell_holds_only_so_many_marks() {
         let text = format!("a{}", "\u{301}".repeat(500));
-        assert_eq!(line(&text, 80).chars().count(), CLUSTER_CHARS_MAX);
+        assert_eq!(line(&text, 80, "~").chars().count(), CLUSTER_CHARS_MAX);
         assert_eq!(width(&text), 1);
     }
 
@@ -234,8 +254,8 @@ mod tests {
         assert_eq!(wrapped("日本語の本", 5), ["日本", "語の", "本"]);
         assert_eq!(width("日本"), 4);
         assert_eq!(width("👩‍👩‍👧x"), 3);
-        assert_eq!(line("日本語", 5), "日本~");
-        assert_eq!(line("abcdef", 4), "abc~");
+        assert_eq!(line("日本語", 5, "~"), "日本~");
+        assert_eq!(line("abcdef", 4, "~"), "abc~");
     }
 
     #[test]
@@ -264,5 +284,17 @@ mod tests {
             ["https://c.example/w_(x)"]
         );
         assert!(found("https:// no").is_empty());
+    }
+
+    #[test]
+    fn what_does_not_fit_in_the_rows_says_so() {
+        let text = "the quick brown fox jumps";
+        let folded = |rows_max| {
+            let rows = rows(text, 10, Break::Words);
+            fold(text, &rows, rows_max, "…")
+        };
+        assert_eq!(folded(3), ["the quick", "brown fox", "jumps"]);
+        assert_eq!(folded(2), ["the quick", "brown fo…"]);
+        assert_eq!(folded(1), ["the quic…"]);
     }
 }

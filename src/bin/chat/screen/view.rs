@@ -11,7 +11,7 @@
 use super::app::{App, Link, Screen};
 use super::complete::Hint;
 use super::style::{Role, Signs, signs, style};
-use super::{text, view_list, view_over, view_talk};
+use super::{text, view_form, view_list, view_over, view_talk};
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
@@ -95,7 +95,7 @@ pub fn draw(app: &App, frame: &mut Frame<'_>) {
         return;
     }
     match &app.screen {
-        Screen::SignIn(form) => view_over::draw_form(app, form, frame),
+        Screen::SignIn(form) => view_form::draw_form(app, form, frame),
         Screen::Talks => {
             let places = places(app);
             let buffer = frame.buffer_mut();
@@ -189,7 +189,7 @@ fn draw_hint(app: &App, buffer: &mut Buffer, area: Rect) {
     let end = x + room;
     for (words, role) in parts {
         let left = end.saturating_sub(x);
-        let words = text::line(&words, left.into());
+        let words = text::line(&words, left.into(), signs(app.look).cut);
         x = put(buffer, (x, area.y), &words, left, style(app.look, role));
     }
     put(buffer, (x, area.y), " ", 1, style(app.look, Role::Plain));
@@ -199,7 +199,11 @@ fn draw_hint(app: &App, buffer: &mut Buffer, area: Rect) {
 pub fn draw_notice(app: &App, buffer: &mut Buffer, area: Rect) {
     if let Some(notice) = &app.notice {
         let role = if notice.bad { Role::Bad } else { Role::Plain };
-        let words = text::line(&notice.text, usize::from(area.width.saturating_sub(6)));
+        let words = text::line(
+            &notice.text,
+            usize::from(area.width.saturating_sub(6)),
+            signs(app.look).cut,
+        );
         let words = format!(" {words} ");
         put(
             buffer,
@@ -237,7 +241,7 @@ fn draw_input(app: &App, buffer: &mut Buffer, area: Rect) -> Position {
     }
     if editor.is_empty() {
         let hint = match &app.open {
-            Some(peer) => format!("Write to {}", text::line(peer, 32)),
+            Some(peer) => format!("Write to {}", text::line(peer, 32, signs.cut)),
             None => "Ctrl-F finds people, /msg NAME opens a conversation".into(),
         };
         put(
@@ -274,7 +278,7 @@ pub fn draw_text(
 fn draw_status(app: &App, buffer: &mut Buffer, area: Rect) {
     let signs = signs(app.look);
     let role = match app.link {
-        Link::Down { .. } => Role::BarBad,
+        Link::Down { .. } | Link::Wrong(_) => Role::BarBad,
         Link::Connecting | Link::Up { .. } => Role::Bar,
     };
     let bar = style(app.look, role);
@@ -304,7 +308,7 @@ fn draw_status(app: &App, buffer: &mut Buffer, area: Rect) {
     put(
         buffer,
         (0, area.y),
-        &text::line(&left, room),
+        &text::line(&left, room, signs.cut),
         area.width,
         bar,
     );
@@ -331,9 +335,14 @@ fn link_words(app: &App, signs: &Signs) -> String {
             };
             format!("{word}{replica} {} {rtt}", signs.dot)
         }
+        Link::Wrong(why) => why.clone(),
         Link::Down { since_us } => {
             let seconds = app.now_us.saturating_sub(*since_us) / 1_000_000;
-            format!("reconnecting, for {seconds} s")
+            if app.was_up {
+                format!("reconnecting, for {seconds} s")
+            } else {
+                format!("no answer for {seconds} s from {}", app.servers)
+            }
         }
     }
 }

@@ -154,7 +154,13 @@ fn draw_row(app: &App, buffer: &mut Buffer, y: u16, width: u16, peer: &str) {
     let right = text::width(&count) as u16 + 1;
     put(buffer, (0, y), &" ".repeat(width.into()), width, look);
     let room = width.saturating_sub(right + 2);
-    let x = put(buffer, (1, y), &text::line(peer, room.into()), room, look);
+    let x = put(
+        buffer,
+        (1, y),
+        &text::line(peer, room.into(), signs.cut),
+        room,
+        look,
+    );
     let left = width.saturating_sub(right + x);
     put(buffer, (x, y), draft, left, style(app.look, Role::Quiet));
     let look = if talk.failed > 0 && !is_open {

@@ -1,14 +1,16 @@
-//! What lies over the conversation, and the first screen.
+//! What lies over the conversation.
 
 use super::app::{App, Find, Overlay, Profiled};
-use super::form::{Field, Form};
 use super::style::{Role, signs, style};
-use super::text;
-use super::view::{draw_notice, draw_text, put};
+use super::text::{self, Break};
+use super::view::{draw_text, put};
 use super::words::{COMMANDS, KEYS};
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::widgets::{Block, Clear, Widget};
+
+/// Rows of what is said about a search.
+const SAID_ROWS_MAX: usize = 3;
 
 /// Draws what lies over the rest, if anything does.
 pub fn draw_overlay(app: &App, frame: &mut Frame<'_>) {
@@ -21,7 +23,7 @@ pub fn draw_overlay(app: &App, frame: &mut Frame<'_>) {
 }
 
 /// An empty box with a title, in the middle; returns its inside.
-fn open_box(app: &App, frame: &mut Frame<'_>, width: u16, height: u16, title: &str) -> Rect {
+pub fn open_box(app: &App, frame: &mut Frame<'_>, width: u16, height: u16, title: &str) -> Rect {
     let area = frame.area();
     let (width, height) = (width.min(area.width), height.min(area.height));
     let x = (area.width - width) / 2;
@@ -97,7 +99,7 @@ fn draw_help(app: &App, from: usize, frame: &mut Frame<'_>) {
         put(
             buffer,
             (x, y),
-            &text::line(&right, room.into()),
+            &text::line(&right, room.into(), signs.cut),
             room,
             style(app.look, Role::Plain),
         );
@@ -131,11 +133,24 @@ fn draw_find(app: &App, find: &Find, frame: &mut Frame<'_>) {
         room,
         app,
     );
+    let (words, role) = match (&find.error, find.asked.is_some(), find.names.len()) {
+        (Some(why), _, _) => (why.as_str(), Role::Bad),
+        (None, true, _) => ("asking", Role::Quiet),
+        (None, false, 0) => ("nobody", Role::Quiet),
+        (None, false, _) => ("Enter opens, Esc closes", Role::Quiet),
+    };
+    let rows = text::rows(words, inside.width.into(), Break::Words);
+    let said = text::fold(words, &rows, SAID_ROWS_MAX, signs.cut);
+    let above = inside.height.saturating_sub(said.len() as u16);
+    for (y, words) in (inside.y + above..inside.bottom()).zip(&said) {
+        let look = style(app.look, role);
+        put(buffer, (inside.x, y), words, inside.width, look);
+    }
     let list = Rect::new(
         inside.x,
         inside.y + 2,
         inside.width,
-        inside.height.saturating_sub(3),
+        above.saturating_sub(2),
     );
     let from = (find.chosen + 1).saturating_sub(list.height.into());
     let rows = (list.y..list.bottom()).zip(find.names.iter().enumerate().skip(from));
@@ -147,7 +162,7 @@ fn draw_find(app: &App, find: &Find, frame: &mut Frame<'_>) {
         };
         let words = format!(
             " {:<width$}",
-            text::line(name, 40),
+            text::line(name, 40, signs.cut),
             width = usize::from(list.width.saturating_sub(1))
         );
         put(
@@ -158,25 +173,11 @@ fn draw_find(app: &App, find: &Find, frame: &mut Frame<'_>) {
             style(app.look, role),
         );
     }
-    let (words, role) = match (&find.error, find.asked.is_some(), find.names.len()) {
-        (Some(why), _, _) => (why.clone(), Role::Bad),
-        (None, true, _) => ("asking".into(), Role::Quiet),
-        (None, false, 0) => ("nobody".into(), Role::Quiet),
-        (None, false, _) => ("Enter opens, Esc closes".into(), Role::Quiet),
-    };
-    let words = text::line(&words, inside.width.into());
-    put(
-        buffer,
-        (inside.x, inside.bottom() - 1),
-        &words,
-        inside.width,
-        style(app.look, role),
-    );
     frame.set_cursor_position((inside.x + 2 + cell, inside.y));
 }
 
 /// One line of input, moved so that the cursor is visible; returns the cursor's cell.
-fn draw_field(
+pub fn draw_field(
     words: &str,
     cursor: usize,
     buffer: &mut ratatui::buffer::Buffer,
@@ -221,7 +222,7 @@ fn draw_profiles(app: &App, list: &[Profiled], chosen: usize, frame: &mut Frame<
         let words = format!(" {:<20} {account}", profile.name);
         let words = format!(
             "{:<width$}",
-            text::line(&words, inside.width.into()),
+            text::line(&words, inside.width.into(), signs(app.look).cut),
             width = inside.width.into()
         );
         put(
@@ -240,107 +241,4 @@ fn draw_profiles(app: &App, list: &[Profiled], chosen: usize, frame: &mut Frame<
         inside.width,
         style(app.look, Role::Quiet),
     );
-}
-
-/// The first screen.
-pub fn draw_form(app: &App, form: &Form, frame: &mut Frame<'_>) {
-    let title = if form.sign_up {
-        "chat: create an account"
-    } else {
-        "chat: log in"
-    };
-    let fields = form.fields();
-    let height = fields.len() as u16 + 8;
-    let inside = open_box(app, frame, 60, height, title);
-    let signs = signs(app.look);
-    let mut cursor = None;
-    let column = 17.min(inside.width / 2);
-    for (y, field) in (inside.y + 1..inside.bottom()).zip(fields) {
-        let label = match field {
-            Field::Name => "Name",
-            Field::Password => "Password",
-            Field::Again => "Password, again",
-            Field::FullName => "Full name",
-            Field::Device => "Device",
-        };
-        let is_here = *field == form.field;
-        let role = if is_here { Role::Strong } else { Role::Plain };
-        let buffer = frame.buffer_mut();
-        put(buffer, (inside.x, y), label, column, style(app.look, role));
-        let room = inside.width.saturating_sub(column);
-        let editor = form.editor(*field);
-        let at = (inside.x + column, y);
-        let cell = if matches!(field, Field::Password | Field::Again) {
-            // Not even how long it is, beyond the edge.
-            let letters = |text: &str| text.chars().count().min(usize::from(room) - 1);
-            put(
-                buffer,
-                at,
-                &signs.hidden.repeat(letters(editor.text())),
-                room,
-                style(app.look, Role::Plain),
-            );
-            letters(&editor.text()[..editor.cursor()]) as u16
-        } else {
-            draw_field(editor.text(), editor.cursor(), buffer, at, room, app)
-        };
-        if editor.is_empty() && matches!(field, Field::FullName | Field::Device) {
-            put(
-                buffer,
-                at,
-                "(may stay empty)",
-                room,
-                style(app.look, Role::Quiet),
-            );
-        }
-        if is_here {
-            cursor = Some((at.0 + cell, y));
-        }
-    }
-    draw_form_hints(app, form, frame, inside);
-    let (columns, rows) = app.size;
-    let bottom = Rect::new(0, rows.saturating_sub(1), columns, 1);
-    draw_notice(app, frame.buffer_mut(), bottom);
-    if let Some(cursor) = cursor.filter(|_| app.overlay.is_none() && !form.busy) {
-        frame.set_cursor_position(cursor);
-    }
-}
-
-fn draw_form_hints(app: &App, form: &Form, frame: &mut Frame<'_>, inside: Rect) {
-    let y = inside.y + form.fields().len() as u16 + 2;
-    let buffer = frame.buffer_mut();
-    let (words, role) = match (&form.error, form.busy) {
-        (_, true) => ("asking the servers".to_owned(), Role::Quiet),
-        (Some(why), false) => (why.clone(), Role::Bad),
-        (None, false) => (format!("profile {}", app.profile), Role::Quiet),
-    };
-    let words = text::line(&words, inside.width.into());
-    put(
-        buffer,
-        (inside.x, y),
-        &words,
-        inside.width,
-        style(app.look, role),
-    );
-    let other = if form.sign_up {
-        "Ctrl-T log in"
-    } else {
-        "Ctrl-T new account"
-    };
-    let hints = [
-        format!(
-            "Enter {}   Tab next field   {other}",
-            if form.sign_up { "create" } else { "log in" }
-        ),
-        "Ctrl-O profiles   Esc ends".to_owned(),
-    ];
-    for (y, words) in (y + 2..inside.bottom()).zip(hints) {
-        put(
-            buffer,
-            (inside.x, y),
-            &words,
-            inside.width,
-            style(app.look, Role::Quiet),
-        );
-    }
 }

@@ -17,7 +17,7 @@ pub fn draw_title(app: &App, buffer: &mut Buffer, area: Rect) {
         put(buffer, (area.x + 1, area.y), "chat", area.width, strong);
         return;
     };
-    let mut words = text::line(&talk.peer, usize::from(area.width / 2));
+    let mut words = text::line(&talk.peer, usize::from(area.width / 2), signs.cut);
     if talk.peer == app.me {
         words.push_str(" (yourself)");
     }
@@ -53,7 +53,11 @@ pub fn draw_messages(app: &App, buffer: &mut Buffer, area: Rect) {
             "Nothing was said yet. What you write goes to {}.",
             talk.peer
         );
-        let words = text::line(&words, usize::from(area.width.saturating_sub(2)));
+        let words = text::line(
+            &words,
+            usize::from(area.width.saturating_sub(2)),
+            signs(app.look).cut,
+        );
         put(
             buffer,
             (area.x + 1, area.y + 1),
@@ -130,7 +134,13 @@ fn draw_row(app: &App, talk: &Talk, message: &Message, row: &Row, buffer: &mut B
                 (talk.peer.as_str(), Role::Peer)
             };
             let room = area.width.saturating_sub(7);
-            let x = put(buffer, at, &text::line(name, room.into()), room, look(role));
+            let x = put(
+                buffer,
+                at,
+                &text::line(name, room.into(), signs(app.look).cut),
+                room,
+                look(role),
+            );
             let clock = app.zone.clock(message.time_us);
             put(buffer, (x + 1, area.y), &clock, 6, look(Role::Quiet));
         }

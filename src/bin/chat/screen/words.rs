@@ -43,7 +43,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("Alt-Enter, Ctrl-J", "a new line; a paste keeps its lines"),
     (
         "Tab, Shift-Tab",
-        "complete a name or a command; again: the next, the last",
+        "complete a name or a command; again: the next",
     ),
     ("Up, Down", "what was said before"),
     (

@@ -1,6 +1,7 @@
 //! What is drawn.
 
 use super::*;
+use crate::screen::form::Field;
 use insta::assert_snapshot;
 
 /// Two people who talk, with everything that a message can be.
@@ -102,6 +103,74 @@ fn a_new_account_with_a_mistake() {
     assert_snapshot!(stage.frame());
 }
 
+/// Every field, a row of what is said and one of hints, on the smallest windows that there are.
+#[test]
+fn small_forms() {
+    let mut frames = Vec::new();
+    for (columns, rows) in [(36, 8), (40, 10), (64, 14)] {
+        let mut stage = Stage::new(columns, rows);
+        stage.app.servers =
+            "10.0.0.1:7400, 10.0.0.2:7400, 10.0.0.3:7400 over the wire protocol".into();
+        frames.push(stage.frame());
+        stage.control('t');
+        stage.write("alice");
+        stage.key(KeyCode::Tab);
+        stage.event(Event::SignInFailed(Refused {
+            why: "somebody has this name already, and will not give it up".into(),
+            about: Some(Field::Name),
+        }));
+        frames.push(stage.frame());
+        let labels = [
+            "Name",
+            "Password",
+            "again",
+            "Full name",
+            "Device",
+            "somebody",
+            "Enter",
+        ];
+        for label in labels {
+            assert!(
+                stage.frame().contains(label),
+                "{label} in\n{}",
+                stage.frame()
+            );
+        }
+    }
+    assert_snapshot!(frames.join("\n"));
+}
+
+#[test]
+fn servers_that_do_not_answer_are_named() {
+    let mut stage = Stage::new(80, 24);
+    stage.app.servers = "10.0.0.1:7400, 10.0.0.2:7400, 10.0.0.3:7400 over the wire protocol".into();
+    stage.write("alice");
+    stage.key(KeyCode::Tab);
+    stage.write("secret");
+    stage.key(KeyCode::Enter);
+    stage.pass(12_000_000);
+    stage.event(Event::Tick);
+    assert_snapshot!(stage.frame());
+}
+
+#[test]
+fn a_search_that_fails_says_all_of_why() {
+    let mut stage = talk(80, 24);
+    stage.control('f');
+    stage.write("(");
+    for pattern in ["", "("] {
+        let asked = Asked {
+            pattern: pattern.into(),
+            page_token: String::new(),
+            purpose: Purpose::Search,
+        };
+        let why = "the pattern is not a regular expression that this server accepts: a group was \
+                   opened and not closed";
+        stage.event(Event::Names(asked, Err(why.into())));
+    }
+    assert_snapshot!(stage.frame());
+}
+
 #[test]
 fn nothing_yet() {
     assert_snapshot!(Stage::logged_in(80, 24).frame());
@@ -111,7 +180,10 @@ fn nothing_yet() {
 fn help() {
     let mut stage = Stage::logged_in(80, 46);
     stage.key(KeyCode::F(1));
-    assert_snapshot!(stage.frame());
+    let frame = stage.frame();
+    let cut = frame.lines().find(|line| line.contains("… │"));
+    assert_eq!(cut, None, "no line is too long");
+    assert_snapshot!(frame);
 }
 
 #[test]

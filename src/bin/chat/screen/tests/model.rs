@@ -1,6 +1,7 @@
 //! What an event changes, and what is done about it.
 
 use super::*;
+use crate::screen::form::Field;
 
 fn states(stage: &Stage) -> Vec<(String, State)> {
     let talk = stage.app.talk().expect("a conversation is open");
@@ -472,6 +473,57 @@ fn a_login_that_ends_leads_to_the_form_and_loses_no_draft() {
     stage.key(KeyCode::Enter);
     let back = |e: &Effect| matches!(e, Effect::SignIn(who) if who.name == "alice" && who.password == "secret");
     assert!(stage.has(back));
+}
+
+#[test]
+fn what_was_not_to_blame_for_a_refusal_stays_in_the_form() {
+    let mut stage = Stage::new(80, 24);
+    stage.control('t');
+    for text in ["alice", "secret", "secret"] {
+        stage.write(text);
+        stage.key(KeyCode::Tab);
+    }
+    let refuse = |stage: &mut Stage, about| {
+        stage.effects.clear();
+        // In an empty field it is a step, and not yet the end.
+        for _ in 0..3 {
+            if stage.effects.is_empty() {
+                stage.key(KeyCode::Enter);
+            }
+        }
+        let asked = |e: &Effect| matches!(e, Effect::SignUp(c) if c.password == "secret");
+        assert!(stage.has(asked), "{:?}", stage.effects);
+        let why = "why".into();
+        stage.event(Event::SignInFailed(Refused { why, about }));
+        let Screen::SignIn(form) = &stage.app.screen else {
+            panic!("no form");
+        };
+        (form.field, form.editor(Field::Again).text().to_owned())
+    };
+    let name = refuse(&mut stage, Some(Field::Name));
+    assert_eq!(name, (Field::Name, "secret".into()));
+    // Nobody answered: everything stays.
+    assert_eq!(refuse(&mut stage, None), name);
+    let device = refuse(&mut stage, Some(Field::Device));
+    assert_eq!(device, (Field::Device, "secret".into()));
+    let password = refuse(&mut stage, Some(Field::Password));
+    assert_eq!(password, (Field::Password, String::new()));
+}
+
+#[test]
+fn servers_of_another_protocol_are_no_lost_connection() {
+    let mut stage = Stage::new(80, 24);
+    stage.event(Event::Resumed(session()));
+    stage.event(Event::HistoryLoaded { writable: true });
+    let since_us = stage.now_us;
+    stage.event(Event::Link(Link::Down { since_us }));
+    stage.pass(3_000_000);
+    stage.event(Event::Tick);
+    let silent = "no answer for 3 s from 127.0.0.1:7401 over gRPC";
+    assert!(stage.frame().contains(silent), "{}", stage.frame());
+    let hint = "127.0.0.1:7401 speaks the wire protocol: try --protocol wire";
+    stage.event(Event::Link(Link::Wrong(hint.into())));
+    assert!(stage.frame().contains(hint), "{}", stage.frame());
 }
 
 #[test]
