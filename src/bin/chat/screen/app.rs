@@ -40,6 +40,8 @@ pub enum Overlay {
         list: Vec<Profiled>,
         /// The one under the bar.
         chosen: usize,
+        /// A name that is typed instead: perhaps of a new one.
+        name: Editor,
     },
 }
 

@@ -1,6 +1,7 @@
 //! What each key does.
 
-use super::app::{App, Effect, Find, Overlay, SENDING_MAX, Screen};
+use super::app::{App, Effect, Find, Overlay, Profiled, SENDING_MAX, Screen};
+use super::editor::Editor;
 use super::history::Record;
 use super::talk::{Message, State};
 use super::view;
@@ -51,6 +52,9 @@ impl App {
                 find.pattern.insert(&text.replace(['\n', '\r'], ""));
                 self.search();
             }
+            (Some(Overlay::Profiles { name, .. }), _) => {
+                name.insert(&text.replace(['\n', '\r'], ""));
+            }
             (Some(_), _) => {}
             (None, Screen::SignIn(form)) => form.insert(text),
             (None, Screen::Talks) => self.write(text),
@@ -89,23 +93,42 @@ impl App {
     }
 
     fn on_profiles_key(&mut self, key: KeyEvent, control: bool) {
-        let Some(Overlay::Profiles { list, chosen }) = &mut self.overlay else {
+        let Some(Overlay::Profiles { list, chosen, name }) = &mut self.overlay else {
             return;
         };
         match key.code {
             KeyCode::Down => *chosen = (*chosen + 1).min(list.len().saturating_sub(1)),
             KeyCode::Up => *chosen = chosen.saturating_sub(1),
             KeyCode::Enter => {
-                let name = list.get(*chosen).map(|profile| profile.name.clone());
+                let typed = name.text().trim().to_owned();
+                let chosen = list.get(*chosen).map(|profile| profile.name.clone());
                 self.overlay = None;
-                if let Some(name) = name {
+                if let Some(name) = Some(typed).filter(|name| !name.is_empty()).or(chosen) {
                     self.switch_profile(&name);
                 }
             }
             KeyCode::Esc => self.overlay = None,
             KeyCode::Char('c') if control => self.overlay = None,
-            _ => {}
+            KeyCode::Char(letter) if is_text(key) => name.insert(&letter.to_string()),
+            _ => edit(name, key),
         }
+    }
+
+    /// This one is always among them, even if nobody is logged in there yet.
+    pub(super) fn show_profiles(&mut self, mut list: Vec<Profiled>) {
+        if list.iter().all(|profile| profile.name != self.profile) {
+            list.push(Profiled {
+                name: self.profile.clone(),
+                account: None,
+            });
+            list.sort_by(|one, other| one.name.cmp(&other.name));
+        }
+        let this = list.iter().position(|p| p.name == self.profile);
+        self.overlay = Some(Overlay::Profiles {
+            list,
+            chosen: this.unwrap_or(0),
+            name: Editor::default(),
+        });
     }
 
     pub(super) fn switch_profile(&mut self, name: &str) {

@@ -1,6 +1,6 @@
 //! What comes from files and from the network.
 
-use super::app::{App, Effect, Event, Link, Overlay, Screen, Unsent};
+use super::app::{App, Effect, Event, Link, Screen, Unsent};
 use super::form::Form;
 use super::history::{Owner, Record};
 use super::talk::{Message, State};
@@ -18,11 +18,7 @@ impl App {
                 }
             }
             Event::Profiles(list) => {
-                let chosen = list
-                    .iter()
-                    .position(|p| p.name == self.profile)
-                    .unwrap_or(0);
-                self.overlay = Some(Overlay::Profiles { list, chosen });
+                self.show_profiles(list);
             }
             Event::History(records) => {
                 for record in records {

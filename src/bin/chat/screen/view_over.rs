@@ -1,6 +1,7 @@
 //! What lies over the conversation.
 
 use super::app::{App, Find, Overlay, Profiled};
+use super::editor::Editor;
 use super::style::{Role, signs, style};
 use super::text::{self, Break};
 use super::view::{draw_text, put};
@@ -18,7 +19,9 @@ pub fn draw_overlay(app: &App, frame: &mut Frame<'_>) {
         None => {}
         Some(Overlay::Help(from)) => draw_help(app, *from, frame),
         Some(Overlay::Find(find)) => draw_find(app, find, frame),
-        Some(Overlay::Profiles { list, chosen }) => draw_profiles(app, list, *chosen, frame),
+        Some(Overlay::Profiles { list, chosen, name }) => {
+            draw_profiles(app, (list, *chosen), name, frame);
+        }
     }
 }
 
@@ -203,42 +206,47 @@ pub fn draw_field(
     text::width(&words[from..cursor]) as u16
 }
 
-fn draw_profiles(app: &App, list: &[Profiled], chosen: usize, frame: &mut Frame<'_>) {
-    let height = (list.len() as u16)
-        .saturating_add(5)
-        .min(frame.area().height);
+fn draw_profiles(
+    app: &App,
+    (list, chosen): (&[Profiled], usize),
+    name: &Editor,
+    frame: &mut Frame<'_>,
+) {
+    let wanted = (list.len() as u16).saturating_add(6);
+    let height = wanted.min(frame.area().height);
     let inside = open_box(app, frame, 50, height, "Profiles");
+    let (width, signs) = (inside.width, signs(app.look));
     let buffer = frame.buffer_mut();
-    let rows = inside.height.saturating_sub(2);
+    let me = style(app.look, Role::Me);
+    put(buffer, (inside.x, inside.y), signs.prompt, 1, me);
+    let at = (inside.x + 2, inside.y);
+    let cell = draw_field(name.text(), name.cursor(), buffer, at, width - 2, app);
+    let quiet = style(app.look, Role::Quiet);
+    if name.is_empty() {
+        put(buffer, at, "a name, for a new one", width - 2, quiet);
+    }
+    let rows = inside.height.saturating_sub(4);
     let from = (chosen + 1).saturating_sub(rows.into());
-    let lines = (inside.y..inside.y + rows).zip(list.iter().enumerate().skip(from));
+    let top = inside.y + 2;
+    let lines = (top..top + rows).zip(list.iter().enumerate().skip(from));
     for (y, (index, profile)) in lines {
-        let role = if index == chosen {
+        let role = if index == chosen && name.is_empty() {
             Role::Chosen
         } else {
             Role::Plain
         };
         let account = profile.account.as_deref().unwrap_or("not logged in");
-        let words = format!(" {:<20} {account}", profile.name);
-        let words = format!(
-            "{:<width$}",
-            text::line(&words, inside.width.into(), signs(app.look).cut),
-            width = inside.width.into()
-        );
-        put(
-            buffer,
-            (inside.x, y),
-            &words,
-            inside.width,
-            style(app.look, role),
-        );
+        let mark = if profile.name == app.profile {
+            " (this one)"
+        } else {
+            ""
+        };
+        let words = format!(" {:<20} {account}{mark}", profile.name);
+        let words = text::line(&words, width.into(), signs.cut);
+        let words = format!("{words:<width$}", width = width.into());
+        put(buffer, (inside.x, y), &words, width, style(app.look, role));
     }
-    let hint = "Enter: go on with it; /profile NAME: a new one";
-    put(
-        buffer,
-        (inside.x, inside.bottom() - 1),
-        hint,
-        inside.width,
-        style(app.look, Role::Quiet),
-    );
+    let hint = "Enter: go on with it   Esc: stay";
+    put(buffer, (inside.x, inside.bottom() - 1), hint, width, quiet);
+    frame.set_cursor_position((at.0 + cell, at.1));
 }

@@ -650,6 +650,26 @@ fn a_logout_forgets_the_login_whichever_event_comes_first() {
 }
 
 #[test]
+fn the_choice_of_profiles_has_this_one_and_takes_a_new_name() {
+    let mut stage = Stage::new(80, 24);
+    stage.event(Event::Profiles(Vec::new()));
+    let frame = stage.frame();
+    assert!(
+        frame.contains("default              not logged in (this one)"),
+        "{frame}"
+    );
+    stage.write("wrok");
+    stage.key(KeyCode::Left);
+    stage.key(KeyCode::Backspace);
+    stage.key(KeyCode::Backspace);
+    stage.write("or");
+    assert!(stage.frame().contains("› work"));
+    stage.key(KeyCode::Enter);
+    assert!(stage.has(|e| matches!(e, Effect::Profile(name) if name == "work")));
+    assert!(stage.frame().contains("profile work, at"));
+}
+
+#[test]
 fn a_profile_with_a_strange_name_is_refused() {
     let mut stage = Stage::logged_in(80, 24);
     stage.say("/profile ../x");
