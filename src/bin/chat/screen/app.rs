@@ -155,6 +155,7 @@ pub struct App {
     /// Peers for whom a draft is remembered.
     pub(super) drafted: BTreeSet<String>,
     pub(super) completion: Option<super::complete::Completion>,
+    pub(super) opening: Option<super::words::Opening>,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -195,6 +196,7 @@ impl App {
             names: BTreeSet::new(),
             drafted: BTreeSet::new(),
             completion: None,
+            opening: None,
             effects: Vec::new(),
         }
     }
@@ -265,15 +267,35 @@ impl App {
         }
     }
 
-    /// The conversation with this peer; a new one if there is none.
+    /// The conversation with this peer; a new one if there is none. It is in the list from now on.
     pub(super) fn talk_with(&mut self, peer: &str) -> &mut Talk {
-        if !self.talks.contains_key(peer) {
+        if !self.talk_of(peer).is_listed {
             self.order.push(peer.to_owned());
             self.know(peer);
         }
+        let talk = self.talk_of(peer);
+        talk.is_listed = true;
+        talk
+    }
+
+    /// The same, and in the list or not as it was.
+    pub(super) fn talk_of(&mut self, peer: &str) -> &mut Talk {
         self.talks
             .entry(peer.to_owned())
             .or_insert_with(|| Talk::with(peer))
+    }
+
+    /// Takes it out of the list, until something is said in it again.
+    pub(super) fn unlist(&mut self, peer: &str) {
+        self.order.retain(|other| other != peer);
+        let Some(talk) = self.talks.get_mut(peer) else {
+            return;
+        };
+        talk.is_listed = false;
+        talk.draft.take();
+        if talk.messages().is_empty() {
+            self.talks.remove(peer);
+        }
     }
 
     /// A name for completion.
@@ -292,7 +314,7 @@ impl App {
 
     /// Opens a conversation.
     pub(super) fn open_talk(&mut self, peer: &str) {
-        let is_new = !self.talks.contains_key(peer);
+        let is_new = !self.talk_of(peer).is_listed;
         self.talk_with(peer);
         if is_new {
             self.bump(peer);

@@ -191,6 +191,8 @@ pub enum Purpose {
     Search,
     /// The Tab key.
     Completion,
+    /// A conversation with somebody who is not known here.
+    Opening,
 }
 
 /// A profile, and who is logged in there.

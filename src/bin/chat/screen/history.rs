@@ -129,6 +129,11 @@ pub enum Record {
         /// With whom.
         peer: String,
     },
+    /// It is not, until something is said in it again.
+    Closed {
+        /// With whom.
+        peer: String,
+    },
     /// The inbox was read up to here.
     Cursor {
         /// Inclusive.
@@ -338,7 +343,7 @@ impl Kept {
                 self.delivered.insert(peer.clone(), record);
             }
             // Newer ones follow, or there was nothing to keep.
-            Record::Draft { .. } | Record::Open { .. } => {}
+            Record::Draft { .. } | Record::Open { .. } | Record::Closed { .. } => {}
         }
     }
 

@@ -291,6 +291,10 @@ impl App {
             return;
         }
         match self.command(&text) {
+            // It would go to the one that is open now.
+            Outcome::Text(_) if self.opening.is_some() => {
+                self.complain("one moment, still looking");
+            }
             // Said with a second slash.
             Outcome::Text(text) => {
                 if self.speak(&text) {

@@ -148,14 +148,15 @@ impl App {
                 }
             }
             Record::Delivered { peer, id } => {
-                let talk = self.talk_with(&peer);
+                let talk = self.talk_of(&peer);
                 talk.delivered = talk.delivered.max(id);
             }
-            Record::Read { peer, id } => self.talk_with(&peer).set_read(id),
+            Record::Read { peer, id } => self.talk_of(&peer).set_read(id),
             Record::Draft { peer, text } => {
-                self.talk_with(&peer).draft.set(&text);
+                self.talk_of(&peer).draft.set(&text);
                 self.drafted.insert(peer);
             }
+            Record::Closed { peer } => self.unlist(&peer),
             Record::Open { peer } => {
                 self.talk_with(&peer);
                 self.bump(&peer);

@@ -64,6 +64,8 @@ pub struct Talk {
     pub read: u64,
     /// Messages of the peer after that.
     pub unread: usize,
+    /// It is in the list of conversations.
+    pub is_listed: bool,
     /// What is being written.
     pub draft: Editor,
     /// None: at the end, and following it.

@@ -18,6 +18,8 @@ use ratatui::style::{Color, Modifier};
 
 mod frames;
 mod model;
+mod names;
+mod sending;
 
 /// Sun 22 Nov 2026 14:03:57 UTC.
 const NOW: u64 = 1_795_356_237_000_000;
@@ -57,6 +59,9 @@ impl Stage {
         stage.event(Event::Account(account()));
         stage.event(Event::HistoryReady { emptied: false });
         stage.event(Event::EndOfBacklog);
+        for name in ["bob", "carol", "dave"] {
+            stage.app.know(name);
+        }
         stage.effects.clear();
         stage
     }

@@ -1,6 +1,7 @@
 //! Commands that begin with a slash, and the search.
 
-use super::app::{App, Asked, Effect, Overlay, Purpose};
+use super::app::{App, Asked, Effect, Link, Overlay, Purpose};
+use super::history::Record;
 use chat::client::Page;
 
 /// Every command: what is typed, and what it does.
@@ -9,6 +10,11 @@ pub const COMMANDS: &[(&str, &str, &str)] = &[
         "/msg",
         "NAME [TEXT]",
         "opens a conversation, and sends the text",
+    ),
+    (
+        "/close",
+        "",
+        "takes it out of the list, until its next message",
     ),
     (
         "/find",
@@ -63,6 +69,23 @@ pub const KEYS: &[(&str, &str)] = &[
     ("Ctrl-L, Ctrl-Z", "draw the screen anew, stop until `fg`"),
 ];
 
+/// Somebody is looked for, to open a conversation.
+#[derive(Debug)]
+pub struct Opening {
+    peer: String,
+    /// What will be said then; may be empty.
+    text: String,
+    /// What was typed: given back if there is nobody.
+    line: String,
+}
+
+impl Opening {
+    /// This name and no other.
+    fn pattern(&self) -> String {
+        format!("^{}$", self.peer.replace('.', "\\."))
+    }
+}
+
 /// What came of a line.
 pub enum Outcome {
     /// It is a message.
@@ -93,8 +116,10 @@ impl App {
                 "no such command: /help lists them, and // begins a message with a slash".into(),
             );
         };
-        if name == "/msg" {
-            return self.message_command(rest);
+        match name {
+            "/msg" => return self.message_command(rest),
+            "/close" => return self.close_talk(),
+            _ => {}
         }
         // The line goes BEFORE the command is done: it may open another conversation.
         self.editor_mut().take();
@@ -142,14 +167,109 @@ impl App {
                 "/msg NAME [TEXT]: a name has letters, digits, '.', '_', '-'".into(),
             );
         }
-        let text = text.trim_start();
+        let opening = Opening {
+            text: text.trim_start().to_owned(),
+            line: self.editor_mut().take(),
+            peer,
+        };
+        let is_known = self.names.contains(&opening.peer)
+            || self.talks.contains_key(&opening.peer)
+            || opening.peer == self.me;
+        if is_known {
+            self.open_as_asked(opening);
+            return Outcome::Done;
+        }
+        if matches!(self.link, Link::Down { .. } | Link::Wrong(_)) {
+            self.open_unasked(opening, "there is no connection");
+            return Outcome::Done;
+        }
+        // A name that is mistyped must not leave an empty conversation behind.
+        self.say(format!("looking for {}", opening.peer));
+        self.effect(Effect::Names(Asked {
+            pattern: opening.pattern(),
+            page_token: String::new(),
+            purpose: Purpose::Opening,
+        }));
+        self.opening = Some(opening);
+        Outcome::Done
+    }
+
+    fn open_as_asked(&mut self, opening: Opening) {
         let from = self.open.clone();
-        let line = self.editor_mut().take();
-        self.open_talk(&peer);
-        if !text.is_empty() && !self.speak(text) {
+        // Typed while nobody knew whether there is one: meant for the new conversation.
+        let typed = self.editor_mut().take();
+        self.open_talk(&opening.peer);
+        self.editor_mut().insert(&typed);
+        if !opening.text.is_empty() && !self.speak(&opening.text) {
             // Too long, say: it is given back.
             self.open = from;
-            self.editor_mut().set(&line);
+            self.give_back(&opening.line);
+        }
+    }
+
+    fn give_back(&mut self, line: &str) {
+        if self.editor().is_empty() {
+            self.editor_mut().set(line);
+        }
+    }
+
+    /// Whether there is somebody of the name for a new conversation.
+    fn on_opening(&mut self, asked: &Asked, result: Result<Page, String>) {
+        let Some(opening) = self.opening.take() else {
+            return;
+        };
+        // Another one is looked for by now.
+        if opening.pattern() != asked.pattern {
+            self.opening = Some(opening);
+            return;
+        }
+        match result {
+            Ok(page) if page.usernames.contains(&opening.peer) => {
+                self.notice = None;
+                self.open_as_asked(opening);
+            }
+            // A page may be short, even empty, and not be the last.
+            Ok(page) if !page.next_page_token.is_empty() => {
+                self.effect(Effect::Names(Asked {
+                    page_token: page.next_page_token,
+                    ..asked.clone()
+                }));
+                self.opening = Some(opening);
+            }
+            Ok(_) => {
+                self.complain(format!("nobody is called {}", opening.peer));
+                self.give_back(&opening.line);
+            }
+            Err(why) => self.open_unasked(opening, &why),
+        }
+    }
+
+    /// Nobody can say whether there is one. A message finds out, sooner or later.
+    fn open_unasked(&mut self, opening: Opening, why: &str) {
+        if opening.text.is_empty() {
+            self.complain(format!("cannot look for {}: {why}", opening.peer));
+            self.give_back(&opening.line);
+        } else {
+            self.open_as_asked(opening);
+        }
+    }
+
+    fn close_talk(&mut self) -> Outcome {
+        let Some(peer) = self.open.clone() else {
+            return Outcome::Wrong("no conversation is open".into());
+        };
+        if self.unsent.values().any(|to| *to == peer) {
+            return Outcome::Wrong("something here is not sent yet (Ctrl-X discards it)".into());
+        }
+        self.editor_mut().take();
+        let place = self.order.iter().position(|other| *other == peer);
+        self.unlist(&peer);
+        self.effect(Effect::Keep(Record::Closed { peer }));
+        self.open = None;
+        let last = self.order.len().saturating_sub(1);
+        let next = self.order.get(place.unwrap_or(0).min(last)).cloned();
+        if let Some(next) = next {
+            self.open_talk(&next);
         }
         Outcome::Done
     }
@@ -197,8 +317,10 @@ impl App {
                 self.know(name);
             }
         }
-        if asked.purpose == Purpose::Completion {
-            return self.on_completions(asked, result);
+        match asked.purpose {
+            Purpose::Completion => return self.on_completions(asked, result),
+            Purpose::Opening => return self.on_opening(asked, result),
+            Purpose::Search => {}
         }
         let Some(Overlay::Find(find)) = &mut self.overlay else {
             return;
