@@ -109,7 +109,7 @@ pub enum Command {
     CreateAccount {
         /// Lower-case letters, digits, `.`, `_`, `-`; at most 32.
         name: String,
-        /// Shown beside the name.
+        /// How you are called: `whoami` shows it, others see the name only.
         #[arg(long, default_value = "")]
         full_name: String,
         /// What this device is called; each device has its own place in the inbox.

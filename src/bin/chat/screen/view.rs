@@ -46,7 +46,7 @@ pub struct Places {
 pub fn places(app: &App) -> Places {
     let (columns, rows) = app.size;
     let list = if columns >= LIST_COLUMNS_MIN {
-        (columns / 4).clamp(18, 30)
+        view_list::width(app, columns)
     } else {
         0
     };

@@ -4,10 +4,13 @@ use super::app::App;
 use super::style::{Role, signs, style};
 use super::text;
 use super::view::put;
+use chat::limits;
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 use std::ops::Range;
 
+/// Cells beside a name: one before it, and behind it a number of two digits between spaces.
+const BESIDE_NAME: usize = 5;
 /// Fewer rows than this have no room for the counts of what is not shown.
 const ROWS_COUNTED_MIN: usize = 3;
 
@@ -64,6 +67,14 @@ impl Window {
     fn first_row(&self) -> u16 {
         1 + u16::from(self.above > 0)
     }
+}
+
+/// Columns of the list: a quarter of the screen, and more if names need it, but less than half.
+pub fn width(app: &App, columns: u16) -> u16 {
+    let longest = app.order.iter().map(|peer| text::width(peer)).max();
+    let wanted = longest.unwrap_or(0).min(limits::USER_NAME_MAX) + BESIDE_NAME;
+    let usual = (columns / 4).clamp(18, 30);
+    usual.max(wanted as u16).min(columns / 2 - 1)
 }
 
 /// Whose row of the list this is.
@@ -153,7 +164,8 @@ fn draw_row(app: &App, buffer: &mut Buffer, y: u16, width: u16, peer: &str) {
     };
     let right = text::width(&count) as u16 + 1;
     put(buffer, (0, y), &" ".repeat(width.into()), width, look);
-    let room = width.saturating_sub(right + 2);
+    // A free cell at the left, and one before the count, if there is one.
+    let room = width.saturating_sub(right + 1 + u16::from(!count.is_empty()));
     let x = put(
         buffer,
         (1, y),

@@ -17,7 +17,23 @@ pub fn draw_title(app: &App, buffer: &mut Buffer, area: Rect) {
         put(buffer, (area.x + 1, area.y), "chat", area.width, strong);
         return;
     };
-    let mut words = text::line(&talk.peer, usize::from(area.width / 2), signs.cut);
+    let below = match talk.bottom() {
+        Some(bottom) if !talk.follows() => {
+            let count = talk.messages().len() - 1 - bottom.index;
+            format!(" {} {} below (Esc) ", signs.below, count.max(1))
+        }
+        _ => String::new(),
+    };
+    let right = text::width(&below) as u16;
+    let x = area.right().saturating_sub(right);
+    put(
+        buffer,
+        (x, area.y),
+        &below,
+        right,
+        style(app.look, Role::Quiet),
+    );
+    let mut words = talk.peer.clone();
     if talk.peer == app.me {
         words.push_str(" (yourself)");
     }
@@ -26,21 +42,9 @@ pub fn draw_title(app: &App, buffer: &mut Buffer, area: Rect) {
         let elsewhere = app.unread() - talk.unread;
         words = format!("{words}  ({elsewhere} unread elsewhere: Ctrl-G)");
     }
-    put(buffer, (area.x + 1, area.y), &words, area.width, strong);
-    let below = match talk.bottom() {
-        Some(bottom) if !talk.follows() => talk.messages().len() - 1 - bottom.index,
-        _ => return,
-    };
-    let words = format!("{} {} below (Esc) ", signs.below, below.max(1));
-    let width = text::width(&words) as u16;
-    let x = area.right().saturating_sub(width);
-    put(
-        buffer,
-        (x, area.y),
-        &words,
-        width,
-        style(app.look, Role::Quiet),
-    );
+    let room = area.width.saturating_sub(right + 1);
+    let words = text::line(&words, room.into(), signs.cut);
+    put(buffer, (area.x + 1, area.y), &words, room, strong);
 }
 
 /// The messages.

@@ -280,6 +280,30 @@ fn thirty_conversations() {
     assert_snapshot!(frames.join("\n"));
 }
 
+/// As long as they may be: none is cut where there are 80 columns.
+#[test]
+fn long_names() {
+    let mut stage = Stage::logged_in(80, 12);
+    let name = "a-name-of-thirty-two-letters-all";
+    assert_eq!(name.len(), chat::limits::USER_NAME_MAX);
+    stage.hear("bob", 1, "hello");
+    stage.say("/msg bob");
+    for seq in 2..14 {
+        stage.hear(name, seq, "hello");
+    }
+    let frame = stage.frame();
+    assert!(frame.contains(&format!(" {name} 12 ")), "{frame}");
+    stage.control('g');
+    stage.key(KeyCode::PageUp);
+    assert_snapshot!(stage.frame());
+    stage.event(Event::Resize(64, 12));
+    assert!(
+        stage.frame().contains(" a-name-of-thirty-two-letters…"),
+        "{}",
+        stage.frame()
+    );
+}
+
 #[test]
 fn a_thousand_unread() {
     let mut stage = Stage::logged_in(80, 12);
