@@ -136,7 +136,8 @@ pub enum Command {
         #[arg(long)]
         lines: bool,
     },
-    /// Print messages: first those that are waiting, then those that come.
+    /// Print messages: first those that are waiting, then those that come. Times are in the local
+    /// zone; with `--output json` in microseconds since 1970, UTC.
     Listen {
         /// Tell the server that this device has what was printed.
         #[arg(long)]

@@ -10,6 +10,7 @@ mod input;
 mod output;
 mod profile;
 mod screen;
+mod zone;
 
 use chat::client::{Class, ClientError};
 use clap::Parser;

@@ -5,10 +5,12 @@
 
 use crate::Failure;
 use crate::args::Format;
+use crate::zone::Zone;
 use chat::client::{Account, Event, Message, Page, Receipt, SessionInfo};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::sync::OnceLock;
 
 /// Prints in one format.
 #[derive(Clone, Copy)]
@@ -93,8 +95,8 @@ impl Printer {
                         "{:>8}  {:<16}  since {}  used {}{}",
                         session.session_id,
                         printable(&session.device_id),
-                        utc(session.created_us),
-                        utc(session.last_used_us),
+                        local(session.created_us),
+                        local(session.last_used_us),
                         if session.current { "  (this one)" } else { "" }
                     )
                 },
@@ -162,7 +164,7 @@ fn message_text(message: &Message) -> String {
             printable(&message.content_type)
         ),
     };
-    format!("{}  {}: {body}", utc(message.time_us), message.sender)
+    format!("{}  {}: {body}", local(message.time_us), message.sender)
 }
 
 fn message_json(message: &Message) -> Value {
@@ -206,33 +208,10 @@ fn printable(text: &str) -> String {
     shown
 }
 
-/// `2026-01-02 03:04:05` in UTC.
-fn utc(us: u64) -> String {
-    let seconds = us / 1_000_000;
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
-}
-
-/// Year, month and day of a day since 1970-01-01 (Howard Hinnant, "chrono-Compatible Low-Level
-/// Date Algorithms", `civil_from_days`).
-pub fn civil(days: u64) -> (u64, u64, u64) {
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let day_of_era = z % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    (year, month, day)
+/// `2026-01-02 03:04:05`, as clocks here show it.
+fn local(us: u64) -> String {
+    static ZONE: OnceLock<Zone> = OnceLock::new();
+    ZONE.get_or_init(Zone::local).date_and_time(us)
 }
 
 #[cfg(test)]
@@ -243,14 +222,6 @@ mod tests {
     fn a_message_cannot_steer_the_terminal() {
         let shown = printable("a\u{1b}[2Jb\r\nc\u{202e}d");
         assert_eq!(shown, "a\\u{1b}[2Jb\\u{d}\n    c\\u{202e}d");
-    }
-
-    #[test]
-    fn times_are_utc() {
-        assert_eq!(utc(0), "1970-01-01 00:00:00");
-        assert_eq!(utc(951_782_399_000_000), "2000-02-28 23:59:59");
-        assert_eq!(utc(951_782_400_000_000), "2000-02-29 00:00:00");
-        assert_eq!(utc(1_767_323_045_000_000), "2026-01-02 03:04:05");
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub use super::events::{
 use super::form::Form;
 use super::history::{Owner, Record};
 use super::talk::{Pane, Talk};
-use super::zone::Zone;
+use crate::zone::Zone;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Messages kept in memory; the oldest of the longest conversation go first.

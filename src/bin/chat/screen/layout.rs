@@ -5,7 +5,7 @@
 
 use super::talk::{Message, State, Talk};
 use super::text::{self, Break};
-use super::zone::Zone;
+use crate::zone::Zone;
 use std::ops::Range;
 
 /// Cells left of a body: two for the mark, and a space.

@@ -35,13 +35,13 @@ mod view_list;
 mod view_over;
 mod view_talk;
 mod words;
-mod zone;
 
 #[cfg(test)]
 mod tests;
 
 use crate::Failure;
 use crate::profile::Profile;
+use crate::zone::Zone;
 use app::{App, Effect, Event, Look};
 use chat::client::Cluster;
 use files::{Batch, Files};
@@ -103,7 +103,7 @@ pub async fn run(cluster: Cluster, settings: Settings) -> Result<(), Failure> {
     let mut app = App::new(
         &settings.profile,
         (size.width, size.height),
-        zone::Zone::local(),
+        Zone::local(),
         look(),
     );
     app.bell = settings.bell;

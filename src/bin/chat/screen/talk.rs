@@ -10,7 +10,7 @@
 
 use super::editor::Editor;
 use super::layout;
-use super::zone::Zone;
+use crate::zone::Zone;
 
 /// A message as the screen needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]

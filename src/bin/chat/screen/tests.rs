@@ -8,7 +8,7 @@ use super::app::{
 use super::history::{Owner, Record};
 use super::talk::State;
 use super::view;
-use super::zone::Zone;
+use crate::zone::Zone;
 use chat::client::{Account, Message, Page, Receipt, SessionData};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
