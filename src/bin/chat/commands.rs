@@ -85,10 +85,7 @@ fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
 }
 
 fn man() -> Result<(), Failure> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(Args::command())
-        .render(&mut page)
-        .map_err(Failure::io("cannot make the page"))?;
+    let page = crate::man::page(Args::command()).map_err(Failure::io("cannot make the page"))?;
     write_out(&page)
 }
 

@@ -7,6 +7,7 @@
 mod args;
 mod commands;
 mod input;
+mod man;
 mod output;
 mod profile;
 mod screen;
