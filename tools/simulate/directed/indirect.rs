@@ -5,7 +5,8 @@
 //! With five replicas: the entries of A reach only R. A and R die; one of the others becomes
 //! primary, writes for itself alone, and dies (X). A and R come back, one of them (W) becomes
 //! primary, and its own entry reaches everyone but the other one (H), which hears only that what
-//! it has is committed. Then all die, and X and H boot alone.
+//! it has is committed. Then all die. X and H boot, and with them one (V) that vouches for their
+//! memory, gives nobody its copy, and dies before the wait for the others is over.
 
 use super::carries_entries;
 use crate::faults::{Director, Fate, Plan};
@@ -23,7 +24,10 @@ enum Phase {
     X,
     W,
     Boot,
+    Alone,
 }
+
+const BOOT_WAIT_US: u64 = 30_000;
 
 /// See the module.
 pub struct Indirect {
@@ -34,6 +38,7 @@ pub struct Indirect {
     deaf: BTreeSet<usize>,
     pair: [usize; 2],
     x: usize,
+    v: usize,
 }
 
 impl Indirect {
@@ -46,6 +51,7 @@ impl Indirect {
             deaf: BTreeSet::new(),
             pair: [0, 0],
             x: 0,
+            v: 0,
         }
     }
 
@@ -128,14 +134,28 @@ impl Indirect {
         let Some(h) = known else {
             return;
         };
+        let others: Vec<usize> = (0..world.members.len())
+            .filter(|at| *at != h && *at != self.x)
+            .collect();
+        self.v = *self.rng.pick(&others);
         for at in 0..world.members.len() {
             world.kill(at, "with all others");
-            let alone = at == h || at == self.x;
-            let after = if alone { 1_000 } else { 200_000 };
+            let soon = at == h || at == self.x || at == self.v;
+            let after = if soon { 1_000 } else { 200_000 };
             world.schedule(after, Happening::Boot { at });
         }
         self.deaf.clear();
         self.enter(world, Phase::Boot);
+    }
+
+    /// It has vouched for the others.
+    fn boot(&mut self, world: &mut World) {
+        let up = world.members[self.v].process.is_some();
+        if up && world.now > self.since + BOOT_WAIT_US {
+            world.kill(self.v, "it has vouched");
+            world.schedule(200_000, Happening::Boot { at: self.v });
+            self.enter(world, Phase::Alone);
+        }
     }
 }
 
@@ -143,7 +163,7 @@ impl Director for Indirect {
     fn tune(&mut self, plan: &mut Plan, config: &mut Config) {
         plan.clients = 3;
         plan.think_us = 3_000;
-        config.initialize_wait_us = 30_000;
+        config.initialize_wait_us = BOOT_WAIT_US + 10_000;
     }
 
     fn act(&mut self, world: &mut World) -> u64 {
@@ -155,12 +175,16 @@ impl Director for Indirect {
             Phase::OnlyR => self.only_r(world),
             Phase::X => self.x(world),
             Phase::W => self.w(world),
-            Phase::Boot => {}
+            Phase::Boot => self.boot(world),
+            Phase::Alone => {}
         }
         500
     }
 
     fn fate(&mut self, message: &mut PeerMessage) -> Fate {
+        if self.phase == Phase::Boot && slot(message.from()) == self.v && is_copy(message) {
+            return Fate::Lost;
+        }
         if !carries_entries(message) || !self.deaf.contains(&slot(message.to())) {
             return Fate::Pass;
         }
@@ -175,4 +199,8 @@ impl Director for Indirect {
             _ => Fate::Lost,
         }
     }
+}
+
+fn is_copy(message: &PeerMessage) -> bool {
+    matches!(message, PeerMessage::Consensus(m) if matches!(m.body, Body::CopyPiece { .. }))
 }
