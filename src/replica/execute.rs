@@ -194,6 +194,34 @@ mod tests {
     }
 
     #[test]
+    fn a_rewriting_that_fails_costs_nothing_and_one_that_meets_damage_stops_the_job() {
+        use crate::replica::{Extra, ExtraDone, RewriteStep};
+        use crate::types::WallTime;
+        let begin = || DiskJob {
+            extra: Some(Extra::Rewrite(RewriteStep::Begin {
+                base: Index(1),
+                keep_since: WallTime(9),
+                applied: slice(1),
+            })),
+            ..job(None)
+        };
+        let first = Some(crate::types::entry::Entry::formation(
+            &crate::types::Members::new(),
+            crate::types::LEVEL,
+        ));
+        let mut full = FakeStore {
+            first,
+            next_is_full: true,
+            ..FakeStore::default()
+        };
+        let done = execute(&mut full, &mut Workshop::default(), begin()).unwrap();
+        assert!(matches!(done.extra, Some(ExtraDone::RewriteFailed)));
+        full.damaged = true;
+        let done = execute(&mut full, &mut Workshop::default(), begin());
+        assert!(matches!(done, Err(StorageError::Damaged(_))), "{done:?}");
+    }
+
+    #[test]
     fn a_failed_step_stops_the_job() {
         for failing in 1..=4 {
             let mut store = FakeStore {

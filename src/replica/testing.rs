@@ -71,6 +71,10 @@ pub(super) struct FakeStore {
     pub operations: Vec<String>,
     pub fail_at: Option<usize>,
     pub first: Option<Entry>,
+    /// The log cannot be read.
+    pub damaged: bool,
+    /// The next store cannot be begun.
+    pub next_is_full: bool,
 }
 
 impl FakeStore {
@@ -113,6 +117,9 @@ impl Store for FakeStore {
         Ok(Base::default())
     }
     fn entries(&self, from: Index, _: usize) -> Result<Vec<Entry>, StorageError> {
+        if self.damaged {
+            return Err(StorageError::Damaged("as the test wants".into()));
+        }
         Ok(self
             .first
             .clone()
@@ -127,6 +134,9 @@ impl Store for FakeStore {
         NoReader
     }
     fn next_begin(&mut self, base: &Base) -> Result<(), StorageError> {
+        if self.next_is_full {
+            return Err(StorageError::Unusable("as the test wants".into()));
+        }
         self.did(format!("next after {}", base.stamp.index))
     }
     fn next_write(&mut self, _: Write) -> Result<(), StorageError> {

@@ -226,7 +226,8 @@ impl Workshop {
         Ok(ExtraDone::Step(StepDone::Stored))
     }
 
-    /// A step of the rewriting. It may fail as long as this store is the live one.
+    /// A step of the rewriting. It may fail as long as this store is the live one, but for damage
+    /// that it has met there: the next one is not yet read.
     fn rewrite<S: Store>(
         &mut self,
         store: &mut S,
@@ -236,11 +237,16 @@ impl Workshop {
             return self.exchange(store);
         }
         let done = self.rewrite_further(store, step);
-        Ok(done.unwrap_or_else(|error| {
-            tracing::warn!("the rewriting of the store is given up: {error}");
-            self.rewrite = None;
-            ExtraDone::RewriteFailed
-        }))
+        done.or_else(|error| self.give_up_rewrite(error))
+    }
+
+    fn give_up_rewrite(&mut self, error: StorageError) -> Result<ExtraDone, StorageError> {
+        self.rewrite = None;
+        if matches!(error, StorageError::Damaged(_)) {
+            return Err(error);
+        }
+        tracing::warn!("the rewriting of the store is given up: {error}");
+        Ok(ExtraDone::RewriteFailed)
     }
 
     fn exchange<S: Store>(&mut self, store: &mut S) -> Result<ExtraDone, StorageError> {
@@ -251,11 +257,7 @@ impl Workshop {
             match rewrite.copy_log(store) {
                 Ok(false) => {}
                 Ok(true) => return Ok(ExtraDone::GoesOn),
-                Err(error) => {
-                    tracing::warn!("the rewriting of the store is given up: {error}");
-                    self.rewrite = None;
-                    return Ok(ExtraDone::RewriteFailed);
-                }
+                Err(error) => return self.give_up_rewrite(error),
             }
         }
         let base = rewrite.base.clone();

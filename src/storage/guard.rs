@@ -28,18 +28,25 @@ pub(super) fn guarded<T: Send + 'static>(
             "it did not open within {} s",
             OPEN_TIMEOUT.as_secs()
         ))),
-        Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
-            let panic = thread.join().err();
-            let text = panic.as_ref().and_then(|panic| {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                text.or_else(|| panic.downcast_ref::<&str>().copied())
-            });
-            Err(StorageError::Damaged(format!(
-                "reading it failed: {}",
-                text.unwrap_or("sled panicked")
-            )))
-        }
+        Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => Err(thread
+            .join()
+            .map_or_else(panicked, |()| panicked(Box::new(())))),
     }
+}
+
+/// The same for one read of a store that is open, without a thread: a hang stays one.
+pub(super) fn caught<T, E: From<StorageError>>(
+    read: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    let read = std::panic::AssertUnwindSafe(read);
+    std::panic::catch_unwind(read).unwrap_or_else(|panic| Err(panicked(panic).into()))
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> StorageError {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    let text = text.unwrap_or("sled panicked");
+    StorageError::Damaged(format!("reading it failed: {text}"))
 }
 
 #[cfg(test)]
@@ -52,5 +59,8 @@ mod tests {
         let error = result.unwrap_err().to_string();
         assert!(error.contains("page 7 is missing"), "{error}");
         assert_eq!(guarded(|| Ok(5)).unwrap(), 5);
+        let result: Result<(), StorageError> = caught(|| panic!("page {} is missing", 8));
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("page 8 is missing"), "{error}");
     }
 }

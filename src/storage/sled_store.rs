@@ -20,6 +20,7 @@ pub use live::SledStore;
 pub(super) use live::{Live, Parts};
 
 use super::files::failed;
+use super::guard::caught;
 use super::recovery::{Fault, Source};
 use super::verify::Finding;
 use super::{
@@ -51,15 +52,40 @@ const COMMITS: usize = 2;
 const META: usize = 3;
 const STATE: usize = 4;
 
-fn engine(what: &'static str) -> impl FnOnce(sled::Error) -> StorageError {
-    move |source| StorageError::Engine {
-        what,
-        source: Box::new(source),
+/// What sled says of its own bytes is damage, wherever it meets them; what the operating system says
+/// is a failure of the disk.
+fn unreadable(what: &'static str) -> impl FnOnce(sled::Error) -> StorageError {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    move |error| match error {
+        sled::Error::Io(ref io) if !matches!(io.kind(), InvalidData | UnexpectedEof) => {
+            engine(what, error)
+        }
+        error => StorageError::Damaged(format!("{what}: {error}")),
     }
 }
 
-fn fault(what: &'static str) -> impl FnOnce(sled::Error) -> Fault {
-    move |source| Fault::Failed(engine(what)(source))
+/// A write reads the page that it changes. But a bug of sled's that a write brings out may be met by
+/// every replica at the same entry: it is no reason to put a store aside.
+fn unwritten(what: &'static str) -> impl FnOnce(sled::Error) -> StorageError {
+    move |error| match error {
+        sled::Error::Io(_) | sled::Error::Corruption { .. } => unreadable(what)(error),
+        error => engine(what, error),
+    }
+}
+
+fn engine(what: &'static str, error: sled::Error) -> StorageError {
+    StorageError::Engine {
+        what,
+        source: Box::new(error),
+    }
+}
+
+/// Recovery goes on after damage, and collects what it finds.
+fn fault(tree: &'static str, at: Index) -> impl FnOnce(sled::Error) -> Fault {
+    move |error| match unreadable("cannot be read")(error) {
+        StorageError::Damaged(sentence) => Finding::new(tree, at, sentence).into(),
+        error => Fault::Failed(error),
+    }
 }
 
 /// One insert or removal, ready for a transaction.
@@ -77,13 +103,13 @@ impl Engine {
     pub(super) fn open(path: &Path, cache_bytes: u64) -> Result<Self, StorageError> {
         directory::refuse_blobs(path)?;
         let db = open_db(path, cache_bytes)?;
-        let format = migrations::format_of(&db).map_err(damaged_or_failed)?;
+        let format = migrations::format_of(&db).map_err(unreadable("cannot open"))?;
         if format > migrations::FORMAT {
             return Err(directory::newer_format(path, format));
         }
         let mut trees = Vec::with_capacity(TREES.len());
         for name in TREES {
-            trees.push(db.open_tree(name).map_err(damaged_or_failed)?);
+            trees.push(db.open_tree(name).map_err(unreadable("cannot open"))?);
         }
         let trees = trees.try_into().expect("one tree for each name");
         Ok(Self { db, trees })
@@ -91,12 +117,12 @@ impl Engine {
 
     /// Runs the steps that the store lacks.
     pub(super) fn migrate(&self) -> Result<(), StorageError> {
-        migrations::run(&self.db).map_err(engine("cannot migrate"))
+        migrations::run(&self.db).map_err(unwritten("cannot migrate"))
     }
 
     /// Makes everything durable, as far as sled does that.
     pub(super) fn flush(&self) -> Result<(), StorageError> {
-        self.db.flush().map_err(engine("cannot flush"))?;
+        self.db.flush().map_err(unwritten("cannot flush"))?;
         Ok(())
     }
 
@@ -124,7 +150,7 @@ impl Engine {
         });
         match done {
             Ok(()) | Err(TransactionError::Abort(())) => Ok(()),
-            Err(TransactionError::Storage(error)) => Err(engine("cannot write")(error)),
+            Err(TransactionError::Storage(error)) => Err(unwritten("cannot write")(error)),
         }
     }
 
@@ -135,7 +161,7 @@ impl Engine {
         for (tree, key, value) in operations {
             if let Some(value) = value {
                 let inserted = self.trees[*tree].insert(key, value);
-                inserted.map_err(engine("cannot write"))?;
+                inserted.map_err(unwritten("cannot write"))?;
             }
         }
         Ok(())
@@ -147,18 +173,22 @@ impl Engine {
         from: Index,
         bytes_max: usize,
     ) -> Result<Vec<Entry>, StorageError> {
+        caught(|| self.read_entries(from, bytes_max))
+    }
+
+    fn read_entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
         let log = &self.trees[LOG];
         let begins = log
             .range(..=records::index_key(from))
             .next_back()
             .transpose()
-            .map_err(engine("cannot read the log"))?;
+            .map_err(unreadable("cannot read the log"))?;
         // Nothing at or before it: the log begins above.
         let start = begins.map_or_else(|| IVec::from(&records::index_key(from)), |(key, _)| key);
         let mut entries = Vec::new();
         let mut bytes = 0;
         for record in log.range(start..) {
-            let (key, value) = record.map_err(engine("cannot read the log"))?;
+            let (key, value) = record.map_err(unreadable("cannot read the log"))?;
             for entry in unpack(&key, &value)? {
                 if entry.index() < from {
                     continue;
@@ -182,14 +212,13 @@ impl Engine {
         if from > to {
             return Ok(Vec::new());
         }
-        self.trees[COMMITS]
-            .range(records::index_key(from)..=records::index_key(to))
-            .map(|record| {
-                let (key, value) = record.map_err(engine("cannot read the commit records"))?;
-                let key = records::parse_index("commits", &key)?;
-                Ok(records::parse_commit(key, &value)?)
-            })
-            .collect()
+        let range = records::index_key(from)..=records::index_key(to);
+        let parse = |record: sled::Result<(IVec, IVec)>| {
+            let (key, value) = record.map_err(unreadable("cannot read the commit records"))?;
+            let key = records::parse_index("commits", &key)?;
+            Ok(records::parse_commit(key, &value)?)
+        };
+        caught(|| self.trees[COMMITS].range(range).map(parse).collect())
     }
 
     /// Reads the state trees.
@@ -212,7 +241,11 @@ impl Engine {
             .range(records::index_key(after.next())..)
             .keys()
         {
-            operations.push((COMMITS, key.map_err(engine("cannot read the log"))?, None));
+            operations.push((
+                COMMITS,
+                key.map_err(unreadable("cannot read the log"))?,
+                None,
+            ));
         }
         self.commit(&operations)?;
         self.flush()
@@ -227,7 +260,7 @@ impl Engine {
         let above = records::index_key(after.next())..;
         for tree in [LOG, RUNS] {
             for key in self.trees[tree].range(above.clone()).keys() {
-                let key = key.map_err(engine("cannot read the log"))?;
+                let key = key.map_err(unreadable("cannot read the log"))?;
                 operations.push((tree, key, None));
             }
         }
@@ -244,11 +277,13 @@ impl Engine {
 
 impl Source for Engine {
     fn block_at(&self, at: Index) -> Result<Option<Vec<Entry>>, Fault> {
+        let newest = at == Index(u64::MAX);
+        let place = if newest { Index(0) } else { at };
         let record = self.trees[LOG]
             .range(..=records::index_key(at))
             .next_back()
             .transpose()
-            .map_err(fault("cannot read the log"))?;
+            .map_err(fault("log", place))?;
         let Some((key, value)) = record else {
             return Ok(None);
         };
@@ -262,7 +297,7 @@ impl Source for Engine {
             .range(..=records::index_key(from))
             .next_back()
             .transpose()
-            .map_err(fault("cannot read the log"))?;
+            .map_err(fault("log", from))?;
         let Some((key, value)) = record else {
             return Ok(None);
         };
@@ -274,7 +309,7 @@ impl Source for Engine {
     fn base(&self) -> Result<Base, Fault> {
         let value = self.trees[META]
             .get(records::BASE_KEY)
-            .map_err(fault("cannot read where the log begins"))?;
+            .map_err(fault("meta", Index(0)))?;
         let base = value.map(|value| records::parse_base(&value)).transpose()?;
         Ok(base.unwrap_or_default())
     }
@@ -283,7 +318,7 @@ impl Source for Engine {
         self.trees[RUNS]
             .iter()
             .map(|record| {
-                let (key, value) = record.map_err(fault("cannot read the term runs"))?;
+                let (key, value) = record.map_err(fault("runs", Index(0)))?;
                 let first = records::parse_index("runs", &key)?;
                 Ok((first, records::parse_run(first, &value)?))
             })
@@ -293,7 +328,7 @@ impl Source for Engine {
     fn last_commit(&self) -> Result<Option<CommitRecord>, Fault> {
         let last = self.trees[COMMITS]
             .last()
-            .map_err(fault("cannot read the commit records"))?;
+            .map_err(fault("commits", Index(0)))?;
         let Some((key, value)) = last else {
             return Ok(None);
         };
@@ -304,7 +339,7 @@ impl Source for Engine {
     fn applied(&self) -> Result<Option<Slice>, Fault> {
         let value = self.trees[META]
             .get(records::APPLIED_KEY)
-            .map_err(fault("cannot read the applied index"))?;
+            .map_err(fault("meta", Index(0)))?;
         Ok(value
             .map(|value| records::parse_applied(&value))
             .transpose()?)
@@ -320,17 +355,6 @@ fn put_blocks(entries: &[Entry], operations: &mut Vec<Operation>) {
     for (first, block) in block::pack(entries) {
         let key = IVec::from(&records::index_key(first));
         operations.push((LOG, key, Some(block.into())));
-    }
-}
-
-/// What sled says about its own bytes is damage; what the operating system says is a failure.
-fn damaged_or_failed(error: sled::Error) -> StorageError {
-    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
-    match error {
-        sled::Error::Io(ref io) if !matches!(io.kind(), InvalidData | UnexpectedEof) => {
-            engine("cannot open")(error)
-        }
-        error => StorageError::Damaged(format!("sled cannot read it: {error}")),
     }
 }
 
@@ -352,7 +376,7 @@ fn open_db(path: &Path, cache_bytes: u64) -> Result<Db, StorageError> {
             {
                 std::thread::sleep(Duration::from_millis(2));
             }
-            result => return result.map_err(damaged_or_failed),
+            result => return result.map_err(unreadable("cannot open")),
         }
     }
 }
@@ -434,23 +458,30 @@ impl SledReader {
         seen.now.trees[STATE + tree as usize].clone()
     }
 
+    fn read<T>(
+        &self,
+        tree: Tree,
+        read: impl FnOnce(&sled::Tree) -> sled::Result<T>,
+    ) -> Result<T, StorageError> {
+        let tree = self.tree(tree);
+        caught(|| read(&tree).map_err(unreadable("cannot read the state")))
+    }
+
+    /// Ends at the first error: after one sled may return it for ever.
     fn read_range(
         &self,
         tree: Tree,
-        from: &[u8],
-        to: &[u8],
-        take: impl FnOnce(sled::Iter) -> Vec<sled::Result<(IVec, IVec)>>,
+        (from, to): (&[u8], &[u8]),
+        take: impl FnOnce(sled::Iter) -> sled::Result<Vec<(IVec, IVec)>>,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
         if from >= to {
             return Ok(Vec::new());
         }
-        take(self.tree(tree).range(from..to))
-            .into_iter()
-            .map(|record| {
-                let (key, value) = record.map_err(engine("cannot read the state"))?;
-                Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
-            })
-            .collect()
+        let rows = self.read(tree, |tree| take(tree.range(from..to)))?;
+        let copied = rows
+            .iter()
+            .map(|(key, value)| (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+        Ok(copied.collect())
     }
 }
 
@@ -477,10 +508,7 @@ impl StateReader for SledReader {
     }
 
     fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        let value = self
-            .tree(tree)
-            .get(key)
-            .map_err(engine("cannot read the state"))?;
+        let value = self.read(tree, |tree| tree.get(key))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -491,7 +519,7 @@ impl StateReader for SledReader {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        self.read_range(tree, from, to, |range| range.take(limit).collect())
+        self.read_range(tree, (from, to), |range| range.take(limit).collect())
     }
 
     fn range_back(
@@ -501,6 +529,6 @@ impl StateReader for SledReader {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        self.read_range(tree, from, to, |range| range.rev().take(limit).collect())
+        self.read_range(tree, (from, to), |range| range.rev().take(limit).collect())
     }
 }

@@ -4,7 +4,7 @@ use super::{COMMITS, DbFile, Engine, META, RUNS, STATE, SledReader, put_blocks};
 use crate::consensus::HardState;
 use crate::limits;
 use crate::storage::files::{self, failed, sync_directory};
-use crate::storage::guard::guarded;
+use crate::storage::guard::{caught, guarded};
 use crate::storage::hard_state::{HardStateFile, Writer};
 use crate::storage::recovery::{Source, recover};
 use crate::storage::{
@@ -227,14 +227,19 @@ impl SledStore {
     }
 
     /// The next store is no part of what was promised: a failure there (a full disk) costs only
-    /// that store.
+    /// that store. Damage in it is none of this one.
     fn or_drop_next<T>(&mut self, result: Result<T, StorageError>) -> Result<T, StorageError> {
         if result.is_err()
             && let Err(error) = self.drop_next()
         {
             tracing::warn!("the half-built store goes at the next start: {error}");
         }
-        result
+        result.map_err(|error| match error {
+            StorageError::Damaged(what) => {
+                StorageError::Unusable(format!("the next store is damaged: {what}"))
+            }
+            error => error,
+        })
     }
 
     fn next_open(&mut self) -> Result<&mut Live, StorageError> {
@@ -389,7 +394,7 @@ impl Store for SledStore {
     }
 
     fn base(&self) -> Result<Base, StorageError> {
-        Ok(Source::base(&self.live.engine)?)
+        caught(|| Ok(Source::base(&self.live.engine)?))
     }
 
     fn entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
