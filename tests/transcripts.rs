@@ -13,6 +13,7 @@
 //! read ID                 a linearizable read
 //! kill ID | restart ID    a process, with its disk kept
 //! wipe ID                 a process, with its disk replaced by an empty one
+//! damage ID               a process, with its store put aside for an empty one
 //! cut A B | join A B      both directions; messages are lost silently
 //! cut A > B               one direction
 //! disk ID holds | works   jobs wait; jobs are done

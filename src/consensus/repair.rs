@@ -62,14 +62,16 @@ impl Node {
         }
     }
 
-    /// The others that are known to have lost what they acknowledged, by their own word.
+    /// The others that are known to have lost what they acknowledged, by their own word: what this
+    /// replica itself knows of incarnations went with its store. It counts only for a peer that was
+    /// readmitted since it spoke.
     pub(super) fn known_damaged(&self) -> Vec<ReplicaId> {
         let lost = |(id, peer): &(&ReplicaId, &super::node::Peer)| {
             peer.hello.as_ref().is_some_and(|hello| {
                 let in_force = peer
                     .incarnation
                     .is_some_and(|life| self.membership.in_force(**id, life));
-                hello.repairing || hello.damaged || !in_force && self.is_formed()
+                hello.repairing || hello.damaged || !(hello.admitted || in_force)
             })
         };
         let mut damaged: Vec<ReplicaId> =
@@ -91,6 +93,8 @@ impl Node {
     fn maybe_tell_halt(&mut self) {
         let told = self.waiting_told;
         let due = told.is_none_or(|at| self.now.mono.since(at) >= HALT_EVERY_US);
+        // Before the boot is over not everybody has spoken.
+        let due = due && self.boot_until.is_none();
         if !due || !self.no_primary_can_be() || self.poll_may_prove() {
             return;
         }

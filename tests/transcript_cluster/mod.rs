@@ -86,6 +86,12 @@ impl Cluster {
                 let replica = self.replicas.get_mut(&id(1)).unwrap();
                 replica.disk = fresh(id(1), replica.disk.life + 1);
             }
+            "damage" => {
+                self.kill(id(1));
+                let disk = &mut self.replicas.get_mut(&id(1)).unwrap().disk;
+                disk.log.clear();
+                disk.hard.repair = chat::consensus::Repair::UnderWay;
+            }
             "cut" if words[2] == ">" => {
                 self.cut.insert((id(1), id(3)));
             }
