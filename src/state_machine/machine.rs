@@ -474,9 +474,11 @@ fn check_level(level: Level) -> Result<(), StorageError> {
     )))
 }
 
+/// Its bytes are those that were hashed, so that this is no damage: nobody is to put such a store
+/// aside.
 fn undecodable(entry: &Entry) -> StorageError {
-    StorageError::Damaged(format!(
-        "log: the payload of entry {} does not parse: written by a newer version?",
+    StorageError::Unusable(format!(
+        "log: the payload of entry {} does not parse: written by a newer version? Run that one",
         entry.index()
     ))
 }

@@ -12,7 +12,7 @@
 //! being filled grows in place. Removing the whole record subtracts one stored sum.
 
 use super::digest::{LANES_BYTES, Lanes};
-use super::records::{Key, damaged};
+use super::records::{Key, damaged, newer};
 use crate::storage::{StorageError, Tree};
 use std::sync::Arc;
 
@@ -34,10 +34,7 @@ impl Packed {
                 Ok(Self { tree, key, bytes })
             }
             Some(&VERSION) | None => Err(damaged(tree, key, "is cut short")),
-            Some(version) => {
-                let what = format!("has unknown version {version}: written by a newer version?");
-                Err(damaged(tree, key, &what))
-            }
+            Some(version) => Err(newer(tree, key, *version)),
         }
     }
 

@@ -34,17 +34,23 @@ pub(super) fn decode<T: DeserializeOwned>(
     match bytes.split_first() {
         Some((&VERSION, body)) => rmp_serde::from_slice(body)
             .map_err(|error| damaged(tree, key, &format!("does not parse: {error}"))),
-        Some((version, _)) => Err(damaged(
-            tree,
-            key,
-            &format!("has unknown version {version}: written by a newer version?"),
-        )),
+        Some((version, _)) => Err(newer(tree, key, *version)),
         None => Err(damaged(tree, key, "is empty")),
     }
 }
 
 /// A finding about one record: a sentence that names the tree and the key.
 pub(super) fn damaged(tree: Tree, key: &[u8], what: &str) -> StorageError {
+    StorageError::Damaged(sentence(tree, key, what))
+}
+
+/// A record that this build cannot read is no damage: nobody is to put such a store aside.
+pub(super) fn newer(tree: Tree, key: &[u8], version: u8) -> StorageError {
+    let what = format!("has unknown version {version}: written by a newer version? Run that one");
+    StorageError::Unusable(sentence(tree, key, &what))
+}
+
+fn sentence(tree: Tree, key: &[u8], what: &str) -> String {
     let mut sentence = format!("{}: record ", tree.name());
     for byte in key {
         // Writing to a string cannot fail.
@@ -52,7 +58,7 @@ pub(super) fn damaged(tree: Tree, key: &[u8], what: &str) -> StorageError {
     }
     sentence.push(' ');
     sentence.push_str(what);
-    StorageError::Damaged(sentence)
+    sentence
 }
 
 /// A key of a state tree, in place: what compares keys follows no pointer. Longer ones than any of

@@ -17,10 +17,12 @@
 //! Within a block and from block to block each entry names the hash of the one before it; the hash
 //! in the header is there for the last entry of the log, which nobody names yet.
 
+use super::StorageError;
+use super::recovery::Fault;
 use super::verify::{Finding, breaks_chain};
 use crate::limits::BLOCK_BYTES_MAX;
 use crate::types::Index;
-use crate::types::entry::Entry;
+use crate::types::entry::{Entry, EntryError};
 use bytes::Bytes;
 
 /// Bytes before the first entry.
@@ -66,18 +68,20 @@ fn encode(entries: &[Entry]) -> Vec<u8> {
 }
 
 /// The entries of the block stored under `key`: consecutive from `key`, at least one, chained, and
-/// ending in the hash that the header names. The entries share the block's bytes.
-pub(super) fn unpack(key: Index, block: &Bytes) -> Result<Vec<Entry>, Finding> {
+/// ending in the hash that the header names. The entries share the block's bytes. An entry of a newer
+/// version is no damage: nobody is to put such a store aside.
+pub(super) fn unpack(key: Index, block: &Bytes) -> Result<Vec<Entry>, Fault> {
     let wrong = |sentence: String| Finding::new("log", key, format!("the block {sentence}"));
     let Some((header, _)) = block.split_first_chunk::<HEADER_BYTES>() else {
-        return Err(wrong(format!("has only {} bytes", block.len())));
+        return Err(wrong(format!("has only {} bytes", block.len())).into());
     };
     let format = u16::from_be_bytes([header[0], header[1]]);
     let flags = u16::from_be_bytes([header[2], header[3]]);
     if format != FORMAT || flags != 0 {
         return Err(wrong(format!(
             "has format {format} and flags {flags}, which this build does not know"
-        )));
+        ))
+        .into());
     }
     let count = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
     let length = u32::from_be_bytes([header[8], header[9], header[10], header[11]]) as usize;
@@ -85,13 +89,18 @@ pub(super) fn unpack(key: Index, block: &Bytes) -> Result<Vec<Entry>, Finding> {
         return Err(wrong(format!(
             "announces {count} entries in {length} bytes and has {}",
             block.len() - HEADER_BYTES
-        )));
+        ))
+        .into());
     }
     let mut entries: Vec<Entry> = Vec::with_capacity(count.min(1024) as usize);
     let mut at = HEADER_BYTES;
     for _ in 0..count {
-        let (entry, taken) =
-            Entry::parse(&block.slice(at..)).map_err(|error| wrong(error.to_string()))?;
+        let (entry, taken) = Entry::parse(&block.slice(at..)).map_err(|error| match error {
+            EntryError::Unknown { .. } => Fault::Failed(StorageError::Unusable(format!(
+                "the log cannot be gone on with: {error} Run that one"
+            ))),
+            error => wrong(error.to_string()).into(),
+        })?;
         at += taken;
         let broken = match entries.last() {
             Some(before) => breaks_chain(before.stamp(), before.hash(), &entry),
@@ -102,7 +111,7 @@ pub(super) fn unpack(key: Index, block: &Bytes) -> Result<Vec<Entry>, Finding> {
             None => None,
         };
         if let Some(finding) = broken {
-            return Err(finding);
+            return Err(finding.into());
         }
         entries.push(entry);
     }
@@ -112,7 +121,8 @@ pub(super) fn unpack(key: Index, block: &Bytes) -> Result<Vec<Entry>, Finding> {
             "does not end with the entry whose hash it names (entry {} has {})",
             last.index(),
             last.hash().short()
-        )));
+        ))
+        .into());
     }
     Ok(entries)
 }
@@ -148,5 +158,14 @@ mod tests {
             assert!(unpack(key, &block[..length].to_vec().into()).is_err());
         }
         assert!(unpack(key.next(), &block.into()).is_err());
+    }
+
+    #[test]
+    fn an_entry_of_a_newer_version_is_no_damage() {
+        let (key, mut block) = pack(&chain(7, 3, 20)).remove(0);
+        block[HEADER_BYTES + 3] = 99;
+        let error = StorageError::from(unpack(key, &block.into()).unwrap_err());
+        assert!(matches!(error, StorageError::Unusable(_)), "{error}");
+        assert!(error.to_string().contains("newer version"), "{error}");
     }
 }

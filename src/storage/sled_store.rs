@@ -346,7 +346,7 @@ impl Source for Engine {
     }
 }
 
-fn unpack(key: &IVec, value: &IVec) -> Result<Vec<Entry>, Finding> {
+fn unpack(key: &IVec, value: &IVec) -> Result<Vec<Entry>, Fault> {
     let key = records::parse_index("log", key)?;
     block::unpack(key, &Bytes::copy_from_slice(value))
 }

@@ -342,6 +342,8 @@ fn an_undecodable_command_stops_the_replica() {
     let entry = rig.seal(Kind::Command, b"\xc1 not a command");
     let error = rig.machine.apply(&rig.trees, &entry).unwrap_err();
     assert!(error.to_string().contains("entry 2"), "{error}");
+    // Every replica meets it: damage would make all of them put their stores aside.
+    assert!(matches!(error, crate::storage::StorageError::Unusable(_)));
 }
 
 #[test]
