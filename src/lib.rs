@@ -53,12 +53,13 @@
 //! says what is there and what is damaged; `consensus::formation` says hello and founds the
 //! cluster, the first time; `consensus::adoption` waits for the others and adopts the newest copy;
 //! `consensus::election` asks, ballots and grants; the state machine replays what lies above its
-//! trees.
+//! trees. A store that is damaged, as the open finds or a run before has found, is put aside by
+//! `storage::repair`, and `consensus::repair` says when the replica counts again.
 //!
 //! # Absent on purpose
 //!
 //! No leases by clock (reads ask a majority). No transport security between replicas yet. No
-//! background scrub yet: damage is found at an open. A majority that is damaged beyond proof waits for
+//! background scrub yet: damage is found at an open, or when it is read. A majority that is damaged beyond proof waits for
 //! its operator (`chat-admin recover`). No configuration change but readmission.
 
 pub mod admin;

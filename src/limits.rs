@@ -270,3 +270,8 @@ pub const WIRE_TOKENS_MAX: usize = 16;
 /// Lost entries that `chat-admin recover` names one by one: what a person can read; their number is
 /// always told.
 pub const RECOVER_LINES_MAX: usize = 1_000;
+
+/// So often in an hour a replica that comes upon damage while it runs begins again by itself. A repair
+/// fetches the whole state; a disk that needs more of them is broken, and a defect of ours that looks
+/// like damage ends here.
+pub const REPAIRS_AN_HOUR: usize = 3;

@@ -65,6 +65,7 @@ impl Replicas {
             ids: (1..=REPLICAS).map(ReplicaId).collect(),
             incarnation: Incarnation([self.lives; 16]),
             cache_bytes: 8 * 1024 * 1024,
+            patience: OpenOptions::PATIENCE,
         };
         let opened = open_directory(&self.path(id), &options).unwrap();
         let Opened::Good { store, recovered } = opened else {

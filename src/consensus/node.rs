@@ -110,6 +110,8 @@ pub struct Node {
     /// Nothing can repair this replica: what was told last about that.
     pub(super) halt: Option<Event>,
     pub(super) damage: Option<(Index, String)>,
+    /// The job after which damage that was found in this run is written down.
+    pub(super) damage_noted: Option<JobId>,
     pub(super) applied: Index,
     pub(super) digests: Vec<(Index, Hash)>,
     pub(super) disk_low: bool,
@@ -125,31 +127,29 @@ impl Node {
     pub fn new(start: Start) -> Self {
         let Start { config, now, .. } = start.clone();
         let (log, commit) = log_of(&start);
+        let (run, seed, applied) = (start.run, start.seed, start.applied);
         let Start {
             mut hard_state,
             members,
-            applied,
             damage,
-            run,
-            seed,
             ..
         } = start;
-        let durable_term = hard_state.term;
+        let (term, mark) = (hard_state.term, hard_state.mark);
+        let jobs = Jobs::new(term, mark, config.ids.len() == 1);
         let raised = raise_to_log(&mut hard_state, log.last().term);
-        let peers = peers_of(&config);
         let mut rng = SplitMix::new(seed);
         let reads = Reads::new(rng.next());
         let mut node = Self {
             run,
             rng,
             now,
-            jobs: Jobs::new(durable_term, hard_state.mark, config.ids.len() == 1),
+            jobs,
             hard: hard_state,
             reached: raised || Mutant::ReballotAfterRestart.on(),
             commit: commit.max(applied),
             delivered: applied,
             membership: Membership::new(members, &config.ids),
-            peers,
+            peers: peers_of(&config),
             primary: None,
             primary_seen: now.mono,
             verified: Index(0),
@@ -178,6 +178,7 @@ impl Node {
             halt: None,
             began_with: log.last(),
             damage,
+            damage_noted: None,
             applied,
             digests: Vec::new(),
             disk_low: false,
@@ -413,6 +414,11 @@ impl Node {
         }
     }
 
+    /// How far the log is durable.
+    pub fn durable(&self) -> Index {
+        self.log.durable().index
+    }
+
     /// The promises as they will be once every job is done.
     pub fn hard_state(&self) -> &HardState {
         &self.hard
@@ -482,7 +488,16 @@ impl Node {
         }
     }
 
-    /// A log that contradicts what was committed: takes no part from now on.
+    /// Damage that was found in this run and is written down: the store is to be opened again, and
+    /// that begins the repair.
+    pub fn found_damage(&self) -> Option<(Index, &str)> {
+        let noted = self.damage_noted.is_some_and(|job| self.jobs.is_done(job));
+        let (index, reason) = self.damage.as_ref().filter(|_| noted)?;
+        Some((*index, reason))
+    }
+
+    /// A log that contradicts what was committed: takes no part from now on, and begins to repair
+    /// itself as soon as that is written down.
     pub(super) fn become_damaged(&mut self, index: Index, reason: String) {
         if self.damage.is_none() {
             self.step_down("its log is damaged");

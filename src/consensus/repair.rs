@@ -7,7 +7,7 @@
 //! AFTER that primary has forgotten everything this replica acknowledged in earlier process runs:
 //! whatever those acknowledgements helped to commit lies below. A new primary names a new one.
 
-use super::{Body, Event, Mutant, Node, Repair};
+use super::{Body, Event, JobId, Mutant, Node, Repair};
 use crate::types::{Index, ReplicaId};
 
 /// That nothing can be repaired is said this often, in microseconds.
@@ -19,9 +19,15 @@ impl Node {
         self.hard.repair != Repair::No && !Mutant::GrantInRepair.on()
     }
 
-    /// The log turned out wrong in this run: the next open begins the repair.
+    /// The log turned out wrong in this run: the next open begins the repair. In a cluster of one
+    /// there is nobody to repair it from.
     pub(super) fn note_damage(&mut self) {
+        if self.peers.is_empty() {
+            self.damage_noted = Some(JobId(0));
+            return;
+        }
         self.hard.repair = Repair::Discard;
+        self.damage_noted = Some(self.jobs.pending_id());
         self.jobs.want_hard_state(true);
     }
 

@@ -192,6 +192,9 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
             // A storage thread that is gone has told why, and has closed the queue.
             let _ = self.work.send(Work::Job(job));
         }
+        if let Some(end) = output.repaired {
+            let _ = self.work.send(Work::Repaired(end));
+        }
         for message in output.messages {
             self.transport.send(message);
         }

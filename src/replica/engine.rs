@@ -8,6 +8,7 @@ mod looks;
 
 use super::disk::{Disk, Policy};
 use super::reads::{Read, Reads};
+use super::repairs::Repairs;
 use super::room::Room;
 use super::stopping::{Stage, Stopping};
 use super::tokens::TokenUse;
@@ -64,6 +65,7 @@ pub struct Replica<R: StateReader> {
     /// The core refused the last batch: it has enough under way.
     refused: bool,
     stopping: Option<Stopping>,
+    repairs: Repairs,
     output: Output,
 }
 
@@ -125,6 +127,7 @@ impl<R: StateReader> Replica<R> {
             expire_at: now.mono,
             refused: false,
             stopping: None,
+            repairs: Repairs::new(recovered.last_repair),
             output: Output::default(),
         };
         replica.tell_applied();
@@ -159,8 +162,12 @@ impl<R: StateReader> Replica<R> {
     }
 
     /// What came of it. Take it after every input, or after a batch of inputs: what was proposed
-    /// in between goes out as one batch.
+    /// in between goes out as one batch. [`StorageError::Damaged`], here and of [`Replica::handle`]:
+    /// this run ends, and the next open repairs the store.
     pub fn take_output(&mut self) -> Result<Output, StorageError> {
+        if let Some((index, reason)) = self.node.found_damage() {
+            return Err(StorageError::Damaged(format!("at index {index}: {reason}")));
+        }
         self.node.set_disk_age(self.disk.age_us(self.now.mono));
         self.observe();
         self.propose_own()?;
@@ -474,6 +481,7 @@ impl<R: StateReader> Replica<R> {
     }
 
     fn on_events(&mut self, events: Vec<Event>) {
+        self.look_at_repair(&events);
         if events.is_empty() {
             return;
         }

@@ -93,10 +93,9 @@ pub fn sentence(event: &Event) -> String {
         Event::Readmitted(id, incarnation) => {
             format!("replica {id} is readmitted with incarnation {incarnation:?}")
         }
-        Event::Damaged { index, reason } => format!(
-            "damaged at index {index}, takes no part from now on: {reason}. The next start puts \
-             its store aside and repairs it from the primary"
-        ),
+        Event::Damaged { index, reason } => {
+            format!("damaged at index {index}, takes no part from now on: {reason}")
+        }
         Event::Refused { peer, reason } => {
             format!("refuses to speak with replica {peer}: {reason}")
         }

@@ -25,6 +25,7 @@ mod outcomes;
 mod payload;
 mod queue;
 mod reads;
+mod repairs;
 mod room;
 pub mod runtime;
 pub mod shared;
@@ -52,7 +53,7 @@ use crate::consensus::{
     StepDone,
 };
 use crate::state_machine::{Answer, Command, Notice, Query, Reply};
-use crate::storage::{CommitRecord, Slice};
+use crate::storage::{CommitRecord, RepairEnd, RepairNote, Slice};
 use crate::types::entry::Entry;
 use crate::types::{Base, Hash, Index, ReplicaId, RunNonce, TokenHash, WallTime};
 
@@ -344,6 +345,8 @@ pub struct Output {
     pub events: Vec<Event>,
     /// The state is that of another replica now: look at everything again.
     pub jumped: bool,
+    /// A repair is over: to be remembered by the store.
+    pub repaired: Option<RepairEnd>,
     /// Shut down completely: the role is handed over and everything is on the disk.
     pub shut_down: bool,
 }
@@ -365,4 +368,6 @@ pub struct Status {
     pub low: Option<Space>,
     /// As primary it refuses writes for want of room.
     pub refuses_writes: bool,
+    /// The last repair, ended or not.
+    pub last_repair: Option<RepairNote>,
 }

@@ -6,7 +6,9 @@
 //! a slow disk blocks nobody.
 //!
 //! A failed disk is logged once, here, and ends both threads; [`Runtime::failed`] tells `main`,
-//! which exits non-zero. Nothing is retried: after a failed fsync nobody knows what is durable.
+//! which exits non-zero. Nothing is retried: after a failed fsync nobody knows what is durable. Damage,
+//! whichever thread comes upon it, ends them in the same way, and `main` begins again: the next open
+//! repairs the store.
 
 use super::driver::{Clock, Driver};
 use super::queue::{Item, Queue};
@@ -16,7 +18,7 @@ use super::transport::{PeerInbox, Transport};
 use super::{Config, Handle, Input, Names, Replica};
 use crate::consensus::HardState;
 use crate::state_machine::StateMachine;
-use crate::storage::{Recovered, Slice, StorageError, Store};
+use crate::storage::{self, Recovered, Slice, StateReader, StorageError, Store};
 use crate::types::{Incarnation, Index, RunNonce, Stamp};
 use std::fmt::Write as _;
 use std::panic::AssertUnwindSafe;
@@ -27,6 +29,9 @@ use tokio::sync::watch;
 /// Why a running replica ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
+    /// Its store is damaged. `storage::note_damage`, and the next open repairs it.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
     /// Its disk failed, or an entry is of a kind that this build does not know.
     #[error("the replica's storage failed")]
     Storage(#[source] StorageError),
@@ -125,8 +130,8 @@ where
     let (run, seed) = (RunNonce(rand::random()), rand::random());
     let reader = store.reader();
     let replica = Replica::start(config, recovered, reader.clone(), run, seed, clock.now())?;
-    let names = replica.names()?.into_iter().map(|(name, _)| name).collect();
-    let shared = Arc::new(Shared::new(Names::new(names)));
+    let (replica, names) = with_names(replica)?;
+    let shared = Arc::new(Shared::new(names));
     let queue = Arc::new(Queue::new());
     let (tell, state) = watch::channel(State::Running);
     let report = Reporter {
@@ -175,6 +180,17 @@ where
     Ok((handle, Runtime { queue, state }))
 }
 
+/// Reads all of one tree, of which the open has seen little: that may meet damage, too.
+fn with_names<R: StateReader + Send + 'static>(
+    replica: Replica<R>,
+) -> Result<(Replica<R>, Names), StorageError> {
+    storage::guarded(storage::PATIENCE, move || {
+        let names = replica.names()?.into_iter().map(|(name, _)| name);
+        let names = Names::new(names.collect());
+        Ok((replica, names))
+    })
+}
+
 /// Looks at the free space again and again, on a thread of its own: a file system may hang.
 fn watch_space(free_bytes: FreeBytes, queue: Arc<Queue>) -> Result<(), StorageError> {
     let every = std::time::Duration::from_millis(crate::limits::DISK_LOOK_MS);
@@ -219,6 +235,7 @@ impl Reporter {
     fn watch_over(&self, name: &'static str, work: impl FnOnce() -> Result<(), StorageError>) {
         let failure = match std::panic::catch_unwind(AssertUnwindSafe(work)) {
             Ok(Ok(())) => return,
+            Ok(Err(StorageError::Damaged(what))) => Failure::Damaged(what),
             Ok(Err(error)) => Failure::Storage(error),
             Err(_) => Failure::Panicked(name),
         };
@@ -346,7 +363,7 @@ mod tests {
             queue: Arc::clone(&queue),
             state,
         };
-        report.watch_over("storage", || Err(StorageError::Damaged("fsync".into())));
+        report.watch_over("storage", || Err(StorageError::Unusable("fsync".into())));
         report.watch_over("replica", || panic!("later"));
         report.stopped();
         assert!(queue.take(std::time::Duration::ZERO).is_none());

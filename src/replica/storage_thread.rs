@@ -6,7 +6,7 @@
 use super::queue::{Item, Queue};
 use super::{DiskJob, Input, Workshop, execute};
 use crate::limits::APPEND_BYTES_MAX;
-use crate::storage::{CommitRecord, StorageError, Store};
+use crate::storage::{CommitRecord, RepairEnd, StorageError, Store};
 use crate::types::entry::Entry;
 use crate::types::{Base, Index};
 use std::sync::Arc;
@@ -33,6 +33,7 @@ pub(super) enum Work {
     ),
     Base(oneshot::Sender<Result<Base, StorageError>>),
     Size(oneshot::Sender<u64>),
+    Repaired(RepairEnd),
     /// Nothing follows: make everything durable.
     Stop,
 }
@@ -55,15 +56,14 @@ pub(super) fn run<S: Store>(
                 }
             }
             Work::Entries(from, bytes_max, answer) => {
-                let _ = answer.send(store.entries(from, bytes_max.min(APPEND_BYTES_MAX)));
+                tell(store.entries(from, bytes_max.min(APPEND_BYTES_MAX)), answer)?;
             }
             Work::Records(from, to, answer) => {
                 let to = to.min(Index(from.0.saturating_add(RECORDS_SPAN_MAX)));
-                let _ = answer.send(store.commit_records(from, to));
+                tell(store.commit_records(from, to), answer)?;
             }
-            Work::Base(answer) => {
-                let _ = answer.send(store.base());
-            }
+            Work::Base(answer) => tell(store.base(), answer)?,
+            Work::Repaired(end) => store.note_repaired(&end)?,
             Work::Size(answer) => {
                 let _ = answer.send(store.size_bytes());
             }
@@ -71,6 +71,19 @@ pub(super) fn run<S: Store>(
         }
     }
     Ok(())
+}
+
+/// Damage that somebody has come upon who only looked is damage all the same.
+fn tell<T>(
+    read: Result<T, StorageError>,
+    answer: oneshot::Sender<Result<T, StorageError>>,
+) -> Result<(), StorageError> {
+    let damage = match &read {
+        Err(StorageError::Damaged(what)) => Err(StorageError::Damaged(what.clone())),
+        _ => Ok(()),
+    };
+    let _ = answer.send(read);
+    damage
 }
 
 /// Where reads are asked for. Cheap to clone.

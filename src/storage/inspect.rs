@@ -5,10 +5,11 @@
 //! directory, and opens the copy. It never migrates or repairs, and never writes to the directory
 //! (but for the lock file, if there was none).
 
-use super::directory::{DirectoryLock, current_store, newer_format, read_format};
+use super::directory::DirectoryLock;
 use super::files::failed;
-use super::guard::guarded;
+use super::guard::{PATIENCE, guarded};
 use super::hard_state::{HardStateFile, Unreadable};
+use super::layout::{current_store, newer_format, read_format};
 use super::recovery::recover;
 use super::sled_store::Engine;
 use super::verify::{LogVerifier, verify_log};
@@ -62,7 +63,7 @@ impl Inspection {
         let scratch = Scratch::new()?;
         let size_bytes = copy(&store, &scratch.0)?;
         let (path, state) = (scratch.0.clone(), hard_state.clone().ok().flatten());
-        let (engine, recovered) = guarded(move || {
+        let (engine, recovered) = guarded(PATIENCE, move || {
             let engine = Engine::open(&path, CACHE_BYTES)?;
             let recovered = recover(&engine, state, limits::LOG_CACHE_BYTES)?;
             Ok((engine, recovered))
@@ -104,7 +105,7 @@ impl Inspection {
     /// Entries from `from` on, about `bytes_max` bytes of them, at least one if there is any.
     pub fn entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
         let engine = self.engine.clone();
-        guarded(move || engine.entries(from, bytes_max))
+        guarded(PATIENCE, move || engine.entries(from, bytes_max))
     }
 
     /// Commit records with indexes in `from..=to`, ascending.
@@ -114,7 +115,7 @@ impl Inspection {
         to: Index,
     ) -> Result<Vec<CommitRecord>, StorageError> {
         let engine = self.engine.clone();
-        guarded(move || engine.commit_records(from, to))
+        guarded(PATIENCE, move || engine.commit_records(from, to))
     }
 
     /// At most `limit` records of a state tree with keys above `after` (`None`: from the first).
@@ -127,7 +128,9 @@ impl Inspection {
         // The next key after any is that key and a zero byte.
         let from = after.map_or_else(Vec::new, |key| [key, &[0]].concat());
         let reader = self.engine.reader();
-        guarded(move || reader.range(tree, &from, &[0xFF; 64], limit))
+        guarded(PATIENCE, move || {
+            reader.range(tree, &from, &[0xFF; 64], limit)
+        })
     }
 
     /// Reads the state trees.

@@ -14,7 +14,11 @@
 //! | `repair` | a damaged store is put aside for an empty one |
 //! | `shape` | what can still be said of a damaged log |
 //! | `salvage` | what is left of a cluster that cannot repair itself, and the operator's way back |
-//! | `directory` | the data directory around it: lock, identity, formats, creation |
+//! | `directory` | the data directory around it: lock, formats, creation |
+//! | `layout` | the stores in a directory, their names, and which one is live |
+//! | `life` | whose directory it is; the first promises, and those of a replica that lost its own |
+//! | `history` | what a running replica has met of damage, and the last repairs |
+//! | `guard` | reads that may panic or hang |
 //! | `memory` | [`MemStore`], the same on a disk in memory that can be cut off at any operation |
 //! | `inspect`, `verify` | `dump` and `verify`, of a stopped and of a running replica |
 //! | `fdatasync` | the redirect that makes sled's flush reach the disk |
@@ -34,7 +38,10 @@ mod fdatasync;
 mod files;
 mod guard;
 mod hard_state;
+mod history;
 mod inspect;
+mod layout;
+mod life;
 mod memory;
 #[path = "../../migrations/mod.rs"]
 mod migrations;
@@ -51,6 +58,8 @@ mod verify;
 pub use directory::{DirectoryLock, OpenOptions, Opened, open_directory};
 pub use fdatasync::fdatasync_calls;
 pub use files::free_bytes;
+pub(crate) use guard::{PATIENCE, guarded};
+pub use history::{RepairEnd, RepairNote, note_damage, repairs};
 pub use inspect::Inspection;
 pub use memory::{Effect, MemDisk, MemReader, MemStore};
 pub use migrations::FORMAT;
@@ -179,6 +188,8 @@ pub struct Recovered {
     pub damage: Vec<(Index, String)>,
     /// With damage: what a repair would begin with, by the readable parts of the log alone.
     pub shape: Repair,
+    /// The last repair of this replica, ended or not.
+    pub last_repair: Option<RepairNote>,
 }
 
 /// What can go wrong with a disk.
@@ -252,6 +263,12 @@ pub trait Store: Send {
 
     /// Bytes on disk.
     fn size_bytes(&self) -> u64;
+
+    /// Remembers, for people, how the last repair ended. Nothing depends on it.
+    fn note_repaired(&mut self, end: &RepairEnd) -> Result<(), StorageError> {
+        let _ = end;
+        Ok(())
+    }
 }
 
 /// Recomputes the digest of the state trees as they stand at a slice.

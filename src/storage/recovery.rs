@@ -82,6 +82,7 @@ pub(super) fn recover(
         rewritten_bytes: 0,
         damage: Vec::new(),
         shape: Repair::No,
+        last_repair: None,
     };
     check_commit(source, &recovered, &mut damage)?;
     check_applied(source, &recovered, &mut damage)?;

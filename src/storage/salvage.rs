@@ -13,11 +13,12 @@
 //! `CURRENT` comes last, so that one that is half done does not start; the directory that the chosen
 //! store came from is the last one, so that the choice can be made again after a crash.
 
-use super::directory::{DirectoryLock, current_store, newer_format, read_format, remove_store};
+use super::directory::DirectoryLock;
 use super::files::{failed, private_directory, replace_file, sync_directory, sync_file};
-use super::guard::guarded;
+use super::guard::{PATIENCE, guarded};
 use super::hard_state::{HardStateFile, Unreadable};
 use super::inspect::{Scratch, copy};
+use super::layout::{current_store, newer_format, read_format, remove_store};
 use super::recovery::recover;
 use super::shape::readable_end;
 use super::sled_store::Engine;
@@ -129,7 +130,7 @@ impl Remnant {
     fn read(&mut self, store: &Path, promises: Option<&HardState>) -> Result<(), StorageError> {
         read_format(store)?;
         let (path, state) = (self.copy.0.clone(), promises.cloned());
-        let (engine, found, left) = guarded(move || {
+        let (engine, found, left) = guarded(PATIENCE, move || {
             let engine = Engine::open(&path, CACHE_BYTES)?;
             engine.migrate()?;
             let found = recover(&engine, state, limits::LOG_CACHE_BYTES)?;
@@ -175,7 +176,7 @@ impl Remnant {
         let Some(engine) = self.engine.clone() else {
             return Ok(Vec::new());
         };
-        guarded(move || engine.entries(from, bytes_max))
+        guarded(PATIENCE, move || engine.entries(from, bytes_max))
     }
 
     /// Reads the state trees, if there are any.
@@ -316,7 +317,13 @@ fn exchange(directory: &Path) -> Result<PathBuf, StorageError> {
         let entry = entry.map_err(failed("cannot list", directory))?;
         let name = entry.file_name();
         let text = name.to_string_lossy();
-        let ours = ["store-", "damaged-", "hard_state"];
+        let ours = [
+            "store-",
+            "damaged-",
+            "damage_found",
+            "hard_state",
+            "repairs.json",
+        ];
         if ours.iter().any(|prefix| text.starts_with(prefix)) {
             rename(&entry.path(), &aside.join(&name))?;
         }

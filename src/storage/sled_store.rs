@@ -24,7 +24,7 @@ use super::guard::caught;
 use super::recovery::{Fault, Source};
 use super::verify::Finding;
 use super::{
-    CommitRecord, Slice, StateReader, StorageError, Tree, block, directory, fdatasync_calls, files,
+    CommitRecord, Slice, StateReader, StorageError, Tree, block, fdatasync_calls, files, layout,
     migrations, records,
 };
 use crate::limits;
@@ -101,11 +101,11 @@ pub(super) struct Engine {
 impl Engine {
     /// Opens sled in `path`, which exists. Nothing is migrated: see [`Engine::migrate`].
     pub(super) fn open(path: &Path, cache_bytes: u64) -> Result<Self, StorageError> {
-        directory::refuse_blobs(path)?;
+        layout::refuse_blobs(path)?;
         let db = open_db(path, cache_bytes)?;
         let format = migrations::format_of(&db).map_err(unreadable("cannot open"))?;
         if format > migrations::FORMAT {
-            return Err(directory::newer_format(path, format));
+            return Err(layout::newer_format(path, format));
         }
         let mut trees = Vec::with_capacity(TREES.len());
         for name in TREES {

@@ -26,6 +26,7 @@ mod bad_input;
 mod bench;
 mod command_line;
 mod concurrent;
+mod damage;
 mod disks;
 mod faults;
 mod identity;

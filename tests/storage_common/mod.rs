@@ -18,6 +18,7 @@ pub fn options(id: u16) -> OpenOptions {
         ids: vec![ReplicaId(1), ReplicaId(2), ReplicaId(3)],
         incarnation: Incarnation([id as u8; 16]),
         cache_bytes: 8 * 1024 * 1024,
+        patience: OpenOptions::PATIENCE,
     }
 }
 

@@ -34,6 +34,7 @@ fn open(directory: &Path) -> anyhow::Result<(SledStore, Recovered)> {
         ids: vec![ReplicaId(1)],
         incarnation: Incarnation([1; 16]),
         cache_bytes: OpenOptions::CACHE_BYTES,
+        patience: OpenOptions::PATIENCE,
     };
     match open_directory(directory, &options)? {
         Opened::Good { store, recovered } => {

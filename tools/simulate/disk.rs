@@ -13,6 +13,8 @@ use chat::types::{Base, Index};
 /// A disk. Survives the processes that use it.
 pub struct Disk {
     inner: MemDisk,
+    /// A process has written down that it came upon damage.
+    pub noted: bool,
 }
 
 impl Disk {
@@ -20,12 +22,14 @@ impl Disk {
     pub fn new() -> Self {
         Self {
             inner: MemDisk::new(),
+            noted: false,
         }
     }
     /// What is on it now, on a disk of its own. Its writer is dead.
     pub fn copy(&self) -> Self {
         Self {
             inner: self.inner.copy(),
+            noted: self.noted,
         }
     }
     /// Opens the store on it. A small cache makes the replica read its store as one with a long
@@ -96,6 +100,12 @@ pub enum Failing {
     /// Nothing is synced. As in Linux the next sync succeeds, and syncs nothing either: what was to
     /// be written counts as written.
     Sync,
+    /// What is read, also by a write, is not what was written.
+    Damage,
+}
+
+fn damaged() -> StorageError {
+    StorageError::Damaged("a page of the simulated disk".into())
 }
 
 fn input_output_error() -> StorageError {
@@ -125,6 +135,9 @@ impl Store for Probe<'_> {
     fn write(&mut self, write: Write) -> Result<(), StorageError> {
         // Shown even if it fails: a failed write may have reached the live image, and only that.
         self.checker.on_write(self.at, &write, self.primary);
+        if self.failing == Some(Failing::Damage) {
+            return Err(damaged());
+        }
         if self.failing == Some(Failing::Write) {
             self.failed = true;
             return Err(input_output_error());
@@ -156,8 +169,10 @@ impl Store for Probe<'_> {
         self.store.base()
     }
     fn entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
-        if self.failing == Some(Failing::Read) {
-            return Err(input_output_error());
+        match self.failing {
+            Some(Failing::Read) => return Err(input_output_error()),
+            Some(Failing::Damage) => return Err(damaged()),
+            _ => {}
         }
         self.store.entries(from, bytes_max)
     }

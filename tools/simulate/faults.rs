@@ -165,6 +165,8 @@ pub struct Plan {
     pub away_us: u64,
     /// Jobs of a thousand that end in a kill.
     pub persist_kill: u64,
+    /// Jobs of a thousand that come upon damage.
+    pub damage_met: u64,
     /// Jobs of a thousand that are slow.
     pub disk_slow: u64,
     pub boot_spread_us: u64,
@@ -206,6 +208,7 @@ impl Plan {
             delay_us_max: 300 + rate(Fault::Delay, [300, 2_000, 8_000]),
         };
         let persist_kill = rate(Fault::Persist, [2, 10, 40]);
+        let damage_met = rate(Fault::Damage, [0, 1, 5]);
         let disk_slow = rate(Fault::Disk, [1, 10, 60]);
         let late_boot = rate(Fault::LateBoot, [50_000, 150_000, 300_000]);
         Self {
@@ -214,6 +217,7 @@ impl Plan {
             gap_us: *rng.pick(&[20_000, 60_000, 150_000, 300_000]),
             away_us: *rng.pick(&[2_000, 30_000, 150_000]),
             persist_kill,
+            damage_met,
             disk_slow,
             boot_spread_us: 5_000 + late_boot,
             clients: rng.between(2, 4) as usize,
@@ -516,7 +520,7 @@ impl World {
         self.harmed(at);
     }
 
-    fn harmed(&mut self, at: usize) {
+    pub(super) fn harmed(&mut self, at: usize) {
         self.wiped += 1;
         self.members[at].admitted = false;
         self.checker.on_damaged(at);

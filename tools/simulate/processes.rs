@@ -5,7 +5,7 @@ use super::network::id_of;
 use super::world::{Happening, Process, World, brief};
 use chat::consensus::{HardState, Repair, Role};
 use chat::replica::{Config, Input, PeerMessage, Replica};
-use chat::storage::{self, MemStore, Recovered, Store};
+use chat::storage::{self, MemStore, Recovered, StorageError, Store};
 use chat::types::{Incarnation, Index, Members, RunNonce, Stamp, Term};
 
 impl World {
@@ -48,8 +48,9 @@ impl World {
             )
         });
         self.checker.on_open(at, &recovered, log, run);
-        if storage::must_discard(&recovered) {
-            match self.begin_repair(at, recovered) {
+        let noted = std::mem::take(&mut self.members[at].disk.noted);
+        if noted || storage::must_discard(&recovered) {
+            match self.begin_repair(at, recovered, noted) {
                 Some(opened) => (store, recovered) = opened,
                 None => return,
             }
@@ -77,10 +78,20 @@ impl World {
     }
 
     /// What opening a data directory does with a damaged store.
-    fn begin_repair(&mut self, at: usize, recovered: Recovered) -> Option<(MemStore, Recovered)> {
+    fn begin_repair(
+        &mut self,
+        at: usize,
+        recovered: Recovered,
+        noted: bool,
+    ) -> Option<(MemStore, Recovered)> {
         self.note(|| format!("{} repairs itself: {:?}", at + 1, recovered.damage));
         self.checker.count("repairs begun");
-        let begins_as = storage::repair_begins_as(&recovered);
+        let before = recovered.hard_state.as_ref().map(|hard| hard.repair);
+        let begins_as = if noted {
+            before.unwrap_or_default().after(Repair::UnderWay)
+        } else {
+            storage::repair_begins_as(&recovered)
+        };
         let disk = &self.members[at].disk;
         let mut kept = None;
         if let Repair::Suspect(above) = begins_as {
@@ -229,10 +240,38 @@ impl World {
             return;
         };
         if let Err(error) = process.replica.handle(input, now) {
-            self.checker.fail("a replica never stops by itself", || {
+            self.on_stopped(at, error);
+        }
+    }
+
+    /// A run ends by itself only over damage, which begins its repair.
+    pub(super) fn on_stopped(&mut self, at: usize, error: StorageError) {
+        let damaged = matches!(error, StorageError::Damaged(_)) && self.checker.views[at].damaged;
+        self.checker
+            .check(damaged, "a replica never stops by itself", || {
                 format!("replica {}: {error:?}", at + 1)
             });
+        self.end_damaged(at);
+    }
+
+    /// A disk job comes upon damage. The process may be gone before it has written that down: then
+    /// nobody knows, and nothing came of it.
+    pub(super) fn meets_damage(&mut self, at: usize, error: StorageError) {
+        self.note(|| format!("{} comes upon damage: {error}", at + 1));
+        if self.rng.chance(300) {
+            self.kill(at, "before it has said that it is damaged");
+            self.restart_later(at);
+            return;
         }
+        self.end_damaged(at);
+        self.harmed(at);
+    }
+
+    fn end_damaged(&mut self, at: usize) {
+        self.checker.count("runs that ended over damage");
+        self.members[at].disk.noted = true;
+        self.kill(at, "it is damaged");
+        self.restart_later(at);
     }
 
     pub(super) fn resume(&mut self, at: usize) {

@@ -346,12 +346,7 @@ impl World {
         };
         let output = match process.replica.take_output() {
             Ok(output) => output,
-            Err(error) => {
-                self.checker.fail("a replica never stops by itself", || {
-                    format!("replica {}: {error:?}", at + 1)
-                });
-                return;
-            }
+            Err(error) => return self.on_stopped(at, error),
         };
         for event in &output.events {
             self.checker.on_event(at, event);
@@ -445,7 +440,11 @@ impl World {
             _ => false,
         };
         let dies = directed || (!self.healing && self.rng.chance(self.plan.persist_kill));
-        let failing = if dies && !directed {
+        let meets =
+            !dies && !self.healing && self.rng.chance(self.plan.damage_met) && self.may_wipe();
+        let failing = if meets {
+            Some(Failing::Damage)
+        } else if dies && !directed {
             self.how_it_fails()
         } else {
             None
@@ -476,6 +475,7 @@ impl World {
                 let after = self.rng.between(1, 60);
                 self.schedule(after, Happening::DiskTells { at, life });
             }
+            Err(error) if meets => self.meets_damage(at, error),
             Err(error) => {
                 self.checker
                     .check(dies, "a disk job succeeds", || format!("{error:?}"));
@@ -484,6 +484,7 @@ impl World {
                     Some(Failing::Read) => "reads that failed",
                     Some(Failing::Write) => "writes that failed",
                     Some(Failing::Sync) => "fsyncs that failed",
+                    Some(Failing::Damage) => "damage met",
                 });
                 self.kill(at, "inside a disk job");
                 self.restart_later(at);

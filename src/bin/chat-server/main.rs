@@ -1,5 +1,6 @@
 //! `chat-server`: one replica (`run`), or a whole cluster to try (`demo`).
 
+mod again;
 mod demo;
 mod run;
 

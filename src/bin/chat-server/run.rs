@@ -5,6 +5,7 @@
 //! runs, served after. At the end: no new clients, THEN the primary role handed over and
 //! everything written, THEN the links closed.
 
+use super::again;
 use anyhow::{Context, anyhow, bail};
 use chat::admin::socket;
 use chat::config::{Address, Config, Flags};
@@ -12,9 +13,9 @@ use chat::grpc::{admin, chat as client_api, peer};
 use chat::limits;
 use chat::net::Links;
 use chat::replica::Handle;
-use chat::replica::runtime::{FreeBytes, Runtime, Surroundings, spawn_in};
+use chat::replica::runtime::{Failure, FreeBytes, Runtime, Surroundings, spawn_in};
 use chat::service::{Service, Settings};
-use chat::storage::{OpenOptions, Opened, Recovered, SledStore, open_directory};
+use chat::storage::{OpenOptions, Opened, Recovered, SledStore, StorageError, open_directory};
 use chat::types::Incarnation;
 use chat::wire as wire_api;
 use std::future::Future;
@@ -44,8 +45,7 @@ pub fn main(flags: &Flags, until_stdin_ends: bool) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the executor")?
-        .block_on(run(config, store, recovered, until_stdin_ends))?;
-    Ok(ExitCode::SUCCESS)
+        .block_on(run(config, store, recovered, until_stdin_ends))
 }
 
 /// Threads of the executor: half of the cores. The other half is for the replica's thread, the
@@ -85,6 +85,7 @@ fn open_store(config: &Config) -> anyhow::Result<(SledStore, Recovered)> {
         ids: config.ids(),
         incarnation: Incarnation(rand::random()),
         cache_bytes: config.cache_bytes,
+        patience: OpenOptions::PATIENCE,
     };
     match open_directory(&config.data_dir, &options)? {
         Opened::Damaged { sentence, .. } => bail!(sentence),
@@ -108,7 +109,7 @@ async fn run(
     store: SledStore,
     recovered: Recovered,
     until_stdin_ends: bool,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new(until_stdin_ends)?;
     let listeners = Listeners::bind(&config).await?;
     let links = listeners.links(&config)?;
@@ -116,7 +117,10 @@ async fn run(
     let peer_addr = config.peer_addr();
     let peer_addr = peer_addr.map_or_else(String::new, Address::to_string);
 
-    let (handle, replica) = start_replica(&config, store, recovered, &links)?;
+    let (handle, replica) = match start_replica(&config, store, recovered, &links) {
+        Err(StorageError::Damaged(what)) => again::after_damage(&config, &what),
+        started => started?,
+    };
     let operators = admin::Admin::new(handle.clone(), links.clone(), peer_addr);
     let operators = Arc::new(operators);
     let socket = socket::bind(&config.data_dir).context("cannot create the admin socket")?;
@@ -143,7 +147,10 @@ async fn run(
             tracing::info!("{name}: stopping");
             None
         }
-        failure = replica.failed() => Some(anyhow::Error::new(failure)),
+        failure = replica.failed() => match &*failure {
+            Failure::Damaged(what) => again::after_damage(&config, what),
+            _ => Some(anyhow::Error::new(failure)),
+        },
         error = servers.failed() => Some(error),
         ended = &mut front => Some(match ended {
             Ok(Ok(())) => anyhow!("the client listener ended"),
@@ -161,7 +168,7 @@ async fn run(
     links.stop();
     // The lock outlives the socket's name: nobody else can have bound it meanwhile.
     let _ = std::fs::remove_file(config.data_dir.join(socket::NAME));
-    stopped
+    stopped.map(|()| ExitCode::SUCCESS)
 }
 
 /// Bound, not served yet.
@@ -232,17 +239,16 @@ fn start_replica(
     store: SledStore,
     recovered: Recovered,
     links: &Links,
-) -> anyhow::Result<(Handle, Runtime)> {
+) -> Result<(Handle, Runtime), StorageError> {
     let surroundings = Surroundings {
         clock_offset_us: config.clock_offset_ms.saturating_mul(1_000),
         free_bytes: Some(free_bytes(config)),
     };
     let settings = config.replica();
-    let started = spawn_in(settings, surroundings, store, recovered, |inbox| {
+    spawn_in(settings, surroundings, store, recovered, |inbox| {
         links.start(Arc::new(inbox));
         links.clone()
-    });
-    Ok(started?)
+    })
 }
 
 /// sled writes on threads of its own, and whoever waits for one that panicked waits for ever: then

@@ -1,7 +1,7 @@
 //! Looks inside a [`Replica`], and what an administrator may ask of it.
 
 use super::Replica;
-use crate::consensus::{Event, Now, Role};
+use crate::consensus::{Event, Now, Repair, Role};
 use crate::replica::{Space, Status};
 use crate::storage::{Slice, StateReader, StorageError};
 use crate::types::{ReplicaId, UserId};
@@ -17,7 +17,18 @@ impl<R: StateReader> Replica<R> {
             checkpoint: self.disk.checkpoint(),
             low: self.room.seen().filter(|_| self.room.is_low()),
             refuses_writes: self.node.refuses_for_space(),
+            last_repair: self.repairs.last().cloned(),
         }
+    }
+
+    /// Is the last repair over?
+    pub(super) fn look_at_repair(&mut self, events: &[Event]) {
+        let repairing = self.node.hard_state().repair != Repair::No;
+        let reached = self.machine.applied().max(self.node.durable());
+        let repaired =
+            self.repairs
+                .look(events, (repairing, self.primary), (reached, self.now.wall));
+        self.output.repaired = repaired;
     }
 
     /// Free space was looked at.

@@ -4,12 +4,13 @@ use super::{COMMITS, DbFile, Engine, META, RUNS, STATE, SledReader, put_blocks};
 use crate::consensus::HardState;
 use crate::limits;
 use crate::storage::files::{self, failed, sync_directory};
-use crate::storage::guard::{caught, guarded};
+use crate::storage::guard::{PATIENCE, caught, guarded};
 use crate::storage::hard_state::{HardStateFile, Writer};
+use crate::storage::history;
 use crate::storage::recovery::{Source, recover};
 use crate::storage::{
-    Checked, CommitRecord, DirectoryLock, Scan, StorageError, Store, Write, directory,
-    fdatasync_calls, records,
+    Checked, CommitRecord, DirectoryLock, RepairEnd, Scan, StorageError, Store, Write,
+    fdatasync_calls, layout, records,
 };
 use crate::types::entry::Entry;
 use crate::types::{Base, Hash, Index, Stamp};
@@ -192,8 +193,8 @@ impl SledStore {
     /// In the directory after the live one's, which nothing names.
     fn begin(&mut self, base: &Base) -> Result<(), StorageError> {
         self.drop_next()?;
-        let path = directory::store_after(&self.live.path)?;
-        directory::create_store_at(&path, limits::BUILD_CACHE_BYTES)?;
+        let path = layout::store_after(&self.live.path)?;
+        layout::create_store_at(&path, limits::BUILD_CACHE_BYTES)?;
         let db_file = DbFile::open(&path)?;
         let engine = Engine::open(&path, limits::BUILD_CACHE_BYTES)?;
         let key = IVec::from(records::BASE_KEY);
@@ -266,7 +267,7 @@ impl SledStore {
         let (tell, outcome) = std::sync::mpsc::channel();
         let (checked_path, cache_bytes) = (path.clone(), self.cache_bytes);
         let check = move || {
-            let checked = guarded(move || check(&checked_path, cache_bytes, scan));
+            let checked = guarded(PATIENCE, move || check(&checked_path, cache_bytes, scan));
             // Whoever asked may have dropped the store meanwhile.
             drop(tell.send(checked));
         };
@@ -322,13 +323,13 @@ impl SledStore {
         };
         next.sync()?;
         self.rewritten_bytes = next.size_bytes();
-        directory::write_format(&next.path, self.rewritten_bytes)?;
+        layout::write_format(&next.path, self.rewritten_bytes)?;
         for file in ["conf", "db"] {
             files::sync_file(&next.path.join(file))?;
         }
         sync_directory(&next.path)?;
         sync_directory(&self.directory)?;
-        directory::name_current(&self.directory, &next.path)?;
+        layout::name_current(&self.directory, &next.path)?;
         self.exchanged = true;
         let old = std::mem::replace(&mut self.live, next);
         self.reader.exchange(self.live.engine.clone(), old.path);
@@ -342,7 +343,7 @@ impl SledStore {
             Some(Next::Open(live)) => {
                 let path = live.path.clone();
                 drop(live);
-                directory::remove_store(&path)
+                layout::remove_store(&path)
             }
             // Its thread has it open still; it goes with the next one, or at the next open.
             Some(Next::Checked { outcome, .. }) => {
@@ -440,5 +441,9 @@ impl Store for SledStore {
 
     fn size_bytes(&self) -> u64 {
         self.live.size_bytes()
+    }
+
+    fn note_repaired(&mut self, end: &RepairEnd) -> Result<(), StorageError> {
+        self.once_failed(|store| history::has_ended(&store.directory, end))
     }
 }

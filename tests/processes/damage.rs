@@ -1,0 +1,134 @@
+//! Stores that are damaged while their replica is stopped, and while it runs: it repairs itself.
+
+use crate::cluster::{Load, SHORT, TestCluster, check_inbox, eventually, read_inbox};
+use chat::client::{Client, Event, Listen};
+use chat::storage::{RepairEnd, RepairNote};
+use chat::types::{Index, WallTime};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+
+/// The file of a replica's live store.
+fn db(cluster: &TestCluster, id: u16) -> PathBuf {
+    let directory = cluster.data_dir(id);
+    let current = std::fs::read_to_string(directory.join("CURRENT")).unwrap();
+    directory.join(current.trim_end()).join("db")
+}
+
+/// One byte in each half KiB is another, from the first page on.
+fn flip(file: &File) {
+    let bytes = file.metadata().unwrap().len();
+    for at in (0..bytes).step_by(512) {
+        let mut byte = [0];
+        if file.read_at(&mut byte, at).unwrap() == 1 && byte != [0] {
+            file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
+        }
+    }
+}
+
+fn writable(path: PathBuf) -> File {
+    File::options().read(true).write(true).open(path).unwrap()
+}
+
+async fn says(cluster: &TestCluster, id: u16, from: usize, what: &str) {
+    eventually(what, || {
+        let log = cluster.log_since(id, from);
+        let said = log.contains(what);
+        std::future::ready(if said { Ok(()) } else { Err(log) })
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_store_was_damaged_while_it_was_dead_repairs_itself() {
+    let mut cluster = TestCluster::start(3).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let load = Load::start(&alice, "bob");
+    type Harm = fn(&File);
+    let harms: [Harm; 2] = [|file| file.set_len(4_096).unwrap(), flip];
+    for harm in harms {
+        load.more(50).await;
+        let victim = cluster.primary(&bob).await;
+        cluster.kill(&[victim]);
+        harm(&writable(db(&cluster, victim)));
+        load.more(20).await;
+        let from = cluster.log_len(victim);
+        cluster.spawn(victim);
+        says(&cluster, victim, from, "is damaged (").await;
+        says(&cluster, victim, from, "repaired: ").await;
+        read_inbox(&cluster.reader_on(victim, &bob)).await;
+    }
+    let sent = load.stop().await;
+    check_inbox(&read_inbox(&bob).await, &sent);
+    cluster.finish(&bob).await;
+}
+
+/// A replica with everything in its trees, and after a new start little of that in its memory, whose
+/// file is another now. Then its inbox is read.
+async fn comes_upon_damage(cluster: &mut TestCluster, victim: u16, bob: &Client) {
+    assert!(cluster.terminate(victim).await.success());
+    cluster.spawn(victim);
+    cluster.reader_on(victim, bob).who_am_i().await.unwrap();
+    flip(&writable(db(cluster, victim)));
+    let alone = cluster.handle_on(victim, SHORT);
+    let reader = Client::resume(&alone, bob.session().data()).unwrap();
+    let mut inbox = reader.listen(Listen {
+        after: Some(0),
+        ..Listen::default()
+    });
+    // Whatever comes of that for the reader.
+    while let Some(Ok(Event::Message(_))) = inbox.next().await {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_comes_upon_damage_while_it_runs_repairs_itself() {
+    let mut cluster = TestCluster::start(3).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let load = Load::start(&alice, "bob");
+    load.more(200).await;
+    let sent = load.stop().await;
+    let victim = cluster.primary(&bob).await % 3 + 1;
+    let from = cluster.log_len(victim);
+    comes_upon_damage(&mut cluster, victim, &bob).await;
+    says(&cluster, victim, from, "begins again, to repair its store").await;
+    says(&cluster, victim, from, "repaired: ").await;
+    check_inbox(&read_inbox(&cluster.reader_on(victim, &bob)).await, &sent);
+    alice.send("bob", "after the repair").await.unwrap();
+    cluster.finish(&bob).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_comes_upon_damage_too_often_ends_and_is_repaired_by_its_next_start() {
+    let mut cluster = TestCluster::start(3).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    alice.send("bob", "one").await.unwrap();
+    let victim = cluster.primary(&bob).await % 3 + 1;
+    read_inbox(&cluster.reader_on(victim, &bob)).await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let before = RepairNote {
+        began: WallTime(now.unwrap().as_micros() as u64),
+        why: "a page was lost".into(),
+        while_running: true,
+        kept_in: None,
+        kept_up_to: None,
+        again: false,
+        ended: Some(RepairEnd {
+            at: WallTime(0),
+            reached: Index(1),
+            from: None,
+            state_after: None,
+        }),
+    };
+    let notes = vec![before; chat::limits::REPAIRS_AN_HOUR];
+    let file = cluster.data_dir(victim).join("repairs.json");
+    std::fs::write(file, serde_json::to_string(&notes).unwrap()).unwrap();
+
+    let from = cluster.log_len(victim);
+    comes_upon_damage(&mut cluster, victim, &bob).await;
+    let ended = cluster.end(victim).await;
+    assert_eq!(ended.code(), Some(3), "{}", cluster.log_since(victim, from));
+    says(&cluster, victim, from, "3 repairs in the last hour").await;
+    cluster.spawn(victim);
+    says(&cluster, victim, from, "repaired: ").await;
+    cluster.finish(&bob).await;
+}
