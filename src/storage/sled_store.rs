@@ -60,7 +60,10 @@ fn unreadable(what: &'static str) -> impl FnOnce(sled::Error) -> StorageError {
         sled::Error::Io(ref io) if !matches!(io.kind(), InvalidData | UnexpectedEof) => {
             engine(what, error)
         }
-        error => StorageError::Damaged(format!("{what}: {error}")),
+        error => {
+            let what = what.trim_end_matches(" in");
+            StorageError::Damaged(format!("{what}: {error}"))
+        }
     }
 }
 
@@ -80,6 +83,17 @@ fn engine(what: &'static str, error: sled::Error) -> StorageError {
     }
 }
 
+fn named(error: StorageError, file: &Path) -> StorageError {
+    let StorageError::Engine { what, source } = error else {
+        return error;
+    };
+    match source.downcast::<sled::Error>().map(|error| *error) {
+        Ok(sled::Error::Io(source)) => failed(what, file)(source),
+        Ok(other) => engine(what, other),
+        Err(source) => StorageError::Engine { what, source },
+    }
+}
+
 /// Recovery goes on after damage, and collects what it finds.
 fn fault(tree: &'static str, at: Index) -> impl FnOnce(sled::Error) -> Fault {
     move |error| match unreadable("cannot be read")(error) {
@@ -96,6 +110,8 @@ type Operation = (usize, IVec, Option<IVec>);
 pub(super) struct Engine {
     db: Db,
     trees: [sled::Tree; TREES.len()],
+    /// sled's file, for errors.
+    file: Arc<Path>,
 }
 
 impl Engine {
@@ -112,7 +128,13 @@ impl Engine {
             trees.push(db.open_tree(name).map_err(unreadable("cannot open"))?);
         }
         let trees = trees.try_into().expect("one tree for each name");
-        Ok(Self { db, trees })
+        let file = path.join("db").into();
+        Ok(Self { db, trees, file })
+    }
+
+    /// sled does not say which file it could not use.
+    fn named<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+        result.map_err(|error| named(error, &self.file))
     }
 
     /// Runs the steps that the store lacks.
@@ -173,7 +195,7 @@ impl Engine {
         from: Index,
         bytes_max: usize,
     ) -> Result<Vec<Entry>, StorageError> {
-        caught(|| self.read_entries(from, bytes_max))
+        self.named(caught(|| self.read_entries(from, bytes_max)))
     }
 
     fn read_entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
@@ -182,13 +204,13 @@ impl Engine {
             .range(..=records::index_key(from))
             .next_back()
             .transpose()
-            .map_err(unreadable("cannot read the log"))?;
+            .map_err(unreadable("cannot read the log in"))?;
         // Nothing at or before it: the log begins above.
         let start = begins.map_or_else(|| IVec::from(&records::index_key(from)), |(key, _)| key);
         let mut entries = Vec::new();
         let mut bytes = 0;
         for record in log.range(start..) {
-            let (key, value) = record.map_err(unreadable("cannot read the log"))?;
+            let (key, value) = record.map_err(unreadable("cannot read the log in"))?;
             for entry in unpack(&key, &value)? {
                 if entry.index() < from {
                     continue;
@@ -214,11 +236,13 @@ impl Engine {
         }
         let range = records::index_key(from)..=records::index_key(to);
         let parse = |record: sled::Result<(IVec, IVec)>| {
-            let (key, value) = record.map_err(unreadable("cannot read the commit records"))?;
+            let (key, value) = record.map_err(unreadable("cannot read the commit records in"))?;
             let key = records::parse_index("commits", &key)?;
             Ok(records::parse_commit(key, &value)?)
         };
-        caught(|| self.trees[COMMITS].range(range).map(parse).collect())
+        self.named(caught(|| {
+            self.trees[COMMITS].range(range).map(parse).collect()
+        }))
     }
 
     /// Reads the state trees.
@@ -243,7 +267,7 @@ impl Engine {
         {
             operations.push((
                 COMMITS,
-                key.map_err(unreadable("cannot read the log"))?,
+                key.map_err(unreadable("cannot read the log in"))?,
                 None,
             ));
         }
@@ -260,7 +284,7 @@ impl Engine {
         let above = records::index_key(after.next())..;
         for tree in [LOG, RUNS] {
             for key in self.trees[tree].range(above.clone()).keys() {
-                let key = key.map_err(unreadable("cannot read the log"))?;
+                let key = key.map_err(unreadable("cannot read the log in"))?;
                 operations.push((tree, key, None));
             }
         }
@@ -453,9 +477,10 @@ impl SledReader {
         seen.then = Some((next, old));
     }
 
-    fn tree(&self, tree: Tree) -> sled::Tree {
+    fn tree(&self, tree: Tree) -> (sled::Tree, Arc<Path>) {
         let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
-        seen.now.trees[STATE + tree as usize].clone()
+        let tree = seen.now.trees[STATE + tree as usize].clone();
+        (tree, Arc::clone(&seen.now.file))
     }
 
     fn read<T>(
@@ -463,8 +488,9 @@ impl SledReader {
         tree: Tree,
         read: impl FnOnce(&sled::Tree) -> sled::Result<T>,
     ) -> Result<T, StorageError> {
-        let tree = self.tree(tree);
-        caught(|| read(&tree).map_err(unreadable("cannot read the state")))
+        let (tree, file) = self.tree(tree);
+        let read = caught(|| read(&tree).map_err(unreadable("cannot read the state in")));
+        read.map_err(|error| named(error, &file))
     }
 
     /// Ends at the first error: after one sled may return it for ever.

@@ -9,7 +9,9 @@ mod ports;
 mod history;
 pub use history::{Load, check_inbox, read_inbox};
 
-use chat::client::{Class, Client, ClientError, Cluster, NewAccount, Options, Protocol};
+use chat::client::{
+    Class, Client, ClientError, Cluster, Event, Listen, NewAccount, Options, Protocol,
+};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::future::Future;
@@ -254,6 +256,21 @@ impl TestCluster {
     /// The same login on one replica alone. For reads: its writes would reuse sequences.
     pub fn reader_on(&self, id: u16, client: &Client) -> Client {
         Client::resume(&self.handle_on(id, PATIENCE), client.session().data()).unwrap()
+    }
+
+    /// Has one replica read the whole inbox of an account; whatever comes of that for the reader.
+    pub async fn try_to_read_inbox(&self, id: u16, client: &Client) {
+        let alone = self.handle_on(id, SHORT);
+        let reader = Client::resume(&alone, client.session().data()).unwrap();
+        let mut inbox = reader.listen(Listen {
+            after: Some(0),
+            ..Listen::default()
+        });
+        while let Some(Ok(event)) = inbox.next().await {
+            if matches!(event, Event::EndOfBacklog) {
+                return;
+            }
+        }
     }
 
     /// A new account, logged in.

@@ -1,7 +1,7 @@
 //! Stores that are damaged while their replica is stopped, and while it runs: it repairs itself.
 
-use crate::cluster::{Load, SHORT, TestCluster, check_inbox, eventually, read_inbox};
-use chat::client::{Client, Event, Listen};
+use crate::cluster::{Load, TestCluster, check_inbox, eventually, read_inbox};
+use chat::client::Client;
 use chat::storage::{RepairEnd, RepairNote};
 use chat::types::{Index, WallTime};
 use std::fs::File;
@@ -70,14 +70,7 @@ async fn comes_upon_damage(cluster: &mut TestCluster, victim: u16, bob: &Client)
     cluster.spawn(victim);
     cluster.reader_on(victim, bob).who_am_i().await.unwrap();
     flip(&writable(db(cluster, victim)));
-    let alone = cluster.handle_on(victim, SHORT);
-    let reader = Client::resume(&alone, bob.session().data()).unwrap();
-    let mut inbox = reader.listen(Listen {
-        after: Some(0),
-        ..Listen::default()
-    });
-    // Whatever comes of that for the reader.
-    while let Some(Ok(Event::Message(_))) = inbox.next().await {}
+    cluster.try_to_read_inbox(victim, bob).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -196,3 +196,53 @@ async fn a_replica_whose_disk_is_full_stops_and_comes_back_when_there_is_room() 
 async fn a_replica_whose_log_is_on_the_same_full_disk_stops_all_the_same() {
     a_disk_fails("full", "", true).await;
 }
+
+/// Pages that are not in memory cannot be read: that is no damage, nothing is put aside for it, and
+/// the replica ends, now and at each start, until its disk is good again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_reads_fail_stops_and_puts_nothing_aside() {
+    let mut cluster = TestCluster::start(3).await;
+    let Some(library) = failing_disk(cluster.scratch()) else {
+        return;
+    };
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let load = Load::start(&alice, "bob");
+    load.more(100).await;
+    let sent = load.stop().await;
+    let victim = cluster.primary(&bob).await % 3 + 1;
+    // Everything is in its trees, and after the new start little of that in its memory.
+    assert!(cluster.terminate(victim).await.success());
+    let order = cluster.scratch().join("order");
+    let under = format!("{}/", cluster.data_dir(victim).display());
+    let failing = |command: &mut Command| {
+        command.env("LD_PRELOAD", &library);
+        command.env("FAIL_ORDER", &order).env("FAIL_UNDER", &under);
+    };
+    cluster.spawn_as(victim, failing);
+    cluster.reader_on(victim, &bob).who_am_i().await.unwrap();
+    std::fs::write(&order, "read").unwrap();
+    let from = cluster.log_len(victim);
+    cluster.try_to_read_inbox(victim, &bob).await;
+    for start_again in [true, false] {
+        let ended = cluster.end(victim).await;
+        let log = cluster.log_since(victim, from);
+        assert_eq!(ended.code(), Some(1), "{log}");
+        assert!(log.contains("Input/output error"), "{log}");
+        assert!(log.contains(&under), "which file? {log}");
+        if start_again {
+            cluster.spawn_as(victim, failing);
+        }
+    }
+    let names = std::fs::read_dir(cluster.data_dir(victim)).unwrap();
+    for name in names.map(|entry| entry.unwrap().file_name()) {
+        let name = name.to_string_lossy().into_owned();
+        assert!(
+            !name.starts_with("damage") && name != "repairs.json",
+            "{name}"
+        );
+    }
+    std::fs::remove_file(&order).unwrap();
+    cluster.spawn(victim);
+    check_inbox(&read_inbox(&cluster.reader_on(victim, &bob)).await, &sent);
+    cluster.finish(&bob).await;
+}

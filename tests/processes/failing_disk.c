@@ -1,6 +1,6 @@
 /* Preloaded into a replica by tests/processes/disks.rs: its disk fails from the moment on at which
- * the file FAIL_ORDER exists. That holds one word, "fsync", "write" or "full"; only files whose path
- * begins with FAIL_UNDER are concerned. */
+ * the file FAIL_ORDER exists. That holds one word, "fsync", "write", "full" or "read"; only files whose
+ * path begins with FAIL_UNDER are concerned. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -24,8 +24,8 @@ static int ordered(char what, int fd) {
   close(file);
   errno = saved;
   if (got <= 0) return 0;
-  int wanted = word[0] == 'f' && word[1] == 's' ? what == 's' : what == 'w';
-  if (!wanted) return 0;
+  char fails = word[0] == 'r' ? 'r' : word[0] == 'f' && word[1] == 's' ? 's' : 'w';
+  if (what != fails) return 0;
   snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
   ssize_t length = readlink(link, path, sizeof path - 1);
   errno = saved;
@@ -45,6 +45,9 @@ typedef int fdatasync_call(int);
 typedef ssize_t write_call(int, const void *, size_t);
 typedef ssize_t pwrite_call(int, const void *, size_t, off_t);
 typedef ssize_t pwrite64_call(int, const void *, size_t, off64_t);
+typedef ssize_t read_call(int, void *, size_t);
+typedef ssize_t pread_call(int, void *, size_t, off_t);
+typedef ssize_t pread64_call(int, void *, size_t, off64_t);
 
 int fsync(int fd) {
   REAL(fsync);
@@ -65,4 +68,16 @@ ssize_t pwrite(int fd, const void *bytes, size_t count, off_t at) {
 ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t at) {
   REAL(pwrite64);
   return ordered('w', fd) ? -1 : real(fd, bytes, count, at);
+}
+ssize_t read(int fd, void *bytes, size_t count) {
+  REAL(read);
+  return ordered('r', fd) ? -1 : real(fd, bytes, count);
+}
+ssize_t pread(int fd, void *bytes, size_t count, off_t at) {
+  REAL(pread);
+  return ordered('r', fd) ? -1 : real(fd, bytes, count, at);
+}
+ssize_t pread64(int fd, void *bytes, size_t count, off64_t at) {
+  REAL(pread64);
+  return ordered('r', fd) ? -1 : real(fd, bytes, count, at);
 }

@@ -116,8 +116,7 @@ impl Live {
                 operations.push((STATE + change.tree as usize, key, value));
             }
         }
-        let written = self.engine.commit(&operations);
-        written.map_err(|error| self.named(error))?;
+        self.engine.named(self.engine.commit(&operations))?;
         (self.last, self.last_hash) = (last, last_hash);
         Ok(())
     }
@@ -128,26 +127,7 @@ impl Live {
     }
 
     fn flush(&self) -> Result<(), StorageError> {
-        self.engine.flush().map_err(|error| self.named(error))
-    }
-
-    /// sled does not say which file it could not write.
-    fn named(&self, error: StorageError) -> StorageError {
-        let StorageError::Engine { what, source } = error else {
-            return error;
-        };
-        match source.downcast::<sled::Error>().map(|error| *error) {
-            Ok(sled::Error::Io(source)) => StorageError::Io {
-                what,
-                path: self.db_file.path.display().to_string(),
-                source,
-            },
-            Ok(other) => StorageError::Engine {
-                what,
-                source: Box::new(other),
-            },
-            Err(source) => StorageError::Engine { what, source },
-        }
+        self.engine.named(self.engine.flush())
     }
 
     fn size_bytes(&self) -> u64 {
@@ -395,7 +375,8 @@ impl Store for SledStore {
     }
 
     fn base(&self) -> Result<Base, StorageError> {
-        caught(|| Ok(Source::base(&self.live.engine)?))
+        let engine = &self.live.engine;
+        engine.named(caught(|| Ok(Source::base(engine)?)))
     }
 
     fn entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
