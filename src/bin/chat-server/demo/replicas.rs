@@ -73,6 +73,14 @@ impl Replicas {
             .collect()
     }
 
+    /// Where clients of the wire protocol connect.
+    pub fn wire_addresses(&self) -> Vec<String> {
+        self.members
+            .values()
+            .map(|replica| replica.wire_addr.clone())
+            .collect()
+    }
+
     /// Where clients of this replica connect.
     pub fn client_address(&self, id: u16) -> Result<String> {
         let replica = self.members.get(&id).context("no such replica")?;

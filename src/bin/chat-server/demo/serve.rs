@@ -67,18 +67,17 @@ fn print_commands(replicas: &Replicas, directory: &Path, accounts: &Accounts) ->
     if !chat.exists() || !admin.exists() {
         println!("  cargo build --release --bin chat --bin chat-admin");
     }
-    println!(
-        "  export CHAT_SERVER={}",
-        replicas.client_addresses().join(",")
-    );
+    let servers = replicas.client_addresses().join(",");
+    println!("  export CHAT_SERVER={servers}");
     println!("to chat with it (as one of the two who talked, or with an account of your own):");
     let chat = chat.display();
     for (name, password) in &accounts.logins {
         println!("  echo {password} | {chat} --profile {name} login {name}");
     }
-    println!("  {chat} --profile bob listen &");
-    println!("  {chat} --profile alice send bob 'hello, bob'");
-    println!("  {chat} create-account your-name");
+    println!("  {chat} --profile alice   # full screen; bob in one more terminal");
+    println!("  {chat} --profile bob send alice 'hello, alice'");
+    println!("  {chat}   # and Ctrl-T for a new account");
+    print_wire(replicas, accounts, &chat.to_string());
     println!("to kill a replica:");
     for id in replicas.ids() {
         if let Some(pid) = replicas.pid(id) {
@@ -100,4 +99,20 @@ fn print_commands(replicas: &Replicas, directory: &Path, accounts: &Accounts) ->
     println!("  {} verify {}", admin.display(), all.join(" "));
     println!();
     Ok(())
+}
+
+/// The other front door.
+fn print_wire(replicas: &Replicas, accounts: &Accounts, chat: &str) {
+    let addresses = replicas.wire_addresses();
+    println!("by lines of text (the token is in the reply to the first one):");
+    if let Some((host, port)) = addresses.first().and_then(|first| first.rsplit_once(':')) {
+        println!("  nc {host} {port} | tr '\\036' '\\n'");
+    }
+    for (name, password) in accounts.logins.iter().rev().take(1) {
+        println!("  1||1||{name}||{password}||-");
+        println!("  2||1||TOKEN||{name}||alice||hello from nc||-");
+        println!("  5||1||TOKEN||{name}||-");
+    }
+    let wire = addresses.join(",");
+    println!("  {chat} --protocol wire --server {wire} --profile alice");
 }
