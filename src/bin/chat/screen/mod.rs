@@ -52,7 +52,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use terminal::Screen;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -95,6 +95,8 @@ pub async fn run(cluster: Cluster, settings: Settings) -> Result<(), Failure> {
         Err(Failure::NoLogin) => None,
         Err(failure) => return Err(failure),
     };
+    // BEFORE the screen is taken: a signal that ends the process would leave it so.
+    let signals = Signals::catch()?;
     let mut screen = Screen::take()?;
     let size = screen
         .terminal
@@ -112,7 +114,7 @@ pub async fn run(cluster: Cluster, settings: Settings) -> Result<(), Failure> {
     let (local, local_events) = mpsc::channel(LOCAL_MAX);
     let mut shell = Shell::start(cluster, profile, local.clone());
     listen_to_keys(local.clone());
-    tokio::spawn(listen_to_signals(local));
+    signals.listen(&local);
     shell.local = Some(local_events);
     if app.mouse {
         Screen::mouse(true);
@@ -304,33 +306,48 @@ fn listen_to_keys(local: mpsc::Sender<Tagged>) {
     });
 }
 
-async fn listen_to_signals(local: mpsc::Sender<Tagged>) {
-    let ends = [
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-        SignalKind::interrupt(),
-        SignalKind::quit(),
-    ];
-    for kind in ends {
-        let Ok(mut stream) = signal(kind) else {
-            continue;
-        };
-        let local = local.clone();
+/// The signals that matter, caught from now on.
+struct Signals {
+    ends: Vec<Signal>,
+    goes_on: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self, Failure> {
+        let catch = |kind| signal(kind).map_err(Failure::io("cannot catch signals"));
+        let ends = [
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+            SignalKind::interrupt(),
+            SignalKind::quit(),
+        ];
+        Ok(Self {
+            ends: ends.into_iter().map(catch).collect::<Result<_, _>>()?,
+            goes_on: catch(SignalKind::from_raw(libc::SIGCONT))?,
+        })
+    }
+
+    /// Tells of them, each in a task of its own.
+    fn listen(self, local: &mpsc::Sender<Tagged>) {
+        for mut end in self.ends {
+            let local = local.clone();
+            tokio::spawn(async move {
+                if end.recv().await.is_some() {
+                    let _ = local.send((0, Event::Quit)).await;
+                }
+            });
+        }
+        // After a stop from outside, the terminal is as the shell left it.
+        let (mut goes_on, local) = (self.goes_on, local.clone());
         tokio::spawn(async move {
-            if stream.recv().await.is_some() {
-                let _ = local.send((0, Event::Quit)).await;
+            while goes_on.recv().await.is_some() {
+                let key =
+                    input::KeyEvent::new(input::KeyCode::Char('l'), input::KeyModifiers::CONTROL);
+                if local.send((0, Event::Key(key))).await.is_err() {
+                    return;
+                }
             }
         });
-    }
-    // After a stop from outside, the terminal is as the shell left it.
-    let Ok(mut goes_on) = signal(SignalKind::from_raw(libc::SIGCONT)) else {
-        return;
-    };
-    while goes_on.recv().await.is_some() {
-        let key = input::KeyEvent::new(input::KeyCode::Char('l'), input::KeyModifiers::CONTROL);
-        if local.send((0, Event::Key(key))).await.is_err() {
-            return;
-        }
     }
 }
 
