@@ -438,6 +438,7 @@ impl Config {
             checkpoint_entries_max: CHECKPOINT_ENTRIES_MAX,
             rewriting: self.rewriting,
             free_bytes_min: self.free_bytes_min,
+            digest_every: crate::limits::DIGEST_EVERY,
         }
     }
 }

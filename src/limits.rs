@@ -62,6 +62,8 @@ pub const PEER_KEEPALIVE_MS: (u64, u64) = (2_000, 3_000);
 /// Seconds for which `status` shows that a message of a peer was refused: long enough to be seen
 /// by whoever looks because something is wrong, short enough that a restart is forgotten.
 pub const COMPLAINT_SHOWN_SECONDS: u64 = 30;
+/// State digests are kept and compared at multiples of this index: the same on every replica.
+pub const DIGEST_EVERY: u64 = 1_024;
 /// State digests in one refresh.
 pub const DIGESTS_MAX: usize = 64;
 /// Version and build in a `Hello`, in bytes.

@@ -19,6 +19,8 @@
 //! disk ID holds | works   jobs wait; jobs are done
 //! hold KIND | release     messages of this kind are kept back; they arrive now
 //! hand-over ID            as SIGTERM does
+//! digest ID INDEX X       its state after this index has a digest that this letter stands for
+//! doubt ID | rebuilt ID   its state is found wrong; is right again
 //! status                  what each replica shows
 //! ```
 

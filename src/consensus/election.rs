@@ -45,7 +45,8 @@ impl Node {
 
     /// May this replica start and enter an election?
     fn may_ballot(&self) -> bool {
-        self.takes_part() && self.retiring_until.is_none() && self.reached && self.leading.is_none()
+        let free = self.retiring_until.is_none() && !self.abstains_for_its_state();
+        self.takes_part() && free && self.reached && self.leading.is_none()
     }
 
     pub(super) fn tick_election(&mut self) {
@@ -252,17 +253,25 @@ impl Node {
         self.maybe_decide();
     }
 
-    /// A ballot of our term: `step` has raised the term if it was higher.
-    pub(super) fn on_ballot(&mut self, message: &Message, ballot: Ballot) {
+    /// An election of our term is held: `step` has raised the term if it was higher. False: it is
+    /// over for this replica, or nothing to it.
+    fn join_contest(&mut self, message: &Message) -> bool {
         let deaf = self.primary.is_some() || self.damage.is_some() || !self.is_formed();
         if deaf || !self.sender_counts(message) {
-            return;
+            return false;
         }
         if self.contest.is_none() {
             if self.contested == Some(self.hard.term) {
-                return; // late: this replica has balloted in the term
+                return false; // late: this replica has balloted in the term
             }
             self.open_contest();
+        }
+        true
+    }
+
+    pub(super) fn on_ballot(&mut self, message: &Message, ballot: Ballot) {
+        if !self.join_contest(message) {
+            return;
         }
         if let Some(contest) = &mut self.contest {
             contest.heard.insert(message.from);
@@ -271,7 +280,11 @@ impl Node {
         self.maybe_decide();
     }
 
+    /// From one that has called the election and does not stand, too: see `quarantine`.
     pub(super) fn on_abstain(&mut self, message: &Message) {
+        if !self.join_contest(message) {
+            return;
+        }
         if let Some(contest) = &mut self.contest {
             contest.heard.insert(message.from);
         }

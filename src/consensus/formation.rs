@@ -125,6 +125,7 @@ impl Node {
             // It has just spoken: expect its ballot.
             peer.progressed = Some(self.now.mono);
             peer.progress = 0;
+            (peer.digests, peer.quarantined) = (Vec::new(), false);
         }
         peer.last = hello.last;
         peer.incarnation = Some(message.from_incarnation);

@@ -123,6 +123,16 @@ pub enum Body {
         /// The primary's last index, after it forgot what the replica had acknowledged before.
         index: Index,
     },
+    /// A quarantined replica to the primary: it wants to rebuild its state from the primary's.
+    StateWanted {
+        /// After this entry or a later one: its log has nothing below.
+        at_least: Index,
+    },
+    /// To the primary that has sent its state: a scan of the rows gives another digest than it says.
+    StateDoubted {
+        /// The state after this entry.
+        index: Index,
+    },
     /// A damaged replica that no primary can repair: "did you ever have an entry above this index?"
     /// The message's term is higher than that of any entry in question, and the receiver makes it
     /// durable BEFORE it answers: what it never had it will not take any more.
@@ -329,6 +339,8 @@ pub struct Refresh {
     pub knows_run: Option<RunNonce>,
     /// What the receiver, in its present incarnation, has acknowledged, as the sender remembers it.
     pub remembers: Stamp,
+    /// The sender's state is doubted: it names no digests, and is given no role that serves.
+    pub quarantined: bool,
 }
 
 /// A ballot. Better ones compare greater: see [`Ballot::rank`].

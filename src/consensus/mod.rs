@@ -53,6 +53,10 @@
 //! primary named. Where damage leaves too few for a primary, a question to all others, fenced by a
 //! term, may prove that what one cannot read was never committed. See `snapshot`, `repair`, `poll`.
 //!
+//! **A wrong state.** Digests of the state are compared at agreed indexes; a replica contradicted by a
+//! majority is quarantined: its log counts as before, and its state is shown to nobody until it is
+//! rebuilt. See `digests`, `quarantine`.
+//!
 //! # Duties of order
 //!
 //! A message that depends on a term or a grant leaves only AFTER that is fsynced; an
@@ -66,6 +70,7 @@
 
 mod adoption;
 mod config;
+mod digests;
 mod election;
 mod formation;
 mod jobs;
@@ -78,6 +83,7 @@ mod node;
 mod poll;
 mod primary;
 mod progress;
+mod quarantine;
 mod reads;
 mod ready;
 mod repair;

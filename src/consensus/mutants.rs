@@ -74,11 +74,15 @@ pub enum Mutant {
     WriteUnvouched,
     /// A restart forgets what was remembered of a replica since its readmission.
     ForgetAtReplay,
+    /// Digests are exchanged, and nothing is compared.
+    CompareNothing,
+    /// A replica whose state is doubted goes on serving.
+    ServeQuarantined,
 }
 
 impl Mutant {
     /// Every variant.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::DecideLocally,
         Self::ForgetGrant,
         Self::GrantToOlder,
@@ -113,6 +117,8 @@ impl Mutant {
         Self::IgnoreRollback,
         Self::WriteUnvouched,
         Self::ForgetAtReplay,
+        Self::CompareNothing,
+        Self::ServeQuarantined,
     ];
 
     /// Is this variant switched on in this thread?

@@ -44,6 +44,10 @@ pub(super) struct Peer {
     pub(super) refused_told: bool,
     /// Its disk is nearly full, as it last said.
     pub(super) disk_low: bool,
+    /// Digests of its state, as it last said in this run.
+    pub(super) digests: Vec<(Index, Hash)>,
+    /// Its state is doubted, as it last said.
+    pub(super) quarantined: bool,
 }
 
 /// The core of one replica. Every method that takes `now` may fill the next [`Ready`]; take it
@@ -113,7 +117,7 @@ pub struct Node {
     /// The job after which damage that was found in this run is written down.
     pub(super) damage_noted: Option<JobId>,
     pub(super) applied: Index,
-    pub(super) digests: Vec<(Index, Hash)>,
+    pub(super) comparison: super::digests::Comparison,
     pub(super) disk_low: bool,
     pub(super) disk_age_us: u64,
     pub(super) progress: u64,
@@ -144,6 +148,7 @@ impl Node {
             rng,
             now,
             jobs,
+            comparison: super::digests::Comparison::at_start(&hard_state, applied),
             hard: hard_state,
             reached: raised || Mutant::ReballotAfterRestart.on(),
             commit: commit.max(applied),
@@ -180,7 +185,6 @@ impl Node {
             damage,
             damage_noted: None,
             applied,
-            digests: Vec::new(),
             disk_low: false,
             disk_age_us: 0,
             progress: 0,
@@ -250,6 +254,7 @@ impl Node {
         self.tick_election();
         self.tick_primary();
         self.tick_room();
+        self.tick_digests();
         self.tick_reads();
         self.tick_snapshot();
         self.tick_repair();
@@ -265,13 +270,6 @@ impl Node {
     /// hanging disk stops the progress that the others see.
     pub fn set_disk_age(&mut self, age_us: u64) {
         self.disk_age_us = age_us;
-    }
-
-    /// State for refreshes: applied index, digests at the last multiples of 1,024, disk low.
-    pub fn set_applied(&mut self, applied: Index, digests: Vec<(Index, Hash)>, disk_low: bool) {
-        self.applied = applied;
-        self.digests = digests;
-        self.disk_low = disk_low;
     }
 
     /// A connection to `peer` is open.
@@ -410,6 +408,9 @@ impl Node {
                 .map(|(id, _)| *id)
                 .collect(),
             damage: self.damage.clone(),
+            quarantine: self.comparison.doubt.clone(),
+            digest_agreed: self.comparison.agreed,
+            digest_tie: self.comparison.tie(),
             halt: self.halt.clone().filter(|_| self.no_primary_can_be()),
         }
     }
@@ -434,6 +435,8 @@ impl Node {
             Role::Primary
         } else if self.is_formed() && !self.is_admitted() {
             Role::NotAdmitted
+        } else if self.is_quarantined() {
+            Role::Quarantined
         } else if self.retiring_until.is_some() {
             Role::Retiring
         } else if self.contest.is_some() {

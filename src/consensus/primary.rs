@@ -5,7 +5,7 @@ use super::{Append, AppendReply, Body, Event, Message, Mutant, Node, Refresh};
 use crate::limits::APPEND_BYTES_MAX;
 use crate::types::entry::{Entry, Kind};
 use crate::types::{Index, Monotonic, ReplicaId, Stamp, WallTime};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How long a handover may take before the role is given up all the same, in microseconds.
 const HANDOVER_US: u64 = 1_000_000;
@@ -39,6 +39,8 @@ pub(super) struct PrimaryState {
     pub(super) uncommitted_bytes: usize,
     /// Writes of clients are refused: see `room`.
     pub(super) full: bool,
+    /// Replicas that rebuild their state from this one's.
+    pub(super) rebuilding: BTreeSet<ReplicaId>,
 }
 
 impl PrimaryState {
@@ -98,6 +100,7 @@ impl Node {
             commit_moved: self.now.mono,
             uncommitted_bytes: 0,
             full: false,
+            rebuilding: BTreeSet::new(),
         });
         self.primary = Some(self.config.id);
         if !Mutant::PrimaryAgain.on() {
@@ -160,27 +163,15 @@ impl Node {
         self.now = now;
         // A clean stop leaves the mark fsynced.
         self.jobs.want_hard_state(true);
+        let heir = self.heir();
         let Some(leading) = &mut self.leading else {
             return;
         };
-        let best = leading
-            .peers
-            .iter()
-            .filter(|(id, _)| {
-                let peer = &self.peers[*id];
-                let counts = peer
-                    .incarnation
-                    .is_some_and(|i| self.membership.counts(**id, i));
-                let repairing = peer.hello.as_ref().is_some_and(|hello| hello.repairing);
-                peer.link && counts && !repairing
-            })
-            .max_by_key(|(_, progress)| progress.matched)
-            .map(|(id, _)| *id);
-        leading.handing_over = Some((best, now.mono.plus(HANDOVER_US)));
+        leading.handing_over = Some((heir, now.mono.plus(HANDOVER_US)));
         self.maybe_hand_over();
     }
 
-    fn maybe_hand_over(&mut self) {
+    pub(super) fn maybe_hand_over(&mut self) {
         let Some(leading) = &self.leading else {
             return;
         };
@@ -240,12 +231,9 @@ impl Node {
         self.commit = index;
         leading.commit_moved = self.now.mono;
         self.stuck_limit_us = self.config.election_timeout_us() * 4;
-        if !leading.serving && index >= leading.term_start {
-            leading.serving = true;
-            let term = self.hard.term;
-            self.event(Event::Serving(term));
-        }
+        self.maybe_serve();
         self.maybe_readmit();
+        self.maybe_retreat();
         self.maybe_hand_over();
     }
 
@@ -253,6 +241,7 @@ impl Node {
         if self.leading.is_none() {
             return;
         }
+        self.maybe_retreat();
         self.maybe_hand_over();
         self.maybe_readmit();
         let Some(leading) = &mut self.leading else {
@@ -400,6 +389,7 @@ impl Node {
             AppendReply::Match { index, counting } if index <= last => {
                 progress.on_match(index, counting, now);
                 self.maybe_commit();
+                self.maybe_retreat();
                 self.maybe_hand_over();
             }
             AppendReply::Match { .. } => {}
@@ -438,12 +428,13 @@ impl Node {
                 last: self.log.durable(),
                 commit: self.commit,
                 applied: self.applied,
-                digests: self.digests.clone(),
+                digests: self.digests_to_tell(),
                 acknowledged: acknowledged.clone(),
                 clock: self.now.wall,
                 disk_low: self.disk_low,
                 knows_run: self.peers[&id].run,
                 remembers: self.remembered(id),
+                quarantined: self.is_quarantined(),
             };
             self.send(id, Body::Refresh(refresh));
         }
@@ -462,6 +453,10 @@ impl Node {
         }
         peer.last = refresh.last;
         peer.disk_low = refresh.disk_low;
+        peer.quarantined = refresh.quarantined;
+        if let Some(leading) = self.leading.as_mut().filter(|_| !refresh.quarantined) {
+            leading.rebuilding.remove(&from);
+        }
         let progressed = refresh.progress > peer.progress;
         if progressed {
             peer.progress = refresh.progress;
@@ -479,6 +474,7 @@ impl Node {
             });
         }
         self.hear_memory(from, refresh.knows_run, refresh.remembers);
+        self.hear_digests(from, refresh.digests);
         if refresh.knows_run != Some(self.run) {
             self.maybe_send_hello(from);
         }

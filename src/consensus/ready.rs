@@ -40,6 +40,9 @@ pub struct HardState {
     /// given up, legally, after a fenced poll.
     #[serde(default)]
     pub given_up: Term,
+    /// The state was found wrong, and is not rebuilt yet. Not in files of earlier builds.
+    #[serde(default)]
+    pub quarantined: bool,
 }
 
 /// How far the repair of a damaged replica is. It keeps its promises (term, grant), and takes no
@@ -83,6 +86,17 @@ impl Repair {
 }
 
 impl HardState {
+    /// The same, with the repair so far. A state that was put aside is nobody's doubt any more.
+    #[must_use]
+    pub fn with_repair(self, repair: Repair) -> Self {
+        let kept = matches!(repair, Repair::No | Repair::Suspect(_));
+        Self {
+            repair,
+            quarantined: self.quarantined && kept,
+            ..self
+        }
+    }
+
     /// The promises of a replica that has none: a new one, or one that lost them and has kept a log
     /// that ends at `last` and begins with an entry 1 that names `founders`. Such a log is a source
     /// of bytes, never a promise: the new incarnation must be readmitted to that cluster.
@@ -105,6 +119,7 @@ impl HardState {
             others_marks: BTreeMap::new(),
             repair: Repair::No,
             given_up: Term(0),
+            quarantined: false,
         }
     }
 }
@@ -210,11 +225,19 @@ pub struct SnapshotRead {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotStep {
     /// Begin, with nothing but this.
-    Begin(Box<SnapshotHead>),
+    Begin {
+        /// What the rows are of.
+        head: Box<SnapshotHead>,
+        /// The log is kept, and begins here: see `Keep`.
+        keep: Option<Base>,
+    },
     /// Add rows.
     Rows(Vec<Row>),
     /// Make it durable, open it again, and compare the digest of all rows with the head's.
     Check,
+    /// All rows of a state for a quarantined replica are there: what is missing comes from its own
+    /// log, and that is no business of the core's any more.
+    Keep,
 }
 
 /// How such a step ended.
@@ -349,6 +372,32 @@ pub enum Event {
         /// What is wrong, for people.
         reason: String,
     },
+    /// This replica's state is wrong, its log is good: it serves nothing until the state is rebuilt.
+    Quarantined {
+        /// Where that was noticed.
+        index: Index,
+        /// How, for people.
+        reason: String,
+    },
+    /// The state was rebuilt, and is shown again.
+    Rebuilt {
+        /// It is that after this entry.
+        index: Index,
+    },
+    /// Others have another state than this replica, and no majority says who is right.
+    DigestTie {
+        /// The state after this entry.
+        index: Index,
+        /// Who has another one.
+        others: Vec<ReplicaId>,
+    },
+    /// A replica that was given this one's state has found that it is not what its digest says.
+    StateDoubted {
+        /// Who.
+        by: ReplicaId,
+        /// The state after this entry.
+        index: Index,
+    },
     /// A peer belongs to another cluster, has other ids, or speaks no common protocol.
     Refused {
         /// Which peer.
@@ -380,6 +429,9 @@ pub enum Role {
     Retiring,
     /// Its incarnation is not (yet) in force: catches up and counts for nothing.
     NotAdmitted,
+    /// Its state is wrong and its log is good: takes part, and serves nothing until the state is
+    /// rebuilt.
+    Quarantined,
     /// Its log or chain is damaged: takes no part.
     Damaged,
     /// It was damaged, and fills its store from the primary: takes no part before it has reached
@@ -471,6 +523,12 @@ pub struct Status {
     pub connected: Vec<ReplicaId>,
     /// What is damaged, if anything.
     pub damage: Option<(Index, String)>,
+    /// Why the state is doubted, if it is.
+    pub quarantine: Option<(Index, String)>,
+    /// The highest index at which a majority, this replica included, has the same state.
+    pub digest_agreed: Index,
+    /// Where others have another state and no majority says who is right, and who they are.
+    pub digest_tie: Option<(Index, Vec<ReplicaId>)>,
     /// The event that said so, if this replica cannot be repaired without its operator.
     pub halt: Option<Event>,
 }

@@ -117,6 +117,8 @@ impl Node {
                 self.on_snapshot_request(from, name, after);
             }
             Body::SnapshotChunk(chunk) if current => self.on_snapshot_chunk(from, *chunk),
+            Body::StateWanted { at_least } if current => self.on_state_wanted(from, at_least),
+            Body::StateDoubted { index } if current => self.on_state_doubted(from, index),
             Body::RepairTo { index } if current => self.on_repair_to(from, index),
             Body::Poll { nonce, above } => self.on_poll(&message, nonce, above),
             Body::PollReply { nonce, answer } => self.on_poll_reply(&message, nonce, answer),

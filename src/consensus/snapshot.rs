@@ -10,7 +10,8 @@
 //!
 //! The state is that after a committed entry, offered by the primary of the PRESENT term. It is
 //! refused, at the offer and again at the installation, if its index is below this replica's commit
-//! point; and if the entry is in the log already, for then what follows it must stay. Otherwise the
+//! point; and if the entry is in the log already, for then what follows it must stay (a quarantined
+//! replica, whose log is good, takes the rows of such a state and keeps its log). Otherwise the
 //! log that it takes the place of ends below that index, or holds another entry there, or has a
 //! later term below it (terms never fall along a log): what is newer in it than the state's entry
 //! conflicts with what was committed, and is truncated as legally as by an append. The mark is
@@ -32,6 +33,8 @@ pub(super) struct Receiving {
     term: Term,
     head: Box<SnapshotHead>,
     name: Hash,
+    /// Only the state is wanted: the log is kept, and holds the state's entry.
+    keep: bool,
     /// Rows up to here are in the next store, or on their way to it.
     place: Option<Place>,
     /// No row follows `place`.
@@ -59,6 +62,9 @@ impl Node {
     /// The primary's side: what this peer needs next is cut from the log.
     pub(super) fn offer_snapshot(&mut self, peer: ReplicaId) {
         let now = self.now.mono;
+        if self.is_quarantined() {
+            return;
+        }
         let Some(leading) = &mut self.leading else {
             return;
         };
@@ -81,15 +87,22 @@ impl Node {
     ) {
         let now = self.now.mono;
         let at_least = self.log.base().stamp.index;
-        let Some(progress) = self.leading.as_mut().and_then(|l| l.peers.get_mut(&peer)) else {
+        let Some(leading) = self.leading.as_mut().filter(|_| !self.hard.quarantined) else {
+            return;
+        };
+        let rebuilds = leading.rebuilding.contains(&peer);
+        let Some(progress) = leading.peers.get_mut(&peer) else {
             return;
         };
         // A question that an offer of long ago has brought about is not answered.
-        if !progress.is_taking_snapshot() && !Mutant::SnapshotOlder.on() {
+        let asked = progress.is_taking_snapshot() || rebuilds;
+        if !asked && !Mutant::SnapshotOlder.on() {
             return;
         }
-        progress.snapshot(now);
-        progress.moved = now;
+        if progress.is_taking_snapshot() {
+            progress.snapshot(now);
+            progress.moved = now;
+        }
         self.ready.snapshot_reads.push(SnapshotRead {
             peer,
             wanted: Some((name, after)),
@@ -100,7 +113,7 @@ impl Node {
     /// The state to offer to a peer.
     pub fn on_snapshot_head(&mut self, now: super::Now, peer: ReplicaId, head: SnapshotHead) {
         self.now = now;
-        if self.leading.is_some() {
+        if self.leading.is_some() && !self.is_quarantined() {
             self.send(peer, Body::SnapshotOffer(Box::new(head)));
         }
     }
@@ -108,7 +121,7 @@ impl Node {
     /// Rows that a peer has asked for.
     pub fn on_snapshot_rows(&mut self, now: super::Now, peer: ReplicaId, chunk: SnapshotChunk) {
         self.now = now;
-        if self.leading.is_some() {
+        if self.leading.is_some() && !self.is_quarantined() {
             self.send(peer, Body::SnapshotChunk(Box::new(chunk)));
         }
     }
@@ -129,13 +142,17 @@ impl Node {
         if !self.may_write() {
             return; // it is offered again
         }
-        if let Err(reason) = self.may_take(&head) {
+        let keep = self.keeps_log_under(&head);
+        if let Err(reason) = self.may_take(&head)
+            && !keep
+        {
             self.refuse_snapshot(from, &head, reason);
             return;
         }
         let name = head.name();
         let now = self.now.mono;
-        if let Some(receiving) = self.receiving.as_mut().filter(|r| r.name == name) {
+        let same = |r: &&mut Receiving| r.name == name && r.keep == keep;
+        if let Some(receiving) = self.receiving.as_mut().filter(same) {
             (receiving.from, receiving.term) = (from, self.hard.term);
             match receiving.stage {
                 Stage::Asking => self.ask_for_rows(),
@@ -149,6 +166,7 @@ impl Node {
             term: self.hard.term,
             head: Box::new(head),
             name,
+            keep,
             place: None,
             complete: false,
             stage: Stage::Waiting,
@@ -176,6 +194,12 @@ impl Node {
         Ok(())
     }
 
+    /// A quarantined replica wants the state and nothing else, if its log goes on from there.
+    fn keeps_log_under(&self, head: &SnapshotHead) -> bool {
+        let base = head.base.stamp;
+        self.is_quarantined() && self.log.stamp_at(base.index) == Some(base)
+    }
+
     fn refuse_snapshot(&mut self, from: ReplicaId, head: &SnapshotHead, reason: &'static str) {
         self.event(Event::SnapshotRefused { from, reason });
         let previous = head.base.stamp;
@@ -190,7 +214,8 @@ impl Node {
         if receiving.stage == Stage::Waiting && !self.snapshot_step_out {
             receiving.stage = Stage::Storing;
             let head = receiving.head.clone();
-            self.step_snapshot(SnapshotStep::Begin(head));
+            let keep = receiving.keep.then(|| self.log.base().clone());
+            self.step_snapshot(SnapshotStep::Begin { head, keep });
         }
     }
 
@@ -247,6 +272,11 @@ impl Node {
         };
         receiving.moved = now.mono;
         match (receiving.stage, done) {
+            (Stage::Storing, StepDone::Stored) if receiving.complete && receiving.keep => {
+                // What follows is between the replica and its disk.
+                self.receiving = None;
+                self.step_snapshot(SnapshotStep::Keep);
+            }
             (Stage::Storing, StepDone::Stored) if receiving.complete => {
                 self.step_snapshot(SnapshotStep::Check);
             }
@@ -256,10 +286,11 @@ impl Node {
                 self.maybe_install_snapshot();
             }
             (Stage::Storing, StepDone::Checked(false)) => {
-                let from = receiving.from;
+                let (from, index) = (receiving.from, receiving.head.base.stamp.index);
                 self.receiving = None;
                 let reason = "its rows have another digest than it says";
                 self.event(Event::SnapshotRefused { from, reason });
+                self.send(from, Body::StateDoubted { index });
             }
             _ => self.maybe_begin(),
         }
@@ -339,6 +370,12 @@ impl Node {
     /// A primary's state is on its way into the next store: nothing else may be built there.
     pub fn is_receiving(&self) -> bool {
         self.receiving.is_some() || self.installing.is_some()
+    }
+
+    /// Nothing that the present primary could go on with is on its way.
+    pub(super) fn receives_nothing_now(&self) -> bool {
+        let now = |receiving: &Receiving| receiving.term == self.hard.term;
+        self.installing.is_none() && !self.receiving.as_ref().is_some_and(now)
     }
 
     /// Where the log begins.

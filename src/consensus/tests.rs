@@ -135,6 +135,7 @@ fn start(id: ReplicaId, ids: &[ReplicaId], run: u64) -> Start {
             others_marks: BTreeMap::new(),
             repair: crate::consensus::Repair::No,
             given_up: crate::types::Term(0),
+            quarantined: false,
         },
         members: Members::new(),
         term_runs: Vec::new(),

@@ -5,7 +5,7 @@
 
 use crate::admin::running::RunningLog;
 use crate::admin::verify::{LogSource as _, Report, Scan, Scope, verify};
-use crate::consensus::Role;
+use crate::consensus::{Event, Role};
 use crate::limits;
 use crate::net::Links;
 use crate::proto::admin as proto;
@@ -64,6 +64,7 @@ impl Admin {
                         until that is done";
             errors.insert(0, what.to_owned());
         }
+        errors.extend(doubts(node));
         errors.extend(want_of_room(&status));
         errors.extend(what_is_missing(node));
         let numbers = |ids: &[ReplicaId]| ids.iter().map(|id| id.0.into()).collect();
@@ -401,6 +402,24 @@ fn want_of_room(status: &crate::replica::Status) -> impl Iterator<Item = String>
     low.into_iter().chain(refuses)
 }
 
+/// What is to be said about its state.
+fn doubts(node: &crate::consensus::Status) -> impl Iterator<Item = String> {
+    let quarantine = node.quarantine.as_ref().map(|(index, why)| {
+        format!(
+            "quarantined: its state is wrong at index {index} ({why}), its log is good. It serves \
+             nothing until the state is rebuilt"
+        )
+    });
+    let tie = node.digest_tie.as_ref().map(|(index, others)| {
+        let others = others.clone();
+        crate::replica::sentence(&Event::DigestTie {
+            index: *index,
+            others,
+        })
+    });
+    quarantine.into_iter().chain(tie)
+}
+
 /// Why a replica that is not damaged does not serve, as a sentence.
 fn what_is_missing(node: &crate::consensus::Status) -> Option<String> {
     let formed = node.cluster.is_some();
@@ -444,6 +463,7 @@ pub fn role_name(role: Role) -> &'static str {
         Role::Primary => "primary",
         Role::Retiring => "retiring",
         Role::NotAdmitted => "not admitted",
+        Role::Quarantined => "quarantined",
         Role::Damaged => "damaged",
         Role::Repairing => "repairing",
     }

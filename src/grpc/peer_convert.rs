@@ -15,7 +15,7 @@ pub use outgoing::to_envelope;
 use crate::types::entry::EntryError;
 use crate::types::{ClusterId, Incarnation, ReplicaId, RunNonce};
 
-/// What a link puts on messages that do not carry it themselves (`Forward`, `ForwardReply`).
+/// What a link puts on messages that do not carry it themselves (forwards and their replies).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The sender's cluster.

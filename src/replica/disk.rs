@@ -6,7 +6,7 @@
 //! a refresh interval; it is never for an entry that is not in the store.
 
 use super::workshop::{record_of, slice_of};
-use super::{DiskDone, DiskJob, Extra};
+use super::{DiskDone, DiskJob, Extra, Rebuilt};
 use crate::consensus::{Fetch, Job, JobId, SnapshotHead};
 use crate::storage::{CommitRecord, Slice};
 use crate::types::{Index, Monotonic};
@@ -164,6 +164,13 @@ impl Disk {
         self.urgent = Some(commit);
     }
 
+    /// The state that the records are about is doubted: they are not written.
+    pub(super) fn forget_records(&mut self) {
+        self.records.clear();
+        self.urgent = None;
+        self.exhausted = false;
+    }
+
     /// The next job, if the disk is free and there is something to do. Extra work takes the turn of
     /// a slice, and neither comes twice between two of the core's jobs.
     pub(super) fn next_job(
@@ -276,13 +283,18 @@ impl Disk {
     }
 
     /// The store was exchanged for one that holds this.
-    fn exchanged(&mut self, head: &SnapshotHead) {
-        let record = record_of(head);
+    fn exchanged(&mut self, record: CommitRecord, checkpoint: Slice) {
         self.records.clear();
+        self.urgent = None;
         self.written = Some(record);
         self.durable = record.stamp.index;
-        self.checkpoint = Some(slice_of(head, Vec::new()));
+        self.checkpoint = Some(checkpoint);
         self.exhausted = false;
+    }
+
+    /// The store was exchanged for one with the same log and other trees.
+    pub(super) fn on_rebuilt(&mut self, rebuilt: &Rebuilt) {
+        self.exchanged(rebuilt.record, rebuilt.applied.clone());
     }
 
     /// A job is done.
@@ -292,7 +304,7 @@ impl Disk {
         };
         self.log_last = out.log_last;
         if let Some(head) = out.install {
-            self.exchanged(&head);
+            self.exchanged(record_of(&head), slice_of(&head, Vec::new()));
             return Finished {
                 core: out.core,
                 slice: false,

@@ -4,10 +4,16 @@
 //! order: propose or forward what is held; take the core's `Ready`; apply what is committed; tell
 //! those who wait; put the next disk job together. It never blocks, and never looks at a clock.
 
+mod doubt;
 mod looks;
+mod own;
+mod reading;
+#[cfg(test)]
+mod tests;
 
 use super::disk::{Disk, Policy};
-use super::reads::{Read, Reads};
+use super::reads::{Asker, Reads};
+use super::relays::Relays;
 use super::repairs::Repairs;
 use super::room::Room;
 use super::stopping::{Stage, Stopping};
@@ -15,24 +21,17 @@ use super::tokens::TokenUse;
 use super::upkeep::{News, Sight, Upkeep};
 use super::workshop::slice_of;
 use super::writes::{Origin, Writes};
-use super::{
-    Config, Consistency, DiskDone, Input, Output, PeerMessage, ReadError, Ticket, WriteError,
-};
-use crate::consensus::{
-    Event, Mutant, Node, Now, Ready, Role, SnapshotHead, Start, Status as NodeStatus,
-};
-use crate::state_machine::{Command, Operation, Query, StateMachine};
-use crate::storage::{self, CommitRecord, Recovered, StateReader, StorageError};
+use super::{Config, DiskDone, Input, Output, PeerMessage, Ticket, WriteError};
+use crate::consensus::{Event, Node, Now, Ready, Role, SnapshotHead, Start, Status as NodeStatus};
+use crate::state_machine::{Command, StateMachine};
+use crate::storage::{self, CommitRecord, Recovered, Slice, StateReader, StorageError};
 use crate::types::entry::{Entry, Kind};
-use crate::types::{Index, Monotonic, ReplicaId, RunNonce, WallTime};
+use crate::types::{Index, Members, Monotonic, ReplicaId, RunNonce, WallTime};
+use doubt::Standing;
 use std::collections::BTreeSet;
 
 /// The trees are brought up to date after this long without anything to apply, in microseconds.
 const IDLE_US: u64 = 1_000_000;
-/// The primary looks for idle tokens and old messages this often, in microseconds.
-const EXPIRE_EVERY_US: u64 = 1_000_000;
-/// Tokens in one `ExpireTokens`.
-const EXPIRE_MAX: usize = 256;
 
 /// One replica, without threads, sockets or clocks.
 ///
@@ -44,6 +43,7 @@ pub struct Replica<R: StateReader> {
     run: RunNonce,
     node: Node,
     machine: StateMachine,
+    standing: Standing,
     now: Now,
     /// The core's status as it was last looked at: at least once a turn.
     primary: Option<ReplicaId>,
@@ -54,6 +54,7 @@ pub struct Replica<R: StateReader> {
     linked: BTreeSet<ReplicaId>,
     writes: Writes,
     reads: Reads,
+    relays: Relays,
     tokens: TokenUse,
     disk: Disk,
     upkeep: Upkeep,
@@ -80,11 +81,15 @@ impl<R: StateReader> Replica<R> {
         seed: u64,
         now: Now,
     ) -> Result<Self, StorageError> {
-        let machine = StateMachine::open(recovered.applied.as_ref())?;
-        let applied = machine.applied();
         let hard_state = recovered.hard_state.clone().ok_or_else(|| {
             StorageError::Unusable("the replica was started without its hard state".into())
         })?;
+        let doubted = hard_state.quarantined;
+        let trees = recovered.applied.as_ref();
+        let mut machine = StateMachine::open(trees.filter(|_| !doubted))?;
+        machine.keep_digests_every(config.digest_every);
+        let applied = trees.map_or(Index(0), |slice| slice.applied);
+        let members = trees.map_or_else(Members::new, |slice| slice.members.clone());
         let recorded = recovered
             .commit
             .map_or(Index(0), |record| record.stamp.index);
@@ -92,7 +97,7 @@ impl<R: StateReader> Replica<R> {
         let node = Node::new(Start {
             config: config.node.clone(),
             hard_state,
-            members: machine.members().clone(),
+            members,
             base: recovered.base.clone(),
             term_runs: recovered.term_runs,
             last: recovered.last,
@@ -108,6 +113,7 @@ impl<R: StateReader> Replica<R> {
         let mut replica = Self {
             writes: Writes::new(config.node.id, run, config.write_timeout_us),
             reads: Reads::new(config.read_timeout_us),
+            relays: Relays::new(config.read_timeout_us),
             tokens: TokenUse::new(config.token_idle_us, now.mono),
             disk: Disk::new(recovered.last.index, recovered.commit, recovered.applied),
             upkeep: Upkeep::new(config.rewriting, recovered.rewritten_bytes),
@@ -117,6 +123,7 @@ impl<R: StateReader> Replica<R> {
             run,
             node,
             machine,
+            standing: Standing::at_start(doubted),
             now,
             primary: None,
             role: Role::Booting,
@@ -141,7 +148,7 @@ impl<R: StateReader> Replica<R> {
         self.now = now;
         match input {
             Input::Tick => self.on_tick(),
-            Input::Peer(message) => self.on_peer(message),
+            Input::Peer(message) => self.on_peer(message)?,
             Input::LinkUp(peer) => {
                 self.linked.insert(peer);
                 self.node.on_link_up(now, peer);
@@ -153,7 +160,9 @@ impl<R: StateReader> Replica<R> {
             }
             Input::DiskDone(done) => self.on_disk_done(done)?,
             Input::Write(ticket, command) => self.on_write(ticket, command),
-            Input::Read(ticket, query, consistency) => self.on_read(ticket, query, consistency)?,
+            Input::Read(ticket, query, consistency) => {
+                self.on_read(Asker::Client(ticket), query, consistency)?;
+            }
             Input::DiskSpace(free) => self.on_disk_space(free),
             Input::TokensUsed(tokens) => self.tokens.used(tokens, now.mono),
             Input::ShutDown => self.on_shut_down(),
@@ -194,7 +203,7 @@ impl<R: StateReader> Replica<R> {
         let messages = messages.into_iter().map(PeerMessage::Consensus);
         self.output.messages.extend(messages);
         self.apply(&committed)?;
-        self.on_events(events);
+        self.on_events(events)?;
         for (id, index) in reads {
             self.reads.on_index(id, index);
         }
@@ -214,14 +223,14 @@ impl<R: StateReader> Replica<R> {
         self.node.set_disk_age(self.disk.age_us(now.mono));
         self.node.tick(now);
         self.writes.tick(now.mono);
-        let late = self.reads.late(now.mono);
-        self.answer_unavailable(late);
+        self.give_up_late_reads();
+        self.maybe_want_state();
     }
 
-    fn on_peer(&mut self, message: PeerMessage) {
+    fn on_peer(&mut self, message: PeerMessage) -> Result<(), StorageError> {
         let me = self.config.node.id;
         if message.to() != me {
-            return;
+            return Ok(());
         }
         match message {
             PeerMessage::Consensus(message) => self.node.step(self.now, message),
@@ -252,17 +261,37 @@ impl<R: StateReader> Replica<R> {
             } => {
                 // An answer to an earlier run of this replica is nobody's.
                 if run == self.run {
-                    let applied = self.machine.applied();
+                    // Reads after it are answered by others while this state must not be shown.
+                    let applied = if self.is_doubted() {
+                        Index(u64::MAX)
+                    } else {
+                        self.machine.applied()
+                    };
                     self.writes
                         .on_forward_reply(from, nonce, outcome, applied, self.now.mono);
                 }
             }
+            PeerMessage::ForwardRead {
+                from,
+                run,
+                nonce,
+                query,
+                ..
+            } => self.on_forward_read((from, run, nonce), query)?,
+            PeerMessage::ForwardReadReply {
+                from,
+                run,
+                nonce,
+                answer,
+                ..
+            } => self.on_forward_read_reply((from, run, nonce), answer),
         }
+        Ok(())
     }
 
     fn on_disk_done(&mut self, done: DiskDone) -> Result<(), StorageError> {
         let finished = self.disk.on_done(&done);
-        if finished.slice {
+        if finished.slice && !self.is_doubted() {
             self.machine.slice_written();
         }
         if let Some(head) = finished.install {
@@ -273,7 +302,11 @@ impl<R: StateReader> Replica<R> {
             self.node.on_persisted(self.now, job);
         }
         for (peer, entries) in done.fetched {
-            self.node.on_fetched(self.now, peer, entries);
+            if peer == self.config.node.id {
+                self.catch_up(&entries)?;
+            } else {
+                self.node.on_fetched(self.now, peer, entries);
+            }
         }
         let now = self.now;
         match self.upkeep.on_done(done.extra, done.size_bytes, now.mono) {
@@ -286,6 +319,7 @@ impl<R: StateReader> Replica<R> {
                 self.reader.switch();
                 self.node.on_compacted(now, base);
             }
+            Some(News::Rebuilt(rebuilt)) => self.on_rebuilt(&rebuilt)?,
         }
         Ok(())
     }
@@ -295,7 +329,8 @@ impl<R: StateReader> Replica<R> {
     fn jump(&mut self, head: &SnapshotHead) -> Result<(), StorageError> {
         self.reader.switch();
         let slice = slice_of(head, Vec::new());
-        self.machine = StateMachine::open(Some(&slice))?;
+        self.machine = self.open_machine(Some(&slice))?;
+        self.on_installed();
         self.upkeep.installed();
         self.writes.on_jump(self.machine.applied());
         self.applied_at = self.now.mono;
@@ -315,34 +350,10 @@ impl<R: StateReader> Replica<R> {
             .accept(Origin::Client(ticket), command, self.now.mono);
     }
 
-    fn on_read(
-        &mut self,
-        ticket: Ticket,
-        query: Query,
-        consistency: Consistency,
-    ) -> Result<(), StorageError> {
-        if !self.may_serve() {
-            self.answer_unavailable([ticket]);
-            return Ok(());
-        }
-        if consistency == Consistency::Stale {
-            let answer = self.machine.query(&self.reader, &query)?;
-            self.output.answered.push((ticket, Ok(answer)));
-            return Ok(());
-        }
-        let on_arrival = if Mutant::TokenOnArrival.on() {
-            Some(self.machine.query(&self.reader, &query)?)
-        } else {
-            None
-        };
-        let now = self.now;
-        if let Some(id) = self.reads.accept(ticket, query, on_arrival, now.mono) {
-            self.node.read_index(now, id);
-        } else {
-            let refused = (ticket, Err(ReadError::Overloaded));
-            self.output.answered.push(refused);
-        }
-        Ok(())
+    fn open_machine(&self, slice: Option<&Slice>) -> Result<StateMachine, StorageError> {
+        let mut machine = StateMachine::open(slice)?;
+        machine.keep_digests_every(self.config.digest_every);
+        Ok(machine)
     }
 
     fn on_shut_down(&mut self) {
@@ -373,51 +384,6 @@ impl<R: StateReader> Replica<R> {
         }
     }
 
-    /// What the replica itself wants written: uses of tokens, and on the primary their expiry.
-    fn propose_own(&mut self) -> Result<(), StorageError> {
-        let now = self.now.mono;
-        if self.stopping.is_some() {
-            return Ok(());
-        }
-        if self.primary.is_some()
-            && let Some(tokens) = self.tokens.flush(now)
-        {
-            let operation = Operation::ExtendTokens {
-                tokens: tokens.clone(),
-            };
-            self.writes
-                .accept(Origin::Extend(tokens), internal(operation), now);
-        }
-        if self.serving && now >= self.expire_at && !self.writes.is_expiring() {
-            self.expire_at = now.plus(EXPIRE_EVERY_US);
-            if let Some(operation) = self.what_expires()? {
-                self.writes.accept(Origin::Expire, internal(operation), now);
-            }
-        }
-        Ok(())
-    }
-
-    /// Idle tokens, or else old messages. By the log's own clock, by which apply judges too: by a
-    /// wall clock that is ahead, the same would be proposed in vain again and again.
-    fn what_expires(&mut self) -> Result<Option<Operation>, StorageError> {
-        let elapsed = self.now.mono.since(self.applied_at);
-        let log_time = WallTime(self.applied_time.0.saturating_add(elapsed));
-        let idle_us = self.config.token_idle_us;
-        let tokens = self
-            .machine
-            .idle_tokens(&self.reader, log_time, idle_us, EXPIRE_MAX)?;
-        if !tokens.is_empty() {
-            return Ok(Some(Operation::ExpireTokens { tokens, idle_us }));
-        }
-        if self.config.retention_us == 0 {
-            return Ok(None);
-        }
-        let before = WallTime(log_time.0.saturating_sub(self.config.retention_us));
-        let users = self.machine.old_inboxes(&self.reader, before)?;
-        let found = !users.is_empty();
-        Ok(found.then_some(Operation::ExpireMessages { users, before }))
-    }
-
     /// Proposes what is held, or gives it to the primary; without one it waits.
     fn send_writes(&mut self) {
         let me = self.config.node.id;
@@ -444,12 +410,23 @@ impl<R: StateReader> Replica<R> {
         }
     }
 
+    /// What is committed while the state is doubted is applied later: see `doubt`.
     fn apply(&mut self, committed: &[Entry]) -> Result<(), StorageError> {
-        let Some(last) = committed.last() else {
+        if self.is_doubted() || self.node.is_quarantined() {
+            return Ok(());
+        }
+        self.apply_in_order(committed)
+    }
+
+    fn apply_in_order(&mut self, entries: &[Entry]) -> Result<(), StorageError> {
+        let Some(last) = entries.last() else {
             return Ok(());
         };
-        for entry in committed {
-            let applied = self.machine.apply(&self.reader, entry)?;
+        for entry in entries {
+            let applied = self.machine.apply(&self.reader, entry);
+            let Some(applied) = self.sound(applied)? else {
+                return Ok(());
+            };
             assert_eq!(
                 self.machine.applied(),
                 entry.index(),
@@ -468,7 +445,7 @@ impl<R: StateReader> Replica<R> {
         };
         self.disk.record(record, self.now.mono);
         let readmits = |entry: &&Entry| entry.kind() == Kind::ReplaceIncarnation;
-        if let Some(readmission) = committed.iter().rev().find(readmits) {
+        if let Some(readmission) = entries.iter().rev().find(readmits) {
             self.disk.hurry(readmission.index());
         }
         self.tell_applied();
@@ -480,42 +457,19 @@ impl<R: StateReader> Replica<R> {
         self.node.set_applied(applied, digests, self.room.is_low());
     }
 
-    fn on_events(&mut self, events: Vec<Event>) {
+    fn on_events(&mut self, events: Vec<Event>) -> Result<(), StorageError> {
         self.look_at_repair(&events);
         if events.is_empty() {
-            return;
+            return Ok(());
         }
         self.output.events.extend(events);
         self.observe();
+        self.stop_applying()?;
         if !self.may_serve() {
             let refused = self.reads.give_up();
             self.answer_unavailable(refused);
         }
-    }
-
-    fn serve_reads(&mut self) -> Result<(), StorageError> {
-        let applied = self.machine.applied();
-        while let Some(read) = self.reads.next_due(applied) {
-            let Read {
-                ticket,
-                query,
-                on_arrival,
-                ..
-            } = read;
-            let answer = match on_arrival {
-                Some(answer) => answer,
-                None => self.machine.query(&self.reader, &query)?,
-            };
-            self.output.answered.push((ticket, Ok(answer)));
-        }
         Ok(())
-    }
-
-    fn answer_unavailable(&mut self, tickets: impl IntoIterator<Item = Ticket>) {
-        let answers = tickets
-            .into_iter()
-            .map(|ticket| (ticket, Err(ReadError::Unavailable)));
-        self.output.answered.extend(answers);
     }
 
     fn take_job(&mut self) {
@@ -525,12 +479,13 @@ impl<R: StateReader> Replica<R> {
         let idle = lag > 0 && now.since(self.applied_at) >= IDLE_US;
         let last = self.stopping.as_ref().is_some_and(Stopping::is_last_stage);
         let wanted = self.upkeep.wants_checkpoint(self.disk.checkpoint());
-        let rests = self.stopping.is_some() || !self.may_serve() || self.node.is_receiving();
+        let idles = self.stopping.is_some() || self.node.is_receiving();
+        let rests = idles || !self.may_serve() && !self.is_doubted();
         let policy = Policy {
             record_after_us: self.config.node.refresh_interval_us,
             pressing: lag > lag_max / 2,
             force: lag > lag_max || (idle || wanted) && !self.disk.is_exhausted() || last,
-            hold: self.upkeep.holds_slices() && !rests,
+            hold: self.upkeep.holds_slices() && !rests || self.is_doubted(),
         };
         let checkpoint = self.disk.checkpoint_slice().cloned();
         let elapsed = now.since(self.applied_at);
@@ -538,6 +493,12 @@ impl<R: StateReader> Replica<R> {
             now,
             checkpoint: checkpoint.as_ref(),
             base: self.node.base(),
+            rebuilding: (self.standing == Standing::Doubted).then(|| super::upkeep::Rebuilding {
+                alone: self.config.node.ids.len() == 1,
+                delivered: self.node.delivered(),
+                frozen: self.disk.is_frozen(),
+                digest_every: self.config.digest_every,
+            }),
             log_time: WallTime(self.applied_time.0.saturating_add(elapsed)),
             rests,
             low: self.room.is_low(),
@@ -585,14 +546,5 @@ impl<R: StateReader> Replica<R> {
         self.output.written.extend(outcomes.written);
         self.output.messages.extend(outcomes.messages);
         self.tokens.failed(&outcomes.not_extended);
-    }
-}
-
-fn internal(operation: Operation) -> Command {
-    Command {
-        auth: None,
-        request: None,
-        operation,
-        front: false,
     }
 }

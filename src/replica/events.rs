@@ -8,11 +8,15 @@ use tracing::{error, info, warn};
 pub(super) fn log(id: ReplicaId, event: &Event) {
     let text = sentence(event);
     match event {
-        Event::Damaged { .. } | Event::CannotRepair { .. } => error!("replica {id}: {text}"),
+        Event::Damaged { .. }
+        | Event::CannotRepair { .. }
+        | Event::Quarantined { .. }
+        | Event::DigestTie { .. } => error!("replica {id}: {text}"),
         Event::Refused { .. }
         | Event::ClockSkew { .. }
         | Event::DiskLow { .. }
         | Event::WritesRefused { .. }
+        | Event::StateDoubted { .. }
         | Event::LostMemory { .. } => warn!("replica {id}: {text}"),
         _ => info!("replica {id}: {text}"),
     }
@@ -96,6 +100,10 @@ pub fn sentence(event: &Event) -> String {
         Event::Damaged { index, reason } => {
             format!("damaged at index {index}, takes no part from now on: {reason}")
         }
+        Event::Quarantined { .. }
+        | Event::Rebuilt { .. }
+        | Event::DigestTie { .. }
+        | Event::StateDoubted { .. } => of_state(event),
         Event::Refused { peer, reason } => {
             format!("refuses to speak with replica {peer}: {reason}")
         }
@@ -104,6 +112,29 @@ pub fn sentence(event: &Event) -> String {
             let side = if *ahead_us > 0 { "ahead" } else { "behind" };
             format!("the clock of replica {peer} is {seconds} s {side}: check both")
         }
+    }
+}
+
+/// About this replica's state.
+fn of_state(event: &Event) -> String {
+    match event {
+        Event::Quarantined { index, reason } => format!(
+            "its state is wrong at index {index}, its log is good: {reason}. It serves nothing until \
+             the state is rebuilt"
+        ),
+        Event::Rebuilt { index } => {
+            format!("its state is rebuilt, up to index {index}, and is served again")
+        }
+        Event::DigestTie { index, others } => format!(
+            "its state at index {index} has another digest than that of {}, and no majority says \
+             who is right: compare them with `chat-admin verify`",
+            replicas(others)
+        ),
+        Event::StateDoubted { by, index } => format!(
+            "replica {by} was given the state after {index} and found that its digest is another: \
+             this replica's own trees are looked at"
+        ),
+        _ => String::new(),
     }
 }
 

@@ -25,6 +25,7 @@ mod outcomes;
 mod payload;
 mod queue;
 mod reads;
+mod relays;
 mod repairs;
 mod room;
 pub mod runtime;
@@ -76,6 +77,9 @@ pub struct Config {
     pub rewriting: Rewriting,
     /// Bytes to leave free on the disk beside the room for one rewriting: with less, it is low.
     pub free_bytes_min: u64,
+    /// State digests are kept at multiples of this index: the same on every replica, and always
+    /// [`crate::limits::DIGEST_EVERY`] but in simulations, whose logs are short.
+    pub digest_every: u64,
 }
 
 /// When the store is rewritten, and what of the log is kept then.
@@ -177,6 +181,32 @@ pub enum PeerMessage {
         /// What it came to.
         outcome: Result<Written, WriteError>,
     },
+    /// A read that a replica received and must not answer from its own state.
+    ForwardRead {
+        /// The sender.
+        from: ReplicaId,
+        /// The receiver.
+        to: ReplicaId,
+        /// The sender's run: an answer goes to no other.
+        run: RunNonce,
+        /// Names the forward.
+        nonce: u64,
+        /// The query.
+        query: Query,
+    },
+    /// Its answer.
+    ForwardReadReply {
+        /// The sender.
+        from: ReplicaId,
+        /// The receiver.
+        to: ReplicaId,
+        /// The run of the one who forwarded.
+        run: RunNonce,
+        /// Which forward.
+        nonce: u64,
+        /// The answer.
+        answer: Result<Answer, ReadError>,
+    },
 }
 
 impl PeerMessage {
@@ -184,14 +214,20 @@ impl PeerMessage {
     pub fn to(&self) -> ReplicaId {
         match self {
             Self::Consensus(m) => m.to,
-            Self::Forward { to, .. } | Self::ForwardReply { to, .. } => *to,
+            Self::Forward { to, .. }
+            | Self::ForwardReply { to, .. }
+            | Self::ForwardRead { to, .. }
+            | Self::ForwardReadReply { to, .. } => *to,
         }
     }
     /// From whom.
     pub fn from(&self) -> ReplicaId {
         match self {
             Self::Consensus(m) => m.from,
-            Self::Forward { from, .. } | Self::ForwardReply { from, .. } => *from,
+            Self::Forward { from, .. }
+            | Self::ForwardReply { from, .. }
+            | Self::ForwardRead { from, .. }
+            | Self::ForwardReadReply { from, .. } => *from,
         }
     }
 }
@@ -228,7 +264,9 @@ pub enum WriteError {
 }
 
 /// Why a read has no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error,
+)]
 pub enum ReadError {
     /// No majority confirmed the read in time.
     #[error("unavailable: no majority answered in time")]
@@ -284,6 +322,15 @@ pub enum RewriteStep {
     },
     /// Copy some more.
     Copy,
+    /// Begin a store with the same log and no rows: the state is computed anew from the log.
+    Replay,
+    /// Compute some more.
+    Rebuild {
+        /// Everything up to here is committed and in the log: so far, for now.
+        committed: Index,
+        /// See [`Config::digest_every`].
+        digest_every: u64,
+    },
     /// Open it and scan it.
     Check,
     /// Copy what is left and exchange the stores.
@@ -309,10 +356,23 @@ pub enum ExtraDone {
     Checked,
     /// The rewritten store is the live one, and its log begins here.
     Rewritten(Base),
+    /// Everything that was to be computed anew is: the state after this entry.
+    Computed(Index),
+    /// The store with trees of their own is the live one.
+    Rebuilt(Box<Rebuilt>),
     /// The rewriting was given up.
     RewriteFailed,
     /// Nothing to tell.
     Nothing,
+}
+
+/// Trees that were computed anew, over the same log.
+#[derive(Clone, Debug)]
+pub struct Rebuilt {
+    /// What they stand at, without changes.
+    pub applied: Slice,
+    /// The newest commit record: about that entry.
+    pub record: CommitRecord,
 }
 
 /// A finished [`DiskJob`].

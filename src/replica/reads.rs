@@ -9,14 +9,28 @@ use crate::consensus::ReadId;
 use crate::limits::READS_WAITING_MAX;
 use crate::state_machine::{Answer, Query};
 use crate::types::{Index, Monotonic};
+use crate::types::{ReplicaId, RunNonce};
 use std::collections::BTreeMap;
 
 /// Deadlines are looked at this often, in microseconds.
 const SWEEP_US: u64 = 20_000;
 
+/// Who waits for a read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Asker {
+    /// A client of this replica.
+    Client(Ticket),
+    /// Another replica, which must not answer from its own state.
+    Peer {
+        from: ReplicaId,
+        run: RunNonce,
+        nonce: u64,
+    },
+}
+
 /// A read on its way.
 pub(super) struct Read {
-    pub ticket: Ticket,
+    pub asker: Asker,
     pub query: Query,
     /// What it would have been on arrival: only for the mutation gate.
     pub on_arrival: Option<Answer>,
@@ -46,7 +60,7 @@ impl Reads {
     /// A read begins; `None`: too many wait. The caller asks the core for its index.
     pub(super) fn accept(
         &mut self,
-        ticket: Ticket,
+        asker: Asker,
         query: Query,
         on_arrival: Option<Answer>,
         now: Monotonic,
@@ -57,7 +71,7 @@ impl Reads {
         self.last_id += 1;
         let id = ReadId(self.last_id);
         let read = Read {
-            ticket,
+            asker,
             query,
             on_arrival,
             arrived: now,
@@ -74,8 +88,8 @@ impl Reads {
     }
 
     /// The core has no index for it.
-    pub(super) fn on_failed(&mut self, id: ReadId) -> Option<Ticket> {
-        self.asked.remove(&id).map(|read| read.ticket)
+    pub(super) fn on_failed(&mut self, id: ReadId) -> Option<Asker> {
+        self.asked.remove(&id).map(|read| read.asker)
     }
 
     /// The next read that may be answered at this applied index.
@@ -85,7 +99,7 @@ impl Reads {
     }
 
     /// Those that waited too long.
-    pub(super) fn late(&mut self, now: Monotonic) -> Vec<Ticket> {
+    pub(super) fn late(&mut self, now: Monotonic) -> Vec<Asker> {
         if now < self.sweep_at {
             return Vec::new();
         }
@@ -94,14 +108,14 @@ impl Reads {
         let late = |read: &Read| now.since(read.arrived) >= timeout;
         let asked = take_where(&mut self.asked, late);
         let waiting = take_where(&mut self.waiting, late);
-        asked.iter().chain(&waiting).map(|r| r.ticket).collect()
+        asked.iter().chain(&waiting).map(|r| r.asker).collect()
     }
 
     /// All of them, when the replica stops or may no longer serve.
-    pub(super) fn give_up(&mut self) -> Vec<Ticket> {
+    pub(super) fn give_up(&mut self) -> Vec<Asker> {
         let asked = std::mem::take(&mut self.asked).into_values();
         let waiting = std::mem::take(&mut self.waiting).into_values();
-        asked.chain(waiting).map(|read| read.ticket).collect()
+        asked.chain(waiting).map(|read| read.asker).collect()
     }
 }
 
@@ -112,7 +126,12 @@ mod tests {
 
     fn accept(reads: &mut Reads, ticket: u64) -> ReadId {
         let query = Query::Credentials { name: "a".into() };
-        reads.accept(Ticket(ticket), query, None, ms(0)).unwrap()
+        let asker = Asker::Client(Ticket(ticket));
+        reads.accept(asker, query, None, ms(0)).unwrap()
+    }
+
+    fn client(ticket: u64) -> Asker {
+        Asker::Client(Ticket(ticket))
     }
 
     #[test]
@@ -123,9 +142,9 @@ mod tests {
         reads.on_index(second, Index(5));
         reads.on_index(first, Index(7));
         assert!(reads.next_due(Index(4)).is_none());
-        assert_eq!(reads.next_due(Index(5)).unwrap().ticket, Ticket(2));
+        assert_eq!(reads.next_due(Index(5)).unwrap().asker, client(2));
         assert!(reads.next_due(Index(6)).is_none());
-        assert_eq!(reads.next_due(Index(7)).unwrap().ticket, Ticket(1));
+        assert_eq!(reads.next_due(Index(7)).unwrap().asker, client(1));
     }
 
     #[test]
@@ -133,11 +152,11 @@ mod tests {
         let mut reads = Reads::new(1_000_000);
         let (first, second) = (accept(&mut reads, 1), accept(&mut reads, 2));
         accept(&mut reads, 3);
-        assert_eq!(reads.on_failed(first), Some(Ticket(1)));
+        assert_eq!(reads.on_failed(first), Some(client(1)));
         assert_eq!(reads.on_failed(first), None);
         reads.on_index(second, Index(5));
         assert_eq!(reads.late(ms(999)), []);
-        assert_eq!(reads.late(ms(1_020)), [Ticket(3), Ticket(2)]);
+        assert_eq!(reads.late(ms(1_020)), [client(3), client(2)]);
         assert!(reads.give_up().is_empty());
     }
 }

@@ -182,7 +182,7 @@ where
 
 /// Reads all of one tree, of which the open has seen little: that may meet damage, too.
 fn with_names<R: StateReader + Send + 'static>(
-    replica: Replica<R>,
+    mut replica: Replica<R>,
 ) -> Result<(Replica<R>, Names), StorageError> {
     storage::guarded(storage::PATIENCE, move || {
         let names = replica.names()?.into_iter().map(|(name, _)| name);
@@ -329,6 +329,7 @@ mod tests {
             checkpoint_entries_max: 1_000,
             rewriting: crate::replica::Rewriting::default(),
             free_bytes_min: 0,
+            digest_every: crate::limits::DIGEST_EVERY,
         }
     }
 

@@ -58,6 +58,7 @@ pub(super) fn hard_state(term: u64) -> HardState {
         others_marks: std::collections::BTreeMap::new(),
         repair: crate::consensus::Repair::No,
         given_up: crate::types::Term(0),
+        quarantined: false,
     }
 }
 
@@ -141,6 +142,9 @@ impl Store for FakeStore {
     }
     fn next_write(&mut self, _: Write) -> Result<(), StorageError> {
         self.did("next write".into())
+    }
+    fn next_reader(&self) -> Result<Box<dyn StateReader>, StorageError> {
+        Ok(Box::new(NoReader))
     }
     fn next_check(&mut self, _: Scan) -> Result<Option<Checked>, StorageError> {
         self.did("next check".into())?;

@@ -1,10 +1,10 @@
-//! When the disk works beside the log: parts of the state for peers, the next store's steps, and
-//! the rewriting that cuts the log and gives space back.
+//! When the disk works beside the log: parts of the state for peers, the next store's steps, the
+//! rewriting that cuts the log and gives space back, and the rebuilding of a state that is doubted.
 //!
 //! It decides; [`super::Workshop`] does. One piece of work at a time, and none of it in a job of the
 //! core's.
 
-use super::{Extra, ExtraDone, RewriteStep, Rewriting};
+use super::{Extra, ExtraDone, Rebuilt, RewriteStep, Rewriting};
 use crate::consensus::{SnapshotChunk, SnapshotHead, SnapshotRead, SnapshotStep, StepDone};
 use crate::limits::{REPLICAS_MAX, REWRITE_GROWTH};
 use crate::storage::Slice;
@@ -20,10 +20,18 @@ const FAILED_PAUSE_US: u64 = 600_000_000;
 /// Parts of the state that wait for the disk: a few for each peer, and what is lost is asked again.
 const READS_MAX: usize = REPLICAS_MAX * 4;
 
+/// A state that turns out wrong again after it was rebuilt is rebuilt again after so long, in
+/// microseconds, twice as long each time ...
+const REBUILD_PAUSE_US: u64 = 5_000_000;
+/// ... but never longer than this.
+const REBUILD_PAUSE_US_MAX: u64 = 600_000_000;
+
 /// How far a rewriting is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     Idle,
+    /// The state is computed anew.
+    Computing,
     Copying,
     Checking,
     Installing,
@@ -45,6 +53,21 @@ pub(super) struct Sight<'a> {
     pub low: bool,
     /// A rewriting fits on it.
     pub fits: bool,
+    /// The state is doubted.
+    pub rebuilding: Option<Rebuilding>,
+}
+
+/// What the rebuilding of a state depends on.
+#[derive(Clone, Copy)]
+pub(super) struct Rebuilding {
+    /// There is nobody whose state could be taken.
+    pub alone: bool,
+    /// What the core has handed out: it is durable in the log.
+    pub delivered: Index,
+    /// Somebody scans the trees as they are.
+    pub frozen: bool,
+    /// See [`super::Config::digest_every`].
+    pub digest_every: u64,
 }
 
 /// What the replica's thread hears of.
@@ -58,6 +81,8 @@ pub(super) enum News {
     Rows(ReplicaId, SnapshotChunk),
     /// The store was rewritten, and its log begins here.
     Compacted(Base),
+    /// The store has other trees, computed anew.
+    Rebuilt(Box<Rebuilt>),
 }
 
 /// See the module.
@@ -72,6 +97,14 @@ pub(super) struct Upkeep {
     pinned: Option<(Index, Monotonic)>,
     again_at: Monotonic,
     not_before: Monotonic,
+    /// The next store is for a state that is doubted.
+    rebuilds: bool,
+    /// How often that was tried in this run.
+    attempts: u32,
+    /// When a state to rebuild from was last asked for.
+    wanted_at: Monotonic,
+    /// What the state that is being computed stands at, at the end.
+    computed: Index,
     size: u64,
     rewritten: u64,
 }
@@ -87,6 +120,10 @@ impl Upkeep {
             pinned: None,
             again_at: Monotonic(0),
             not_before: Monotonic(0),
+            rebuilds: false,
+            attempts: 0,
+            wanted_at: Monotonic(0),
+            computed: Index(0),
             size: 0,
             rewritten,
         }
@@ -126,6 +163,43 @@ impl Upkeep {
         self.pinned = None;
     }
 
+    /// The state is doubted: nothing is made of it any more, and it is rebuilt, at once if that is
+    /// the first time.
+    pub(super) fn doubted(&mut self, now: Monotonic) {
+        self.stage = Stage::Idle;
+        self.reads.clear();
+        self.not_before = now.plus(self.rebuild_pause_us());
+    }
+
+    fn rebuild_pause_us(&self) -> u64 {
+        let again = self.attempts.checked_sub(1);
+        let pause = again.map_or(0, |times| REBUILD_PAUSE_US << times.min(16));
+        pause.min(REBUILD_PAUSE_US_MAX)
+    }
+
+    /// The log alone is enough to rebuild the state: all of it is there, and it has not led to a
+    /// wrong one before.
+    fn replays(&self, base: Index, alone: bool) -> bool {
+        base == Index(0) && (alone || self.attempts.is_multiple_of(2))
+    }
+
+    /// Is a state to rebuild from to be asked for now?
+    pub(super) fn wants_state(
+        &mut self,
+        now: Monotonic,
+        base: Index,
+        alone: bool,
+        pause_us: u64,
+    ) -> bool {
+        let busy = self.stage != Stage::Idle || self.step.is_some() || self.out.is_some();
+        let due = now >= self.not_before && now.since(self.wanted_at) >= pause_us;
+        if busy || alone || !due || self.replays(base, alone) {
+            return false;
+        }
+        self.wanted_at = now;
+        true
+    }
+
     /// Bytes of the store, as last heard; also what a rewriting takes at most.
     pub(super) fn size(&self) -> u64 {
         self.size
@@ -142,7 +216,8 @@ impl Upkeep {
             return None;
         }
         if let Some(step) = self.step.take() {
-            self.out = matches!(step, SnapshotStep::Check).then_some(SnapshotStep::Check);
+            let known = matches!(step, SnapshotStep::Check | SnapshotStep::Keep);
+            self.out = known.then(|| step.clone());
             return Some(Extra::Step(step));
         }
         if let Some(checkpoint) = sight.checkpoint
@@ -165,13 +240,41 @@ impl Upkeep {
         if self.out.is_some() || sight.rests {
             return None;
         }
+        if let Some(rebuilding) = sight.rebuilding {
+            let step = self.rebuild(sight, rebuilding)?;
+            return Some(Extra::Rewrite(step));
+        }
         let step = match self.stage {
-            Stage::Idle => self.begin(sight)?,
+            Stage::Idle | Stage::Computing => self.begin(sight)?,
             Stage::Copying => RewriteStep::Copy,
             Stage::Checking => RewriteStep::Check,
             Stage::Installing => RewriteStep::Install,
         };
         Some(Extra::Rewrite(step))
+    }
+
+    /// ORDER: exchanged only AFTER the core has handed out every entry that is in the new trees.
+    fn rebuild(&mut self, sight: Sight<'_>, rebuilding: Rebuilding) -> Option<RewriteStep> {
+        self.rebuilds = true;
+        match self.stage {
+            Stage::Idle => {
+                if sight.now < self.not_before || !self.replays(sight.base, rebuilding.alone) {
+                    return None;
+                }
+                self.stage = Stage::Computing;
+                Some(RewriteStep::Replay)
+            }
+            Stage::Computing => Some(RewriteStep::Rebuild {
+                committed: rebuilding.delivered,
+                digest_every: rebuilding.digest_every,
+            }),
+            Stage::Copying => Some(RewriteStep::Copy),
+            Stage::Checking => Some(RewriteStep::Check),
+            Stage::Installing => {
+                let passed = rebuilding.delivered >= self.computed && !rebuilding.frozen;
+                passed.then_some(RewriteStep::Install)
+            }
+        }
     }
 
     fn begin(&mut self, sight: Sight<'_>) -> Option<RewriteStep> {
@@ -194,6 +297,7 @@ impl Upkeep {
             base = base.max(cut.min(pinned));
         }
         self.stage = Stage::Copying;
+        self.rebuilds = false;
         let keep_age_us = self.policy.keep_age_us;
         Some(RewriteStep::Begin {
             base,
@@ -218,7 +322,22 @@ impl Upkeep {
                 }
                 self.step = self.step.take().or(out);
             }
-            ExtraDone::Step(done) => return Some(News::Step(done)),
+            ExtraDone::Step(done) => {
+                if out == Some(SnapshotStep::Keep) && done == StepDone::Stored {
+                    self.stage = Stage::Computing;
+                }
+                return Some(News::Step(done));
+            }
+            ExtraDone::Computed(index) if self.stage == Stage::Computing => {
+                self.computed = index;
+                self.stage = Stage::Copying;
+            }
+            ExtraDone::Rebuilt(rebuilt) => {
+                self.stage = Stage::Idle;
+                self.rewritten = size_bytes;
+                self.attempts += 1;
+                return Some(News::Rebuilt(rebuilt));
+            }
             ExtraDone::Copied if self.stage == Stage::Copying => self.stage = Stage::Checking,
             ExtraDone::Checked if self.stage == Stage::Checking => self.stage = Stage::Installing,
             ExtraDone::Rewritten(base) => {
@@ -228,7 +347,13 @@ impl Upkeep {
             }
             ExtraDone::RewriteFailed => {
                 self.stage = Stage::Idle;
-                self.not_before = now.plus(FAILED_PAUSE_US);
+                let pause = if self.rebuilds {
+                    self.attempts += 1;
+                    self.rebuild_pause_us()
+                } else {
+                    FAILED_PAUSE_US
+                };
+                self.not_before = now.plus(pause);
             }
             ExtraDone::Head(peer, head) => {
                 let base = head.base.stamp.index;
@@ -236,7 +361,10 @@ impl Upkeep {
                 return Some(News::Head(peer, head));
             }
             ExtraDone::Rows(peer, chunk) => return Some(News::Rows(peer, chunk)),
-            ExtraDone::Copied | ExtraDone::Checked | ExtraDone::Nothing => {}
+            ExtraDone::Copied
+            | ExtraDone::Computed(_)
+            | ExtraDone::Checked
+            | ExtraDone::Nothing => {}
         }
         None
     }
@@ -263,6 +391,7 @@ mod tests {
             rests: false,
             low: false,
             fits: true,
+            rebuilding: None,
         }
     }
 

@@ -13,10 +13,14 @@
 //! store equals this one, whatever was written meanwhile. It is opened and scanned before it takes
 //! this one's place, and the last entries are copied in the very job that exchanges the two: no
 //! entry that was acknowledged can be missing in it.
+//!
+//! **A rebuilding** is a rewriting whose rows are not copied, because they are wrong, but computed
+//! anew: see [`rebuild`].
 
 mod pin;
+mod rebuild;
 
-use super::{Extra, ExtraDone, RewriteStep};
+use super::{Extra, ExtraDone, Rebuilt, RewriteStep};
 use crate::consensus::{
     Mutant, Place, Row, SnapshotChunk, SnapshotHead, SnapshotRead, SnapshotStep, StepDone,
 };
@@ -27,6 +31,7 @@ use crate::types::entry::Entry;
 use crate::types::{Base, Hash, Index, WallTime};
 use bytes::Bytes;
 use pin::Pin;
+use rebuild::Rebuild;
 
 /// Above every key of a state tree.
 const KEYS_END: [u8; 64] = [0xFF; 64];
@@ -36,6 +41,7 @@ const KEYS_END: [u8; 64] = [0xFF; 64];
 pub struct Workshop {
     pin: Option<Pin>,
     rewrite: Option<Rewrite>,
+    rebuild: Option<Rebuild>,
     /// The snapshot that the next store is built from.
     receiving: Option<Box<SnapshotHead>>,
 }
@@ -56,6 +62,8 @@ struct Rewrite {
     /// that time.
     closed: bool,
     missed: Vec<Write>,
+    /// Of a rebuilding: the newest commit record.
+    computed: Option<CommitRecord>,
 }
 
 fn place(tree: Tree, key: &Bytes) -> Place {
@@ -189,9 +197,12 @@ impl Workshop {
         step: SnapshotStep,
     ) -> Result<ExtraDone, StorageError> {
         match step {
-            SnapshotStep::Begin(head) => {
+            SnapshotStep::Begin { head, keep } => {
                 self.rewrite = None;
-                store.next_begin(&head.base)?;
+                store.next_begin(keep.as_ref().unwrap_or(&head.base))?;
+                self.rebuild = keep
+                    .map(|base| Rebuild::from_state(&head, base))
+                    .transpose()?;
                 store.next_write(Write {
                     commit: Some(record_of(&head)),
                     slice: Some(slice_of(&head, Vec::new())),
@@ -207,6 +218,15 @@ impl Workshop {
                         ..Write::default()
                     })?;
                 }
+            }
+            SnapshotStep::Keep => {
+                let complete = self.receiving.take().is_some() && self.rebuild.is_some();
+                let done = if complete {
+                    StepDone::Stored
+                } else {
+                    StepDone::Checked(false)
+                };
+                return Ok(ExtraDone::Step(done));
             }
             SnapshotStep::Check => {
                 let digest = self.receiving.as_ref().map(|head| head.digest);
@@ -241,7 +261,7 @@ impl Workshop {
     }
 
     fn give_up_rewrite(&mut self, error: StorageError) -> Result<ExtraDone, StorageError> {
-        self.rewrite = None;
+        (self.rewrite, self.rebuild) = (None, None);
         if matches!(error, StorageError::Damaged(_)) {
             return Err(error);
         }
@@ -262,8 +282,17 @@ impl Workshop {
         }
         let base = rewrite.base.clone();
         store.next_install()?;
-        self.rewrite = None;
-        Ok(ExtraDone::Rewritten(base))
+        let rewrite = self.rewrite.take();
+        let rebuilt = rewrite.and_then(|rewrite| {
+            rewrite.computed.map(|record| Rebuilt {
+                applied: rewrite.applied,
+                record,
+            })
+        });
+        Ok(match rebuilt {
+            Some(rebuilt) => ExtraDone::Rebuilt(Box::new(rebuilt)),
+            None => ExtraDone::Rewritten(base),
+        })
     }
 
     fn rewrite_further<S: Store>(
@@ -277,6 +306,11 @@ impl Workshop {
                 keep_since,
                 applied,
             } => self.begin_rewrite(store, not_younger(store, base, keep_since)?, applied),
+            RewriteStep::Replay => self.begin_replay(store),
+            RewriteStep::Rebuild {
+                committed,
+                digest_every,
+            } => self.rebuild_further(store, committed, digest_every),
             RewriteStep::Copy => {
                 let Some(rewrite) = &mut self.rewrite else {
                     return Ok(ExtraDone::RewriteFailed);
@@ -331,7 +365,7 @@ impl Workshop {
             slice: Some(applied.clone()),
             ..Write::default()
         })?;
-        self.receiving = None;
+        (self.receiving, self.rebuild) = (None, None);
         self.rewrite = Some(Rewrite {
             rows: None,
             rows_done: false,
@@ -342,6 +376,7 @@ impl Workshop {
             applied,
             closed: false,
             missed: Vec::new(),
+            computed: None,
         });
         Ok(ExtraDone::GoesOn)
     }

@@ -314,7 +314,7 @@ impl std::fmt::Debug for InboxMessage {
 }
 
 /// What can be read.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Query {
     /// What a login needs. Answers `Credentials`.
     Credentials {
@@ -358,7 +358,7 @@ pub enum Query {
 }
 
 /// The answer to a [`Query`].
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// For `Credentials`; `None`: no such account.
     Credentials(Option<Credentials>),
@@ -392,7 +392,7 @@ pub enum Answer {
 }
 
 /// What a login needs.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Credentials {
     /// Whose.
     pub user: UserId,
@@ -403,7 +403,7 @@ pub struct Credentials {
 }
 
 /// A PHC string that does not show itself in a trace.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PasswordHash(pub String);
 
 impl std::fmt::Debug for PasswordHash {

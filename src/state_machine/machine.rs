@@ -10,7 +10,7 @@ use super::{
     Answer, Command, Notice, Operation, Query, Refusal, Reply, idempotency, inboxes, query,
     retention, scan, tokens, users,
 };
-use crate::limits::INBOX_MESSAGES_MAX;
+use crate::limits::{DIGEST_EVERY, INBOX_MESSAGES_MAX};
 use crate::storage::{Slice, StateReader, StorageError};
 use crate::types::entry::{Entry, Kind};
 use crate::types::{Hash, Index, LEVEL, Level, Members, TokenHash, UserId, WallTime};
@@ -18,9 +18,7 @@ use serde::{Deserialize, Serialize};
 
 /// Version of [`Slice::machine`].
 const TOTALS_VERSION: u8 = 1;
-/// Digests are kept at multiples of this index, ...
-const DIGEST_EVERY: u64 = 1_024;
-/// ... so many of them.
+/// Digests are kept at so many multiples of an index.
 const DIGESTS_KEPT: usize = 4;
 
 /// What one entry came to.
@@ -59,10 +57,14 @@ pub struct StateMachine {
     /// Hash of the last applied entry.
     head: Hash,
     overlay: Overlay,
+    /// Digests are kept at multiples of this index.
+    digest_every: u64,
     /// Where the search for idle tokens goes on. Local: not part of the state.
     idle_position: Option<TokenHash>,
     /// Where the search for old messages goes on. Local, too.
     old_position: Option<UserId>,
+    #[cfg(any(test, feature = "mutants"))]
+    misapply: super::misapply::Misapply,
 }
 
 impl StateMachine {
@@ -80,8 +82,11 @@ impl StateMachine {
             applied: Index(0),
             head: Hash::default(),
             overlay: Overlay::default(),
+            digest_every: DIGEST_EVERY,
             idle_position: None,
             old_position: None,
+            #[cfg(any(test, feature = "mutants"))]
+            misapply: super::misapply::Misapply::default(),
         };
         let Some(slice) = slice else {
             return Ok(machine);
@@ -98,6 +103,11 @@ impl StateMachine {
             )));
         }
         Ok(machine)
+    }
+
+    /// Keeps digests at multiples of another index: for simulations, whose logs are short.
+    pub fn keep_digests_every(&mut self, entries: u64) {
+        self.digest_every = entries;
     }
 
     /// Applies the next entry. Errors are the disk's or an undecodable command's (stop the
@@ -136,11 +146,15 @@ impl StateMachine {
                 check_level(level)?;
                 self.totals.level = self.totals.level.max(level);
             }
+            #[cfg(any(test, feature = "mutants"))]
+            Kind::Command if self.misapply.strikes(entry) => {
+                applied.reply = Some(Reply::Refused(Refusal::TokenInvalid));
+            }
             Kind::Command => applied = self.apply_command(reader, entry)?,
         }
         self.applied = entry.index();
         self.head = entry.hash();
-        if self.applied.0.is_multiple_of(DIGEST_EVERY) {
+        if self.applied.0.is_multiple_of(self.digest_every) {
             let digest = self.digest();
             let digests = &mut self.totals.digests;
             digests.push((self.applied, digest));
@@ -271,6 +285,12 @@ impl StateMachine {
         };
         let total = scan::total(view)?;
         Ok(state_digest(&total, &self.members, self.totals.level))
+    }
+
+    /// What is applied wrongly on purpose.
+    #[cfg(any(test, feature = "mutants"))]
+    pub fn misapply(&mut self) -> &mut super::misapply::Misapply {
+        &mut self.misapply
     }
 
     #[cfg(test)]

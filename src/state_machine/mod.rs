@@ -27,6 +27,8 @@ mod digest;
 mod idempotency;
 mod inboxes;
 mod machine;
+#[cfg(any(test, feature = "mutants"))]
+mod misapply;
 mod names;
 mod overlay;
 mod packed;

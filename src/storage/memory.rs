@@ -516,6 +516,10 @@ impl Store for MemStore {
         self.write_next(write)
     }
 
+    fn next_reader(&self) -> Result<Box<dyn StateReader>, StorageError> {
+        Ok(Box::new(self.read_next()))
+    }
+
     fn next_check(&mut self, scan: Scan) -> Result<Option<Checked>, StorageError> {
         self.check_next(scan).map(Some)
     }

@@ -250,6 +250,8 @@ pub trait Store: Send {
     fn next_begin(&mut self, base: &Base) -> Result<(), StorageError>;
     /// Writes to the next store.
     fn next_write(&mut self, write: Write) -> Result<(), StorageError>;
+    /// Reads the state trees of the next store as they are now.
+    fn next_reader(&self) -> Result<Box<dyn StateReader>, StorageError>;
     /// Makes the next store durable, opens it again as at a start, and scans its state trees with
     /// `scan`. `None`: that goes on; call again.
     fn next_check(&mut self, scan: Scan) -> Result<Option<Checked>, StorageError>;

@@ -205,10 +205,7 @@ fn promise(path: &Path, found: &Found, repair: Repair) -> Result<(), StorageErro
     // What was found may be older than what was promised since.
     let found = reload(path).unwrap_or_else(|_| found.clone());
     let mut writer = Writer::resume(&found, &mut blocks)?;
-    let state = HardState {
-        repair,
-        ..found.state.clone()
-    };
+    let state = found.state.clone().with_repair(repair);
     writer.write(&state, true, &mut blocks)
 }
 

@@ -258,6 +258,7 @@ pub fn rebuild(
             others_marks: BTreeMap::new(),
             repair: Repair::No,
             given_up: Term(0),
+            quarantined: false,
         };
         build(&replica.directory.join(BUILDING), &source, &promises)?;
     }

@@ -43,5 +43,6 @@ pub(crate) fn hard_state(id: u16) -> HardState {
         others_marks: std::collections::BTreeMap::new(),
         repair: crate::consensus::Repair::No,
         given_up: crate::types::Term(0),
+        quarantined: false,
     }
 }

@@ -155,5 +155,6 @@ pub fn first_state() -> HardState {
         others_marks: BTreeMap::new(),
         repair: chat::consensus::Repair::No,
         given_up: chat::types::Term(0),
+        quarantined: false,
     }
 }

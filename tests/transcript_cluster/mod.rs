@@ -54,6 +54,7 @@ fn fresh(id: ReplicaId, life: u8) -> Disk {
             others_marks: BTreeMap::new(),
             repair: chat::consensus::Repair::No,
             given_up: chat::types::Term(0),
+            quarantined: false,
         },
         log: Vec::new(),
         life,
@@ -118,6 +119,26 @@ impl Cluster {
                 let now = self.now();
                 if let Some(node) = self.node(id(1)) {
                     node.hand_over(now);
+                }
+                self.settle();
+            }
+            "digest" => {
+                let at = words[2].parse().expect("an index");
+                self.digest(id(1), Index(at), words[3].as_bytes()[0]);
+            }
+            "doubt" => {
+                let now = self.now();
+                if let Some(node) = self.node(id(1)) {
+                    let last = node.status().commit;
+                    node.quarantine(now, last, "the script says so".into());
+                }
+                self.settle();
+            }
+            "rebuilt" => {
+                let now = self.now();
+                if let Some(node) = self.node(id(1)) {
+                    let last = node.status().commit;
+                    node.end_quarantine(now, last);
                 }
                 self.settle();
             }
@@ -244,6 +265,14 @@ impl Cluster {
             if let Some(node) = self.node(other) {
                 node.on_link_down(now, id, true);
             }
+        }
+        self.settle();
+    }
+
+    /// Its state after `at` has a digest that this letter stands for.
+    fn digest(&mut self, id: ReplicaId, at: Index, letter: u8) {
+        if let Some(node) = self.node(id) {
+            node.set_applied(at, vec![(at, Hash([letter; 32]))], false);
         }
         self.settle();
     }
@@ -476,6 +505,8 @@ fn describe(body: &Body) -> (&'static str, Option<String>) {
         Body::RoundReply { .. } => ("round reply", Some(String::new())),
         Body::ReadIndex { .. } => ("read index", Some(String::new())),
         Body::ReadIndexReply { index, .. } => ("read index reply", Some(format!(" {index}"))),
+        Body::StateWanted { at_least } => ("state wanted", Some(format!(" from {at_least}"))),
+        Body::StateDoubted { index } => ("state doubted", Some(format!(" {index}"))),
         Body::CampaignNow => ("campaign now", Some(String::new())),
         Body::CopyRequest { after, .. } => ("copy request", Some(format!(" after {after}"))),
         Body::CopyPiece { entries, .. } => {

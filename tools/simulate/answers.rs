@@ -18,6 +18,7 @@ impl World {
             });
             return;
         };
+        self.check_relayed(replica, outcome.is_ok());
         let Some(pending) = self.clients[at]
             .pending
             .clone()
@@ -26,8 +27,40 @@ impl World {
             return;
         };
         match outcome {
+            Ok(_) if !self.believes() => {
+                // The client goes on: what it writes next brings the log to the next digest. If all
+                // wait for a login, an election does.
+                if pending.what == What::Credentials || self.history.closing {
+                    self.retry(at, false, 2_000);
+                    if self.rng.chance(20) {
+                        self.schedule(1_000, Happening::StopPrimary);
+                    }
+                } else {
+                    self.done(at);
+                }
+            }
             Ok(answer) => self.on_answer(at, replica, &pending, answer),
             Err(_) => self.retry(at, false, 3_000),
+        }
+    }
+
+    /// A replica whose state is doubted passes answers of others on, and gives none of its own.
+    fn check_relayed(&mut self, replica: usize, answered: bool) {
+        let doubted = self.checker.views[replica].quarantined;
+        let Some(process) = self.members[replica].process.as_mut() else {
+            return;
+        };
+        if !answered {
+            return;
+        }
+        let relayed = process.relayed > 0;
+        process.relayed = process.relayed.saturating_sub(1);
+        if doubted {
+            self.checker.count("reads passed on");
+            self.checker
+                .check(relayed, "a quarantined replica serves nothing", || {
+                    format!("replica {} answers a read", replica + 1)
+                });
         }
     }
 

@@ -45,6 +45,10 @@ pub struct View {
     pub lost: Option<(Incarnation, Vec<Mark>)>,
     /// Faults have damaged this disk on purpose, and it is not repaired yet.
     pub damaged: bool,
+    /// Its state was made wrong on purpose.
+    pub wrong: Option<super::wrong::Wrong>,
+    /// The replica says that its state is doubted, since before this step.
+    pub quarantined: bool,
     /// The next store, while it is built.
     pub next: Option<super::checker_stores::Next>,
     /// What the log is, and the highest commit record, if the stores' exchange has happened.
@@ -118,7 +122,7 @@ pub struct Checker {
     replacements: HashMap<Stamp, ReplaceIncarnation>,
     /// The committed prefix: stamp, hash, and the term whose primary committed it.
     pub committed: Vec<(Stamp, Hash, Term)>,
-    digests: Vec<Option<Hash>>,
+    pub(super) digests: Vec<Option<Hash>>,
     /// Incarnations in force by the committed prefix.
     pub in_force: Members,
     founders: Option<Members>,
@@ -342,7 +346,13 @@ impl Checker {
         {
             self.on_last_commit(at, Stamp::new(term, node.commit));
         }
-        self.on_digest(at, status.applied, status.digest);
+        if node.quarantine.is_none() {
+            self.on_digest(at, status.applied, status.digest);
+        }
+        let shown = node.serving && node.quarantine.is_some();
+        self.check(!shown, "a quarantined replica serves nothing", || {
+            format!("replica {id} serves as primary")
+        });
         let settled = idle && node.last == node.durable;
         if settled && self.views[at].durable.len() == node.last.index.0 as usize {
             self.check_committed(at, node.commit);
@@ -469,6 +479,9 @@ impl Checker {
 
     /// Equal index, equal digest.
     pub fn on_digest(&mut self, at: usize, index: Index, digest: Hash) {
+        if self.is_wrong(at, index, digest) {
+            return;
+        }
         let i = index.0 as usize;
         if self.digests.len() <= i {
             self.digests.resize(i + 64, None);

@@ -242,6 +242,12 @@ impl Checker {
                     self.on_entry(at, entry);
                 }
             }
+            Body::SnapshotOffer(_) | Body::SnapshotChunk(_) => {
+                let shown = self.views[at].quarantined;
+                self.check(!shown, "a quarantined replica serves nothing", || {
+                    format!("replica {id} sends its state")
+                });
+            }
             Body::Ballot(ballot) => self.on_ballot(at, message, ballot.last),
             Body::Grant { .. } => self.on_grant_sent(at, message),
             Body::AppendReply(AppendReply::Match { index, counting }) => {
@@ -428,7 +434,13 @@ impl Checker {
                 });
                 self.count("adoptions");
             }
-            Event::SnapshotInstalled { .. } => self.count("snapshots taken"),
+            Event::SnapshotInstalled { .. } => {
+                self.views[at].wrong = None;
+                self.count("snapshots taken");
+            }
+            Event::Quarantined { index, reason } => self.on_quarantined(at, *index, reason),
+            Event::Rebuilt { .. } => self.on_rebuilt(at),
+            Event::DigestTie { .. } => self.count("digests without a majority"),
             Event::SnapshotRefused { .. } => self.count("snapshots refused"),
             Event::Repaired { .. } => {
                 self.views[at].damaged = false;
@@ -475,6 +487,8 @@ pub fn name(body: &Body) -> &'static str {
         Body::SnapshotOffer(_) => "snapshot offer",
         Body::SnapshotRequest { .. } => "snapshot request",
         Body::SnapshotChunk(_) => "snapshot chunk",
+        Body::StateWanted { .. } => "state wanted",
+        Body::StateDoubted { .. } => "state doubted",
         Body::RepairTo { .. } => "repair to",
         Body::Poll { .. } => "poll",
         Body::PollReply { .. } => "poll reply",

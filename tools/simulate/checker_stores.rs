@@ -150,6 +150,7 @@ impl Checker {
         view.durable.truncate(kept);
         view.unsynced.clear();
         if kept == 0 {
+            view.wrong = None;
             (view.commit_live, view.commit_durable) = (Index(0), Index(0));
         }
     }

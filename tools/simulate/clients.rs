@@ -375,6 +375,7 @@ impl World {
             return;
         };
         match outcome {
+            Ok(_) if !self.believes() => self.retry(at, true, 2_000),
             Ok(written) => self.on_reply(at, pending, written.reply),
             Err(WriteError::OutcomeUnknown) => self.retry(at, true, 2_000),
             Err(_) => {

@@ -5,7 +5,9 @@
 use super::checker::{Checker, Mark};
 use super::rng::Rng;
 use chat::consensus::HardState;
-use chat::storage::{Checked, CommitRecord, Recovered, Scan, StorageError, Store, Write};
+use chat::storage::{
+    Checked, CommitRecord, Recovered, Scan, StateReader, StorageError, Store, Write,
+};
 use chat::storage::{Effect, MemDisk, MemReader, MemStore};
 use chat::types::entry::Entry;
 use chat::types::{Base, Index};
@@ -189,6 +191,9 @@ impl Store for Probe<'_> {
     fn next_write(&mut self, write: Write) -> Result<(), StorageError> {
         self.checker.on_next_write(self.at, &write);
         self.store.next_write(write)
+    }
+    fn next_reader(&self) -> Result<Box<dyn StateReader>, StorageError> {
+        self.store.next_reader()
     }
     fn next_check(&mut self, scan: Scan) -> Result<Option<Checked>, StorageError> {
         self.store.next_check(scan)

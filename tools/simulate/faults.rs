@@ -179,6 +179,8 @@ pub struct Plan {
     pub cache_bytes: usize,
     /// When stores are rewritten, and what of the log is kept.
     pub rewriting: chat::replica::Rewriting,
+    /// State digests are kept and compared at multiples of this index.
+    pub digest_every: u64,
     /// At the end two of three disks are replaced: nothing may form.
     pub double_wipe: bool,
     /// At the end so many replicas lose the same entries.
@@ -231,6 +233,7 @@ impl Plan {
                 keep_age_us: 0,
                 keep_log: rng.chance(100),
             },
+            digest_every: *rng.pick(&[4, 16, 64]),
             double_wipe: options.replicas == 3 && faults.has(Fault::Wipe) && rng.chance(100),
             same_damage: if options.replicas > 1 && faults.has(Fault::Damage) && rng.chance(200) {
                 rng.between(1, options.replicas as u64) as usize

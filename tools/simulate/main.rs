@@ -18,6 +18,7 @@ mod processes;
 mod rng;
 mod run;
 mod world;
+mod wrong;
 
 use clap::Parser;
 use directed::Generator;

@@ -83,6 +83,9 @@ impl World {
         if !self.network.link(from, to).up || self.network.link(from, to).blocked {
             return;
         }
+        if self.gives_on_what_is_wrong(&message) {
+            return;
+        }
         let weather = self.network.weather.clone();
         let fate = self.fate(&mut message);
         if let Fate::Late(after) = fate {

@@ -101,10 +101,7 @@ impl World {
             disk.discard();
         }
         self.checker.on_repair_begun(at, kept);
-        let hard = HardState {
-            repair: begins_as,
-            ..recovered.hard_state?
-        };
+        let hard = recovered.hard_state?.with_repair(begins_as);
         let opened = disk.open(self.plan.cache_bytes).and_then(|(mut store, _)| {
             store.write_hard_state(&hard, true)?;
             let (mut store, recovered) = disk.open(self.plan.cache_bytes)?;
@@ -113,7 +110,7 @@ impl World {
             }
             // What is left of the log does not fit the trees: nothing of it can be used.
             let repair = Repair::UnderWay;
-            store.write_hard_state(&HardState { repair, ..hard }, true)?;
+            store.write_hard_state(&hard.clone().with_repair(repair), true)?;
             disk.discard();
             self.checker.on_repair_begun(at, None);
             disk.open(self.plan.cache_bytes)
@@ -167,6 +164,7 @@ impl World {
             term: Term(0),
             serving: false,
             status: None,
+            relayed: 0,
         });
         let after = self.rng.between(1, 4_000);
         self.schedule(after, Happening::Tick { at, life });
@@ -188,6 +186,7 @@ impl World {
             checkpoint_entries_max: self.plan.checkpoint_entries,
             rewriting: self.plan.rewriting,
             free_bytes_min: 0,
+            digest_every: self.plan.digest_every,
         }
     }
 
@@ -201,6 +200,7 @@ impl World {
         self.members[at].life += 1;
         self.members[at].disk.heal();
         self.members[at].disk.crash(&mut self.rng);
+        self.forget_unwritten(at);
         self.on_process_gone(at);
         let lost: Vec<u64> = self
             .tickets

@@ -212,6 +212,16 @@ fn same_damage(world: &mut World) {
             "a commit becomes durable on an idle replica",
         );
     }
+    // A repair is over when its end is durable.
+    let repaired = |w: &World| w.checker.views.iter().all(|view| !view.is_repairing());
+    if count > 0 {
+        until(
+            world,
+            world.now,
+            repaired,
+            "a repair ends on an idle replica",
+        );
+    }
     let marks = (0..count).map(|at| {
         (
             world.mark(at),

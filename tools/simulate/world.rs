@@ -68,6 +68,8 @@ pub enum Happening {
         from: usize,
         to: usize,
     },
+    /// The primary is asked to stop, as by SIGTERM, and starts again.
+    StopPrimary,
     /// Disks that have changed places go back.
     SwapBack,
     /// A process starts, if none runs.
@@ -144,6 +146,8 @@ pub struct Process {
     pub term: Term,
     pub serving: bool,
     pub status: Option<replica::Status>,
+    /// Answers of other replicas that this one has got and not passed on.
+    pub relayed: u64,
 }
 
 /// A replica's machine.
@@ -179,6 +183,8 @@ pub struct World {
     pub wiped: u64,
     /// Whose disks have changed places.
     pub swapped: Option<(usize, usize)>,
+    /// What clients hear before this is taken as lost: see `wrong`.
+    pub believe_after: u64,
     pub config: consensus::Config,
     /// Answers that are asked for, by ticket.
     pub tickets: BTreeMap<u64, (usize, usize)>,
@@ -215,6 +221,7 @@ impl World {
             events: 0,
             wiped: 0,
             swapped: None,
+            believe_after: 0,
             config,
             tickets: BTreeMap::new(),
             queue: BinaryHeap::new(),
@@ -293,7 +300,14 @@ impl World {
         self.now = next.at;
         self.events += 1;
         match next.what {
-            Happening::Deliver(message) => self.deliver(*message),
+            Happening::Deliver(message) => {
+                if let PeerMessage::ForwardReadReply { to, .. } = &*message
+                    && let Some(process) = self.process(super::network::slot(*to))
+                {
+                    process.relayed += 1;
+                }
+                self.deliver(*message);
+            }
             Happening::Tick { at, life } => {
                 if self.lives(at, life) {
                     let after = self.rng.between(2_500, 4_500);
@@ -318,6 +332,11 @@ impl World {
             Happening::KeepaliveLost { from, to } => self.keepalive_lost(from, to),
             Happening::Boot { at } => self.boot(at),
             Happening::SwapBack => self.swap_back(),
+            Happening::StopPrimary => {
+                if let Some(at) = self.primary() {
+                    self.feed(at, Input::ShutDown);
+                }
+            }
             Happening::Resume { at, life } => {
                 if self.lives(at, life) {
                     self.resume(at);
@@ -356,12 +375,17 @@ impl World {
         }
         let last = self.look(at, output.job.is_some());
         self.checker.runs[at].last = last;
+        self.look_at_wrong(at);
         for message in &output.messages {
             if let PeerMessage::Consensus(message) = message {
                 self.checker.on_message(at, message);
             }
         }
         self.pass_on(at, output);
+        let status = self.members[at].process.as_ref().map(|p| &p.status);
+        let doubted = |status: &replica::Status| status.node.quarantine.is_some();
+        self.checker.views[at].quarantined =
+            status.is_some_and(|status| status.as_ref().is_some_and(doubted));
     }
 
     /// Shows the replica's status to the checker; returns the log's last stamp.

@@ -67,6 +67,20 @@ pub fn from_envelope(
             nonce: reply.nonce,
             outcome: decode("outcome", &reply.outcome)?,
         },
+        ProtoBody::ForwardRead(read) => PeerMessage::ForwardRead {
+            from,
+            to,
+            run,
+            nonce: read.nonce,
+            query: decode("query", &read.query)?,
+        },
+        ProtoBody::ForwardReadReply(reply) => PeerMessage::ForwardReadReply {
+            from,
+            to,
+            run: RunNonce(reply.origin_run),
+            nonce: reply.nonce,
+            answer: decode("answer", &reply.answer)?,
+        },
         other => PeerMessage::Consensus(Message {
             from,
             to,
@@ -94,13 +108,7 @@ fn body(body: ProtoBody) -> Result<Body, BadMessage> {
             last: stamp("last", ask.last)?,
         },
         ProtoBody::Agree(agree) => Body::Agree { nonce: agree.nonce },
-        ProtoBody::Ballot(ballot) => Body::Ballot(Ballot {
-            nonce: ballot.nonce,
-            last: stamp("last", ballot.last)?,
-            head_hash: hash("head_hash", &ballot.head_hash)?,
-            random: ballot.random,
-            timestamp: WallTime(ballot.timestamp_us),
-        }),
+        ProtoBody::Ballot(ballot) => Body::Ballot(ballot_in(&ballot)?),
         ProtoBody::Abstain(proto::Abstain {}) => Body::Abstain,
         ProtoBody::Grant(grant) => Body::Grant {
             nonce: grant.nonce,
@@ -127,6 +135,12 @@ fn body(body: ProtoBody) -> Result<Body, BadMessage> {
             nonce: reply.nonce,
             index: Index(reply.index),
         },
+        ProtoBody::StateWanted(wanted) => Body::StateWanted {
+            at_least: Index(wanted.at_least),
+        },
+        ProtoBody::StateDoubted(doubted) => Body::StateDoubted {
+            index: Index(doubted.index),
+        },
         ProtoBody::CampaignNow(proto::CampaignNow {}) => Body::CampaignNow,
         ProtoBody::CopyRequest(request) => Body::CopyRequest {
             nonce: request.nonce,
@@ -147,9 +161,22 @@ fn body(body: ProtoBody) -> Result<Body, BadMessage> {
         ProtoBody::Poll(poll) => poll_in(&poll),
         ProtoBody::PollReply(reply) => poll_reply_in(&reply)?,
         ProtoBody::RepairTo(to) => repair_to_in(&to),
-        ProtoBody::Forward(_) | ProtoBody::ForwardReply(_) => {
+        ProtoBody::Forward(_)
+        | ProtoBody::ForwardReply(_)
+        | ProtoBody::ForwardRead(_)
+        | ProtoBody::ForwardReadReply(_) => {
             return Err(BadMessage::Range("body"));
         }
+    })
+}
+
+fn ballot_in(ballot: &proto::Ballot) -> Result<Ballot, BadMessage> {
+    Ok(Ballot {
+        nonce: ballot.nonce,
+        last: stamp("last", ballot.last)?,
+        head_hash: hash("head_hash", &ballot.head_hash)?,
+        random: ballot.random,
+        timestamp: WallTime(ballot.timestamp_us),
     })
 }
 
@@ -338,6 +365,7 @@ fn refresh_in(refresh: &proto::Refresh) -> Result<Refresh, BadMessage> {
         remembers: refresh
             .remembers
             .map_or(Ok(Stamp::ZERO), |known| stamp("remembers", Some(known)))?,
+        quarantined: refresh.quarantined,
     })
 }
 

@@ -14,49 +14,43 @@ use bytes::Bytes;
 
 /// The wire form of a message. `identity` is put on what does not carry it itself.
 pub fn to_envelope(message: &PeerMessage, identity: &Identity) -> proto::Envelope {
-    let (from, to, body) = match message {
+    let body = match message {
         PeerMessage::Consensus(message) => return consensus(message),
-        PeerMessage::Forward {
-            from,
-            to,
-            nonce,
-            command,
-            ..
-        } => {
-            let command = rmp_serde::to_vec(command)
-                .expect("a command of numbers, strings and bytes always encodes")
-                .into();
-            let nonce = *nonce;
-            (
-                from,
-                to,
-                ProtoBody::Forward(proto::Forward { nonce, command }),
-            )
-        }
+        PeerMessage::Forward { nonce, command, .. } => ProtoBody::Forward(proto::Forward {
+            nonce: *nonce,
+            command: packed(command),
+        }),
         PeerMessage::ForwardReply {
-            from,
-            to,
             run,
             nonce,
             outcome,
-        } => {
-            let reply = proto::ForwardReply {
+            ..
+        } => ProtoBody::ForwardReply(proto::ForwardReply {
+            nonce: *nonce,
+            outcome: packed(outcome),
+            origin_run: run.0,
+        }),
+        PeerMessage::ForwardRead { nonce, query, .. } => {
+            ProtoBody::ForwardRead(proto::ForwardRead {
                 nonce: *nonce,
-                outcome: rmp_serde::to_vec(outcome)
-                    .expect("an outcome of numbers, strings and bytes always encodes")
-                    .into(),
-                origin_run: run.0,
-            };
-            (from, to, ProtoBody::ForwardReply(reply))
+                query: packed(query),
+            })
         }
+        PeerMessage::ForwardReadReply {
+            run, nonce, answer, ..
+        } => ProtoBody::ForwardReadReply(proto::ForwardReadReply {
+            nonce: *nonce,
+            answer: packed(answer),
+            origin_run: run.0,
+        }),
     };
     let run = match message {
-        PeerMessage::Forward { run, .. } => *run,
+        PeerMessage::Forward { run, .. } | PeerMessage::ForwardRead { run, .. } => *run,
         _ => identity.run,
     };
     proto::Envelope {
-        from: from.0.into(),
-        to: to.0.into(),
+        from: message.from().0.into(),
+        to: message.to().0.into(),
         cluster: optional(identity.cluster.map(|c| c.0)),
         from_incarnation: copy(&identity.from_incarnation.0),
         to_incarnation: optional(identity.to_incarnation.map(|i| i.0)),
@@ -64,6 +58,12 @@ pub fn to_envelope(message: &PeerMessage, identity: &Identity) -> proto::Envelop
         term: 0,
         body: Some(body),
     }
+}
+
+fn packed(value: &impl serde::Serialize) -> Bytes {
+    rmp_serde::to_vec(value)
+        .expect("numbers, strings and bytes always encode")
+        .into()
 }
 
 fn consensus(message: &Message) -> proto::Envelope {
@@ -106,6 +106,12 @@ fn body(body: &Body) -> ProtoBody {
                 previous: stamp(*previous),
                 hint: hint.0,
             })
+        }
+        Body::StateWanted { at_least } => ProtoBody::StateWanted(proto::StateWanted {
+            at_least: at_least.0,
+        }),
+        Body::StateDoubted { index } => {
+            ProtoBody::StateDoubted(proto::StateDoubted { index: index.0 })
         }
         Body::Round { nonce } => ProtoBody::Round(proto::Round { nonce: *nonce }),
         Body::RoundReply { nonce } => ProtoBody::RoundReply(proto::RoundReply { nonce: *nonce }),
@@ -261,6 +267,7 @@ fn refresh_out(refresh: &Refresh) -> proto::Refresh {
         disk_low: refresh.disk_low,
         knows_run: refresh.knows_run.map(|run| run.0),
         remembers: stamp(refresh.remembers),
+        quarantined: refresh.quarantined,
     }
 }
 

@@ -5,11 +5,14 @@ use crate::consensus::{
     Append, AppendReply, Ballot, Body, FormationStatus, Hello, Message, PollAnswer, Refresh,
 };
 use crate::proto::peer as proto;
-use crate::replica::{PeerMessage, WriteError, Written};
-use crate::state_machine::{Auth, Command, Operation, Reply};
+use crate::replica::{PeerMessage, ReadError, WriteError, Written};
+use crate::state_machine::{
+    Answer, Auth, Command, Cursor, InboxMessage, Operation, Query, Refusal, Reply,
+};
 use crate::types::entry::{Entry, Kind};
 use crate::types::{
-    ClientId, Hash, InboxSeq, Index, Level, Members, RequestId, Stamp, Term, TokenHash, WallTime,
+    ClientId, Hash, InboxSeq, Index, Level, Members, RequestId, Stamp, Term, TokenHash, UserId,
+    WallTime,
 };
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -109,6 +112,7 @@ fn refreshes() -> impl Strategy<Value = Refresh> {
             knows_run: knows_run.map(RunNonce),
             settled: b.4,
             remembers: a.3,
+            quarantined: a.1 ^ b.3,
         })
 }
 
@@ -167,6 +171,12 @@ fn bodies() -> impl Strategy<Value = Body> {
             index: Index(index),
         }),
         Just(Body::CampaignNow),
+        any::<u64>().prop_map(|index| Body::StateWanted {
+            at_least: Index(index),
+        }),
+        any::<u64>().prop_map(|index| Body::StateDoubted {
+            index: Index(index),
+        }),
         any::<(u64, u64)>().prop_map(|(nonce, above)| Body::Poll {
             nonce,
             above: Index(above),
@@ -265,7 +275,62 @@ fn messages() -> impl Strategy<Value = PeerMessage> {
             outcome,
         }
     });
-    prop_oneof![6 => consensus, 1 => forward, 1 => reply]
+    prop_oneof![6 => consensus, 1 => forward, 1 => reply, 1 => reads(), 1 => answers()]
+}
+
+fn reads() -> impl Strategy<Value = PeerMessage> {
+    let query = prop_oneof![
+        "[a-z]{1,8}".prop_map(|name| Query::Credentials { name }),
+        (any::<[u8; 32]>(), any::<Option<u64>>(), 0..300usize).prop_map(|(token, after, limit)| {
+            Query::Inbox {
+                token: TokenHash(token),
+                after: after.map(InboxSeq),
+                limit,
+            }
+        }),
+    ];
+    (any::<(u64, u64)>(), query).prop_map(|((run, nonce), query)| PeerMessage::ForwardRead {
+        from: EXPECTED.from,
+        to: EXPECTED.to,
+        run: RunNonce(run),
+        nonce,
+        query,
+    })
+}
+
+fn answers() -> impl Strategy<Value = PeerMessage> {
+    let message = (any::<[u64; 4]>(), any::<Vec<u8>>()).prop_map(|(n, body)| InboxMessage {
+        id: Index(n[0]),
+        seq: InboxSeq(n[1]),
+        sender: UserId(n[2]),
+        sender_name: "ann".into(),
+        time: WallTime(n[3]),
+        body,
+        content_type: "text/plain".into(),
+    });
+    let inbox = (any::<u64>(), prop::collection::vec(message, 0..4)).prop_map(|(n, messages)| {
+        Ok(Answer::Inbox {
+            user: UserId(n),
+            messages,
+            cursor: Cursor {
+                first: InboxSeq(1),
+                acknowledged: InboxSeq(n),
+                last: InboxSeq(n),
+            },
+        })
+    });
+    let answer = prop_oneof![
+        inbox,
+        Just(Ok(Answer::Refused(Refusal::TokenInvalid))),
+        Just(Err(ReadError::Unavailable)),
+    ];
+    (any::<(u64, u64)>(), answer).prop_map(|((run, nonce), answer)| PeerMessage::ForwardReadReply {
+        from: EXPECTED.from,
+        to: EXPECTED.to,
+        run: RunNonce(run),
+        nonce,
+        answer,
+    })
 }
 
 fn through_bytes(envelope: &proto::Envelope) -> proto::Envelope {

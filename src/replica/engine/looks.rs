@@ -1,10 +1,10 @@
 //! Looks inside a [`Replica`], and what an administrator may ask of it.
 
 use super::Replica;
-use crate::consensus::{Event, Now, Repair, Role};
+use crate::consensus::{Event, Mutant, Now, Repair, Role};
 use crate::replica::{Space, Status};
-use crate::storage::{Slice, StateReader, StorageError};
-use crate::types::{ReplicaId, UserId};
+use crate::storage::{Slice, StateReader};
+use crate::types::ReplicaId;
 
 impl<R: StateReader> Replica<R> {
     /// A look inside.
@@ -29,6 +29,18 @@ impl<R: StateReader> Replica<R> {
             self.repairs
                 .look(events, (repairing, self.primary), (reached, self.now.wall));
         self.output.repaired = repaired;
+    }
+
+    /// The next command is applied as if it were none: to see that noticed.
+    #[cfg(any(test, feature = "mutants"))]
+    pub fn misapply(&mut self) {
+        self.machine.misapply().next();
+    }
+
+    /// The one that was.
+    #[cfg(any(test, feature = "mutants"))]
+    pub fn misapplied(&mut self) -> Option<crate::types::Index> {
+        self.machine.misapply().done()
     }
 
     /// Free space was looked at.
@@ -56,23 +68,19 @@ impl<R: StateReader> Replica<R> {
         self.primary
     }
 
-    /// False on a replica whose copy must not be shown to anybody: it is damaged, or its place in
-    /// the cluster is another's.
+    /// False on a replica whose copy must not be shown to anybody: it is damaged, its state is
+    /// doubted, or its place in the cluster is another's.
     pub fn may_serve(&self) -> bool {
-        !matches!(
+        let takes_no_part = matches!(
             self.role,
             Role::Damaged | Role::NotAdmitted | Role::Repairing
-        )
+        );
+        !takes_no_part && (!self.is_doubted() || Mutant::ServeQuarantined.on())
     }
 
     /// Writes wait that the next turn would propose: do not wait for an input.
     pub fn wants_turn(&self) -> bool {
         self.serving && !self.refused && self.writes.held() > 0
-    }
-
-    /// All account names as applied now: for the name index at start. It reads in pages.
-    pub fn names(&self) -> Result<Vec<(String, UserId)>, StorageError> {
-        self.machine.names(&self.reader)
     }
 
     /// Gives the primary role to another replica, if this one has it.

@@ -29,6 +29,10 @@ impl MemStore {
         })
     }
 
+    pub(super) fn read_next(&self) -> NextReader {
+        NextReader(MemReader(self.disk.clone()))
+    }
+
     /// An open of the image as it is.
     pub(super) fn check_next(&mut self, scan: Scan) -> Result<Checked, StorageError> {
         self.disk.lock().operate(self.epoch, |_| ())?;
@@ -44,7 +48,7 @@ impl MemStore {
         let Some(slice) = recovered.applied else {
             return Ok(Err("it holds no state".into()));
         };
-        Ok(scan(&slice, &NextReader(MemReader(self.disk.clone()))).map_err(|e| e.to_string()))
+        Ok(scan(&slice, &self.read_next()).map_err(|e| e.to_string()))
     }
 
     pub(super) fn install_next(&mut self) -> Result<(), StorageError> {
@@ -64,7 +68,7 @@ impl MemStore {
 }
 
 /// Reads the image that is being built.
-struct NextReader(MemReader);
+pub(super) struct NextReader(MemReader);
 
 impl StateReader for NextReader {
     fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, StorageError> {

@@ -9,7 +9,7 @@ use crate::storage::hard_state::{HardStateFile, Writer};
 use crate::storage::history;
 use crate::storage::recovery::{Source, recover};
 use crate::storage::{
-    Checked, CommitRecord, DirectoryLock, RepairEnd, Scan, StorageError, Store, Write,
+    Checked, CommitRecord, DirectoryLock, RepairEnd, Scan, StateReader, StorageError, Store, Write,
     fdatasync_calls, layout, records,
 };
 use crate::types::entry::Entry;
@@ -399,6 +399,13 @@ impl Store for SledStore {
     fn next_write(&mut self, write: Write) -> Result<(), StorageError> {
         let written = self.write_next(write);
         self.or_drop_next(written)
+    }
+
+    fn next_reader(&self) -> Result<Box<dyn StateReader>, StorageError> {
+        match &self.next {
+            Some(Next::Open(live)) => Ok(Box::new(live.engine.reader())),
+            _ => Err(StorageError::Unusable("no next store is open".into())),
+        }
     }
 
     fn next_check(&mut self, scan: Scan) -> Result<Option<Checked>, StorageError> {

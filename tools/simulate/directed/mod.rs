@@ -6,6 +6,8 @@
 mod again;
 mod copies;
 mod indirect;
+#[cfg(feature = "mutants")]
+mod misapplied;
 mod offers;
 mod old;
 mod readmission;
@@ -47,7 +49,7 @@ impl Generator {
 }
 
 /// All of them.
-pub const GENERATORS: [Generator; 10] = [
+pub const GENERATORS: &[Generator] = &[
     Generator {
         name: "late copies at boot, 3",
         mutants: &[
@@ -131,6 +133,23 @@ pub const GENERATORS: [Generator; 10] = [
         replicas: 5,
         steps: 10_000,
         make: |seed| Box::new(tails::LostTails::new(Rng::new(seed))),
+    },
+    // What it needs is in no shipped binary.
+    #[cfg(feature = "mutants")]
+    Generator {
+        name: "wrong states, 3",
+        mutants: &[Mutant::CompareNothing, Mutant::ServeQuarantined],
+        replicas: 3,
+        steps: 8_000,
+        make: |seed| Box::new(misapplied::Misapplied::new(Rng::new(seed))),
+    },
+    #[cfg(feature = "mutants")]
+    Generator {
+        name: "wrong states, 5",
+        mutants: &[Mutant::CompareNothing, Mutant::ServeQuarantined],
+        replicas: 5,
+        steps: 12_000,
+        make: |seed| Box::new(misapplied::Misapplied::new(Rng::new(seed))),
     },
 ];
 
