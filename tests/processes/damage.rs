@@ -94,7 +94,10 @@ async fn a_replica_that_comes_upon_damage_while_it_runs_repairs_itself() {
 async fn a_replica_that_comes_upon_damage_too_often_ends_and_is_repaired_by_its_next_start() {
     let mut cluster = TestCluster::start(3).await;
     let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
-    alice.send("bob", "one").await.unwrap();
+    // More than an open reads anyway.
+    let load = Load::start(&alice, "bob");
+    load.more(200).await;
+    load.stop().await;
     let victim = cluster.primary(&bob).await % 3 + 1;
     read_inbox(&cluster.reader_on(victim, &bob)).await;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
