@@ -11,6 +11,7 @@ mod misapplied;
 mod offers;
 mod old;
 mod readmission;
+mod replayed;
 mod rounds;
 mod tails;
 
@@ -111,14 +112,17 @@ pub const GENERATORS: &[Generator] = &[
     },
     Generator {
         name: "old copies",
-        mutants: &[
-            Mutant::IgnoreRollback,
-            Mutant::WriteUnvouched,
-            Mutant::ForgetAtReplay,
-        ],
+        mutants: &[Mutant::IgnoreRollback, Mutant::WriteUnvouched],
         replicas: 3,
         steps: 12_000,
         make: |seed| Box::new(old::OldCopies::new(Rng::new(seed))),
+    },
+    Generator {
+        name: "readmission delivered again",
+        mutants: &[Mutant::ForgetAtReplay],
+        replicas: 3,
+        steps: 12_000,
+        make: |seed| Box::new(replayed::Replayed::new(Rng::new(seed))),
     },
     Generator {
         name: "lost tails, 3",
