@@ -77,7 +77,7 @@ pub fn write(directory: &Path, sync: bool) -> anyhow::Result<()> {
             store.sync()?;
         }
         state.mark = last.stamp();
-        store.write_hard_state(&state, sync && round % 8 == 0)?;
+        store.write_hard_state(&state, sync)?;
         writeln!(out, "{} {}", last.index(), last.hash())?;
         out.flush()?;
         let applied = before.as_ref().filter(|_| sync);
