@@ -62,6 +62,15 @@ pub const PEER_KEEPALIVE_MS: (u64, u64) = (2_000, 3_000);
 /// Seconds for which `status` shows that a message of a peer was refused: long enough to be seen
 /// by whoever looks because something is wrong, short enough that a restart is forgotten.
 pub const COMPLAINT_SHOWN_SECONDS: u64 = 30;
+/// Seconds until a refusal of the same kind is logged again for the same peer: who sends nonsense a
+/// thousand times a second must not fill the disk with it.
+pub const REFUSAL_TOLD_SECONDS: u64 = 3_600;
+/// Largest term or index: so far below the largest number that counting on never overflows, and
+/// out of reach all the same (146,000 years of a million entries a second).
+pub const NUMBER_MAX: u64 = 1 << 62;
+/// A term so far above one's own is refused. Terms rise by one an election, which takes
+/// milliseconds: a replica would have to be away for ten years of nothing but elections.
+pub const TERM_JUMP_MAX: u64 = 1 << 32;
 /// State digests are kept and compared at multiples of this index: the same on every replica.
 pub const DIGEST_EVERY: u64 = 1_024;
 /// State digests in one refresh.
@@ -127,6 +136,8 @@ pub const FULL_NAME_BYTES_MAX: usize = 256;
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 /// Password in bytes, at least.
 pub const PASSWORD_BYTES_MIN: usize = 1;
+/// Password hash in bytes: an argon2id string takes about 100, with other parameters a few more.
+pub const PASSWORD_HASH_BYTES_MAX: usize = 512;
 /// Device id in bytes.
 pub const DEVICE_ID_BYTES_MAX: usize = 64;
 /// Devices of an account.

@@ -5,6 +5,7 @@
 //! (`consensus`, `state_machine`) may import. It does no I/O and knows no clock.
 
 pub mod entry;
+pub mod refusals;
 
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

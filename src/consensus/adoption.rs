@@ -227,12 +227,11 @@ impl Node {
         entries: Vec<Entry>,
         done: bool,
     ) {
-        let Some(adoption) = &mut self.adoption else {
+        let asked = |adoption: &Adoption| adoption.nonce == nonce && adoption.from == from;
+        let Some(adoption) = self.adoption.as_mut().filter(|adoption| asked(adoption)) else {
+            self.refuse_answer(from);
             return;
         };
-        if adoption.nonce != nonce || adoption.from != from {
-            return;
-        }
         let expected = adoption
             .staged
             .last()
@@ -242,7 +241,8 @@ impl Node {
             .first()
             .is_some_and(|first| first.index() != expected)
         {
-            return; // a piece that came twice
+            self.refuse_answer(from); // a piece that came twice
+            return;
         }
         adoption.moved = self.now.mono;
         adoption.staged_bytes += entries.iter().map(|e| e.bytes().len()).sum::<usize>();

@@ -1,7 +1,10 @@
 //! Missing the primary, ballots, grants: steps 0 to 4 of the protocol.
 
+use super::refusing::Question;
+use super::replication::NO_NONCE;
 use super::{Ballot, Body, Event, Message, Mutant, Node};
 use crate::types::{Monotonic, ReplicaId, Stamp, Term, WallTime};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An ask that is under way.
@@ -89,6 +92,7 @@ impl Node {
             self.event(Event::Asking);
         }
         let nonce = self.rng.next();
+        self.questions.ask(Question::Ask, nonce);
         // The copies that are there by now may be newer than those at boot.
         self.may_adopt = true;
         self.maybe_adopt();
@@ -130,6 +134,9 @@ impl Node {
     }
 
     pub(super) fn on_agree(&mut self, message: &Message, nonce: u64) {
+        if nonce == NO_NONCE || !self.expects(Question::Ask, nonce, message.from) {
+            return;
+        }
         let counts = self.sender_counts(message);
         if let Some(missing) = &mut self.missing
             && missing.nonce == nonce
@@ -247,6 +254,7 @@ impl Node {
             random: self.rng.next(),
             timestamp: self.now.wall,
         };
+        self.questions.ask(Question::Ballot, ballot.nonce);
         contest.ballot = Some(ballot.clone());
         contest.ballots.insert(self.config.id, ballot.clone());
         self.broadcast(&Body::Ballot(ballot));
@@ -275,7 +283,11 @@ impl Node {
         }
         if let Some(contest) = &mut self.contest {
             contest.heard.insert(message.from);
-            contest.ballots.entry(message.from).or_insert(ballot);
+            if let Entry::Vacant(place) = contest.ballots.entry(message.from) {
+                place.insert(ballot);
+            } else {
+                self.refuse_answer(message.from);
+            }
         }
         self.maybe_decide();
     }
@@ -382,7 +394,7 @@ impl Node {
     }
 
     pub(super) fn on_grant(&mut self, message: &Message, nonce: u64, clock: WallTime) {
-        if self.sender_counts(message) {
+        if self.expects(Question::Ballot, nonce, message.from) && self.sender_counts(message) {
             self.count_grant(message.from, nonce, clock);
         }
     }

@@ -6,6 +6,7 @@
 
 use super::{Body, Event, FormationStatus, Hello, Message, Mutant, Node, Repair};
 use crate::types::entry::{Entry, Kind, ReplaceIncarnation};
+use crate::types::refusals::RefusalKind;
 use crate::types::{ClusterId, Index, LEVEL, Members, ReplicaId};
 
 /// Lowest and highest version of the inter-server protocol that this build speaks.
@@ -97,18 +98,11 @@ impl Node {
 
     pub(super) fn on_hello(&mut self, message: &Message, hello: Hello) {
         let from = message.from;
-        if let Some(reason) = self.hello_refusal(&hello) {
-            let told = self
-                .peers
-                .get_mut(&from)
-                .is_some_and(|peer| std::mem::replace(&mut peer.refused_told, true));
-            if !told {
-                self.event(Event::Refused { peer: from, reason });
-            }
-            return;
-        }
         if self.membership.is_retired(from, message.from_incarnation) {
-            return; // late: that life is over, and must not be readmitted
+            // Late: that life is over, and must not be readmitted.
+            let reason = "its sender's life in this incarnation is over";
+            self.refuse(from, RefusalKind::OtherIncarnation, reason);
+            return;
         }
         if message.to_incarnation == Some(self.hard.incarnation) {
             self.hear_memory(from, hello.knows_run, hello.remembers);
@@ -149,19 +143,20 @@ impl Node {
         self.maybe_end_boot();
     }
 
-    fn hello_refusal(&self, hello: &Hello) -> Option<String> {
+    /// What keeps this replica from speaking with the sender of this hello.
+    pub(super) fn hello_refusal(&self, hello: &Hello) -> Option<(RefusalKind, String)> {
         if hello.protocol.0 > PROTOCOL.1 || hello.protocol.1 < PROTOCOL.0 {
             let (low, high) = hello.protocol;
-            return Some(format!(
-                "it speaks protocol {low} to {high}, this replica {}",
-                PROTOCOL.1
-            ));
+            let own = PROTOCOL.1;
+            let reason = format!("it speaks protocol {low} to {high}, this replica {own}");
+            return Some((RefusalKind::OtherProtocol, reason));
         }
         if hello.ids != self.config.ids {
-            return Some(format!(
+            let reason = format!(
                 "it is configured with replicas {:?}, this one with {:?}",
                 hello.ids, self.config.ids
-            ));
+            );
+            return Some((RefusalKind::OtherReplicas, reason));
         }
         None
     }

@@ -86,6 +86,7 @@ mod progress;
 mod quarantine;
 mod reads;
 mod ready;
+mod refusing;
 mod repair;
 mod replication;
 mod rng;

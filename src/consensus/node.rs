@@ -7,6 +7,7 @@ use super::log::Log;
 use super::membership::Membership;
 use super::primary::PrimaryState;
 use super::reads::Reads;
+use super::refusing::Questions;
 use super::rng::SplitMix;
 use super::{
     Body, Config, Event, FormationStatus, HardState, Hello, JobId, Mutant, NotPrimary, Now, ReadId,
@@ -14,6 +15,7 @@ use super::{
 };
 use crate::limits::UNCOMMITTED_BYTES_MAX;
 use crate::types::entry::{Entry, Kind};
+use crate::types::refusals::Refusals;
 use crate::types::{
     Base, ClusterId, Hash, Incarnation, Index, Monotonic, ReplicaId, RunNonce, Stamp, Term,
 };
@@ -41,7 +43,6 @@ pub(super) struct Peer {
     pub(super) skew_told: Option<Monotonic>,
     /// It has seen this process run, and remembers nothing of this replica that is not here.
     pub(super) vouches: bool,
-    pub(super) refused_told: bool,
     /// Its disk is nearly full, as it last said.
     pub(super) disk_low: bool,
     /// Digests of its state, as it last said in this run.
@@ -123,6 +124,8 @@ pub struct Node {
     pub(super) progress: u64,
     pub(super) refresh_at: Monotonic,
     pub(super) waiting_told: Option<Monotonic>,
+    pub(super) refusals: Refusals,
+    pub(super) questions: Questions,
     pub(super) ready: Ready,
 }
 
@@ -142,9 +145,9 @@ impl Node {
         let jobs = Jobs::new(term, mark, config.ids.len() == 1);
         let raised = raise_to_log(&mut hard_state, log.last().term);
         let mut rng = SplitMix::new(seed);
-        let reads = Reads::new(rng.next());
         let mut node = Self {
             run,
+            reads: Reads::new(rng.next()),
             rng,
             now,
             jobs,
@@ -175,7 +178,6 @@ impl Node {
             adoption: None,
             installing: None,
             copies: BTreeMap::new(),
-            reads,
             receiving: None,
             snapshot_step_out: false,
             repair_target: None,
@@ -190,6 +192,8 @@ impl Node {
             progress: 0,
             refresh_at: now.mono,
             waiting_told: None,
+            refusals: Refusals::default(),
+            questions: Questions::default(),
             ready: Ready::default(),
             log,
             config,

@@ -116,7 +116,11 @@ impl Node {
 
     pub(super) fn on_poll_reply(&mut self, message: &Message, nonce: u64, answer: PollAnswer) {
         let counts = self.sender_counts(message);
-        let Repair::Suspect(above) = self.hard.repair else {
+        let asked = |poll: &Poll| poll.nonce == nonce;
+        let (Repair::Suspect(above), true) =
+            (self.hard.repair, self.poll.as_ref().is_some_and(asked))
+        else {
+            self.refuse_answer(message.from);
             return;
         };
         let remembered = self.hard.others_marks.get(&message.from);
@@ -124,7 +128,7 @@ impl Node {
         let Some(poll) = &mut self.poll else {
             return;
         };
-        if poll.nonce != nonce || message.term < poll.fence || !counts {
+        if message.term < poll.fence || !counts {
             return;
         }
         let answer = match answer {

@@ -4,6 +4,7 @@ use super::progress::{Progress, Sending};
 use super::{Append, AppendReply, Body, Event, Message, Mutant, Node, Refresh};
 use crate::limits::APPEND_BYTES_MAX;
 use crate::types::entry::{Entry, Kind};
+use crate::types::refusals::RefusalKind;
 use crate::types::{Index, Monotonic, ReplicaId, Stamp, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +15,7 @@ const STEER_US_MAX: u64 = 60_000_000;
 /// A microsecond of steering for this many microseconds of time.
 const STEER_ONE_IN: u64 = 100;
 /// A peer's clock this far away raises an alarm, in microseconds.
-const SKEW_US_MAX: i64 = 60_000_000;
+const SKEW_US_MAX: u64 = 60_000_000;
 
 /// What only a primary has.
 ///
@@ -392,7 +393,10 @@ impl Node {
                 self.maybe_retreat();
                 self.maybe_hand_over();
             }
-            AppendReply::Match { .. } => {}
+            AppendReply::Match { .. } => {
+                let reason = "it acknowledges entries that this primary does not have";
+                self.refuse(message.from, RefusalKind::BrokenChain, reason);
+            }
             AppendReply::Conflict { previous, hint } => {
                 progress.on_conflict(previous.index, hint, last);
             }
@@ -443,10 +447,15 @@ impl Node {
     pub(super) fn on_refresh(&mut self, message: &Message, refresh: Refresh) {
         let from = message.from;
         let now = self.now;
-        let ahead_us = refresh.clock.0 as i64 - now.wall.0 as i64;
+        let ahead_us = ahead(refresh.clock, now.wall);
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
+        if refresh.progress < peer.progress {
+            let reason = "a later refresh of the same run came before it";
+            self.refuse(from, RefusalKind::Replay, reason);
+            return;
+        }
         if let Some(hello) = &mut peer.hello {
             hello.knows_run = refresh.knows_run;
             hello.primary = refresh.primary;
@@ -464,8 +473,8 @@ impl Node {
         }
         let told = peer
             .skew_told
-            .is_some_and(|at| now.mono.since(at) < SKEW_US_MAX as u64);
-        let skewed = ahead_us.abs() > SKEW_US_MAX && !told;
+            .is_some_and(|at| now.mono.since(at) < SKEW_US_MAX);
+        let skewed = ahead_us.unsigned_abs() > SKEW_US_MAX && !told;
         if skewed {
             peer.skew_told = Some(now.mono);
             self.event(Event::ClockSkew {
@@ -497,4 +506,11 @@ impl Node {
         }
         self.remember(&refresh.acknowledged);
     }
+}
+
+/// Microseconds by which the first clock is ahead of the second; what a peer says of its own may be
+/// any number.
+fn ahead(theirs: WallTime, ours: WallTime) -> i64 {
+    let ahead = i128::from(theirs.0) - i128::from(ours.0);
+    ahead.clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }

@@ -3,6 +3,7 @@
 //! A round's nonce is never reused, so that an answer left over from an earlier round confirms
 //! nothing. Rounds are shared by the reads that wait when one begins.
 
+use super::refusing::Question;
 use super::{Body, Message, Mutant, Node, ReadId};
 use crate::limits::READS_WAITING_MAX;
 use crate::types::{Index, Monotonic, ReplicaId};
@@ -27,7 +28,7 @@ struct Round {
 
 /// A secondary's question under way.
 #[derive(Debug)]
-struct Question {
+struct Pending {
     nonce: u64,
     reads: Vec<(ReadId, Monotonic)>,
     asked: Monotonic,
@@ -39,7 +40,7 @@ pub(super) struct Reads {
     /// Not in a round or question yet.
     waiting: Vec<(Reader, Monotonic)>,
     round: Option<Round>,
-    question: Option<Question>,
+    question: Option<Pending>,
     next_nonce: u64,
 }
 
@@ -106,6 +107,7 @@ impl Node {
             confirmed.insert(self.config.id);
         }
         self.maybe_commit();
+        self.questions.ask(Question::Round, nonce);
         self.reads.round = Some(Round {
             nonce,
             index: self.commit,
@@ -125,6 +127,10 @@ impl Node {
     }
 
     pub(super) fn on_round_reply(&mut self, message: &Message, nonce: u64) {
+        let expected = self.expects(Question::Round, nonce, message.from);
+        if !expected && !Mutant::StaleRound.on() {
+            return;
+        }
         let counts = self.sender_counts(message);
         if let Some(round) = &mut self.reads.round
             && (round.nonce == nonce || Mutant::StaleRound.on())
@@ -169,7 +175,8 @@ impl Node {
         if reads.is_empty() {
             return;
         }
-        self.reads.question = Some(Question {
+        self.questions.ask(Question::ReadIndex, nonce);
+        self.reads.question = Some(Pending {
             nonce,
             reads,
             asked: self.now.mono,
@@ -183,7 +190,10 @@ impl Node {
         }
     }
 
-    pub(super) fn on_read_index_reply(&mut self, nonce: u64, index: Index) {
+    pub(super) fn on_read_index_reply(&mut self, from: ReplicaId, nonce: u64, index: Index) {
+        if !self.expects(Question::ReadIndex, nonce, from) {
+            return;
+        }
         if self
             .reads
             .question

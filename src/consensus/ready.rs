@@ -2,6 +2,7 @@
 
 use super::message::{FormationStatus, Message, Place, Row, SnapshotHead};
 use crate::types::entry::Entry;
+use crate::types::refusals::RefusalKind;
 use crate::types::{
     Base, ClusterId, Hash, Incarnation, Index, Members, ReplicaId, RunNonce, Stamp, Term, WallTime,
 };
@@ -398,10 +399,13 @@ pub enum Event {
         /// The state after this entry.
         index: Index,
     },
-    /// A peer belongs to another cluster, has other ids, or speaks no common protocol.
+    /// A message of a peer was refused. Told once an hour for each peer and kind; all of them are
+    /// counted: see [`super::Node::refusals`].
     Refused {
         /// Which peer.
         peer: ReplicaId,
+        /// What sort of mistake, or attack, it is.
+        kind: RefusalKind,
         /// Why, for people.
         reason: String,
     },

@@ -1,8 +1,12 @@
 //! Messages in, and the secondary's side of replication.
 
-use super::{Append, AppendReply, Body, Event, Message, Mutant, Node};
+use super::{Append, AppendReply, Body, Message, Mutant, Node};
 use crate::types::entry::Entry;
+use crate::types::refusals::RefusalKind;
 use crate::types::{ClusterId, Index, ReplicaId, Stamp, Term};
+
+/// Of an ask that wants no answer.
+pub(super) const NO_NONCE: u64 = 0;
 
 impl Node {
     /// A message arrived.
@@ -17,14 +21,7 @@ impl Node {
             self.on_hello(&message, hello);
             return;
         }
-        let peer = &self.peers[&message.from];
-        if peer.run != Some(message.run) || peer.incarnation != Some(message.from_incarnation) {
-            // Of another run than the one that said hello: ask for a hello, believe nothing.
-            self.maybe_send_hello(message.from);
-            return;
-        }
-        if message.to_incarnation != Some(self.hard.incarnation) {
-            self.maybe_send_hello(message.from);
+        if !self.is_of_known_lives(&message) {
             return;
         }
         self.note_term(&message);
@@ -34,31 +31,6 @@ impl Node {
             peer.heard = Some(now.mono);
         }
         self.dispatch(message);
-    }
-
-    /// Right cluster, right receiver, known sender.
-    fn is_for_us(&mut self, message: &Message) -> bool {
-        if message.to != self.config.id || !self.peers.contains_key(&message.from) {
-            return false;
-        }
-        let (Some(theirs), Some(ours)) = (message.cluster, self.hard.cluster) else {
-            return true;
-        };
-        if theirs == ours {
-            return true;
-        }
-        let told = self
-            .peers
-            .get_mut(&message.from)
-            .is_some_and(|peer| std::mem::replace(&mut peer.refused_told, true));
-        if !told {
-            let reason = format!("it belongs to cluster {theirs:?}, this replica to {ours:?}");
-            self.event(Event::Refused {
-                peer: message.from,
-                reason,
-            });
-        }
-        false
     }
 
     /// A higher term ends roles of a lower one. Only from members in force, as far as this replica
@@ -96,7 +68,7 @@ impl Node {
             Body::Round { nonce } if current => self.on_round(&message, nonce),
             Body::RoundReply { nonce } if current => self.on_round_reply(&message, nonce),
             Body::ReadIndex { nonce } => self.on_read_index(from, nonce),
-            Body::ReadIndexReply { nonce, index } => self.on_read_index_reply(nonce, index),
+            Body::ReadIndexReply { nonce, index } => self.on_read_index_reply(from, nonce, index),
             Body::CampaignNow if current => self.on_campaign_now(&message),
             Body::CopyRequest {
                 nonce,
@@ -125,14 +97,15 @@ impl Node {
             Body::Ballot(_) | Body::Append(_) | Body::Round { .. } if behind => {
                 // Tells the sender that its term is over. Not an answer: it may be lost.
                 self.tell_term(from);
+                self.refuse_term(&message);
             }
-            _ => {}
+            _ => self.refuse_term(&message),
         }
     }
 
     fn tell_term(&mut self, to: ReplicaId) {
         let last = self.log.durable();
-        let nonce = 0;
+        let nonce = NO_NONCE;
         self.send(to, Body::Ask { nonce, last });
     }
 
@@ -142,13 +115,13 @@ impl Node {
             return;
         }
         if !is_chained(&append, self.hard.term) {
-            let reason = "it sent entries that do not follow each other".to_owned();
-            self.event(Event::Refused { peer: from, reason });
+            let reason = "it sent entries that do not follow each other";
+            self.refuse(from, RefusalKind::BrokenChain, reason);
             return;
         }
         if !self.is_formed() && !is_founding(&append, cluster) {
-            let reason = "its first entry does not found its cluster".to_owned();
-            self.event(Event::Refused { peer: from, reason });
+            let reason = "its first entry does not found its cluster";
+            self.refuse(from, RefusalKind::OtherCluster, reason);
             return;
         }
         self.follow(from);

@@ -23,6 +23,7 @@ use super::{
     AppendReply, Body, Event, FormationStatus, Message, Mutant, Node, Place, Repair, SnapshotChunk,
     SnapshotHead, SnapshotRead, SnapshotStep, StepDone,
 };
+use crate::types::refusals::RefusalKind;
 use crate::types::{ClusterId, Hash, Index, Monotonic, ReplicaId, Term};
 
 /// A snapshot on its way to this replica.
@@ -134,8 +135,8 @@ impl Node {
         }
         let cluster = self.hard.cluster.or(message.cluster);
         if cluster != Some(ClusterId::of_members(&head.base.founders)) {
-            let reason = "it offers the state of another cluster".to_owned();
-            self.event(Event::Refused { peer: from, reason });
+            let reason = "it offers the state of another cluster";
+            self.refuse(from, RefusalKind::OtherCluster, reason);
             return;
         }
         self.follow(from);
@@ -243,6 +244,7 @@ impl Node {
     pub(super) fn on_snapshot_chunk(&mut self, from: ReplicaId, chunk: SnapshotChunk) {
         let now = self.now.mono;
         let Some(receiving) = &mut self.receiving else {
+            self.refuse_answer(from);
             return;
         };
         let fits = receiving.name == chunk.name
@@ -250,7 +252,9 @@ impl Node {
             && receiving.stage == Stage::Asking
             && receiving.place == chunk.after;
         if !fits {
-            return; // a part that came twice, or of another transfer
+            // A part that came twice, or of another transfer.
+            self.refuse_answer(from);
+            return;
         }
         receiving.stage = Stage::Storing;
         receiving.moved = now;

@@ -15,8 +15,10 @@ use crate::replica::Handle;
 use crate::service::Service;
 use crate::storage::{CommitRecord, StorageError};
 use crate::types::entry::Entry;
+use crate::types::refusals::{RefusalKey, Refusals};
 use crate::types::{Hash, Index, ReplicaId};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
@@ -104,6 +106,7 @@ impl Admin {
                 })
                 .collect(),
             syncs: crate::storage::fdatasync_calls(),
+            refusals: refusals_out(&self.links.refusals(), &status.refusals),
         }
     }
 
@@ -389,6 +392,24 @@ fn unreachable(id: ReplicaId, why: &str) -> proto::ReplicaStatus {
         unreachable: why.to_owned(),
         ..proto::ReplicaStatus::default()
     }
+}
+
+/// What was refused at the door and behind it, by sender and kind.
+fn refusals_out(door: &Refusals, behind: &Refusals) -> Vec<proto::Refusal> {
+    let mut all: BTreeMap<RefusalKey, (u64, &str)> = BTreeMap::new();
+    for (key, row) in door.rows().iter().chain(behind.rows()) {
+        let (count, reason) = all.entry(*key).or_default();
+        *count += row.count;
+        *reason = &row.reason;
+    }
+    all.into_iter()
+        .map(|((peer, kind), (count, reason))| proto::Refusal {
+            peer: peer.0.into(),
+            kind: kind.word().to_owned(),
+            count,
+            reason: reason.to_owned(),
+        })
+        .collect()
 }
 
 /// What is to be said about its disk.

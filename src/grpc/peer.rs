@@ -1,6 +1,6 @@
 //! The inter-server API: receives what the other replicas send.
 //!
-//! Bad input is counted, logged once, and ends that stream; it never reaches the replica.
+//! Bad input is counted, logged once an hour, and ends that stream; it never reaches the replica.
 
 use super::admin::Admin;
 use super::peer_convert::{Expected, Received, from_envelope};
@@ -11,6 +11,8 @@ use crate::proto::peer::peer_service_server::{PeerService, PeerServiceServer};
 use crate::proto::peer::{relay_request, relay_response};
 use crate::replica::PeerMessage;
 use crate::types::ReplicaId;
+use crate::types::refusals::RefusalKind;
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -70,7 +72,7 @@ impl PeerService for PeerApi {
         // Never used but for the reason of an end; its existence keeps the response open.
         let (ended, response) = mpsc::channel(1);
         let incoming = Incoming {
-            me: self.links.me(),
+            links: self.links.clone(),
             peer: Arc::clone(peer),
             inbox: Arc::clone(inbox),
         };
@@ -90,16 +92,21 @@ impl PeerService for PeerApi {
     ) -> Result<Response<proto::RelayResponse>, Status> {
         let request = request.into_inner();
         if request.to != u32::from(self.links.me().0) {
-            return Err(wrong_replica(self.links.me(), &request.to.to_string()));
+            let refused = wrong_replica(self.links.me(), &request.to.to_string());
+            self.links
+                .refuse(None, RefusalKind::Misdirected, refused.message());
+            return Err(refused);
         }
         let admin = self
             .admin
             .as_ref()
             .ok_or_else(|| Status::unavailable("no admin interface"))?;
-        let response = match request
-            .request
-            .ok_or_else(|| Status::invalid_argument("request is missing"))?
-        {
+        let Some(request) = request.request else {
+            let why = "a relayed request is missing";
+            self.links.refuse(None, RefusalKind::Malformed, why);
+            return Err(Status::invalid_argument(why));
+        };
+        let response = match request {
             relay_request::Request::Status(_) => {
                 relay_response::Response::Status(admin.local_status().await)
             }
@@ -116,23 +123,33 @@ impl PeerService for PeerApi {
 impl PeerApi {
     /// Who opened the stream; refuses strangers and those who meant another replica.
     fn caller(&self, metadata: &MetadataMap) -> Result<&Arc<Peer>, Status> {
-        let number = |name| metadata.get(name).and_then(|value| value.to_str().ok());
-        let to = number("chat-to").unwrap_or("nobody");
-        if to != self.links.me().0.to_string() {
-            return Err(wrong_replica(self.links.me(), to));
-        }
-        let from = number("chat-from").unwrap_or("nobody");
+        let me = self.links.me();
+        let (from, to) = (number(metadata, "chat-from"), number(metadata, "chat-to"));
         let peer = from
             .parse()
             .ok()
             .and_then(|id| self.links.peer(ReplicaId(id)));
+        if to != me.0.to_string() {
+            let refused = wrong_replica(me, &to);
+            let from = peer.map(|peer| peer.id());
+            self.links
+                .refuse(from, RefusalKind::Misdirected, refused.message());
+            return Err(refused);
+        }
         peer.ok_or_else(|| {
-            Status::failed_precondition(format!(
-                "replica {} does not know a replica {from}: check --peers",
-                self.links.me()
-            ))
+            let why = format!("replica {me} does not know a replica {from}: check --peers");
+            self.links.refuse(None, RefusalKind::Stranger, &why);
+            Status::failed_precondition(why)
         })
     }
+}
+
+/// As the caller wrote it, cut where it is no number any more.
+fn number(metadata: &MetadataMap, name: &str) -> String {
+    let text = metadata.get(name).and_then(|value| value.to_str().ok());
+    let mut text = text.unwrap_or("nobody").to_owned();
+    text.truncate(20);
+    text
 }
 
 fn wrong_replica(me: ReplicaId, wanted: &str) -> Status {
@@ -143,7 +160,7 @@ fn wrong_replica(me: ReplicaId, wanted: &str) -> Status {
 
 /// One stream from one peer.
 struct Incoming {
-    me: ReplicaId,
+    links: Links,
     peer: Arc<Peer>,
     inbox: Arc<dyn Inbox>,
 }
@@ -152,20 +169,34 @@ impl Incoming {
     async fn receive(&self, mut stream: Streaming<proto::ExchangeRequest>) -> Result<(), Status> {
         let expected = Expected {
             from: self.peer.id(),
-            to: self.me,
+            to: self.links.me(),
         };
-        while let Some(request) = stream.message().await? {
+        loop {
+            let request = match stream.message().await {
+                Ok(Some(request)) => request,
+                Ok(None) => return Ok(()),
+                Err(status) => {
+                    // The end of a connection has a cause below; bytes that do not decode have none.
+                    if status.source().is_none() {
+                        self.refuse(RefusalKind::Malformed, status.message());
+                    }
+                    return Err(status);
+                }
+            };
             for envelope in request.envelopes {
                 match from_envelope(envelope, expected) {
                     Ok(received) => self.accept(received),
                     Err(error) => {
-                        self.peer.complain(&error.to_string());
+                        self.refuse(error.kind(), &error.to_string());
                         return Err(Status::invalid_argument(error.to_string()));
                     }
                 }
             }
         }
-        Ok(())
+    }
+
+    fn refuse(&self, kind: RefusalKind, reason: &str) {
+        self.links.refuse(Some(self.peer.id()), kind, reason);
     }
 
     /// Hands a message on. Consensus judges identity itself; a forward carries none into the
@@ -176,11 +207,16 @@ impl Incoming {
             let to_us = received
                 .to_incarnation
                 .is_none_or(|incarnation| incarnation == own.from_incarnation);
-            if own.cluster.is_none() || received.cluster != own.cluster || !to_us {
-                self.peer
-                    .complain("a forward belongs to another cluster or incarnation");
-                return;
-            }
+            let reason = if own.cluster.is_none() {
+                "a write of a replica to which this run has not spoken yet"
+            } else if received.cluster != own.cluster {
+                "a write belongs to another cluster"
+            } else if !to_us {
+                "a write is for another incarnation of this replica"
+            } else {
+                return self.inbox.deliver(received.message);
+            };
+            return self.refuse(RefusalKind::ForeignWrite, reason);
         }
         self.inbox.deliver(received.message);
     }

@@ -13,6 +13,7 @@ pub use incoming::{Received, from_envelope};
 pub use outgoing::to_envelope;
 
 use crate::types::entry::EntryError;
+use crate::types::refusals::RefusalKind;
 use crate::types::{ClusterId, Incarnation, ReplicaId, RunNonce};
 
 /// What a link puts on messages that do not carry it themselves (forwards and their replies).
@@ -77,4 +78,14 @@ pub enum BadMessage {
         #[source]
         source: rmp_serde::decode::Error,
     },
+}
+
+impl BadMessage {
+    /// What sort of refusal this is.
+    pub fn kind(&self) -> RefusalKind {
+        match self {
+            Self::Misdirected { .. } => RefusalKind::Misdirected,
+            _ => RefusalKind::Malformed,
+        }
+    }
 }

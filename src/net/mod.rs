@@ -12,6 +12,7 @@
 
 mod link;
 mod queue;
+mod refusing;
 #[cfg(test)]
 mod tests;
 
@@ -25,9 +26,8 @@ use crate::replica::transport::{PeerInbox, Transport};
 use crate::types::ReplicaId;
 use queue::Queue;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tonic::transport::Channel;
@@ -69,6 +69,7 @@ struct Shared {
     wire_addr: String,
     peers: BTreeMap<ReplicaId, Arc<Peer>>,
     inbox: OnceLock<Arc<dyn Inbox>>,
+    door: refusing::Door,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -83,10 +84,6 @@ pub(crate) struct Peer {
     channel: Mutex<Option<Channel>>,
     client_addr: Mutex<Option<String>>,
     wire_addr: Mutex<Option<String>>,
-    /// Messages and streams refused by this replica.
-    bad: AtomicU64,
-    /// The last thing logged about what it sent, so that a fault is logged once.
-    complaint: Mutex<(String, Option<Instant>)>,
     /// It has just connected to us: it is up, so do not wait with connecting to it.
     knock: Notify,
 }
@@ -121,6 +118,7 @@ impl Links {
                 wire_addr,
                 peers,
                 inbox: OnceLock::new(),
+                door: refusing::Door::default(),
                 tasks: Mutex::new(Vec::new()),
             }),
         }
@@ -181,29 +179,6 @@ impl Links {
             lock(&self.shared.peers.get(&id)?.wire_addr).clone()
         };
         known.filter(|address| !address.is_empty())
-    }
-
-    /// Sentences about peers that sent what this replica refused, not long ago. What was refused
-    /// while a replica came back, say, is no reason to look at it for ever.
-    pub fn complaints(&self) -> Vec<String> {
-        self.complaints_at(Instant::now())
-    }
-
-    fn complaints_at(&self, now: Instant) -> Vec<String> {
-        let shown = Duration::from_secs(limits::COMPLAINT_SHOWN_SECONDS);
-        let mut sentences = Vec::new();
-        for peer in self.shared.peers.values() {
-            let complaint = lock(&peer.complaint);
-            if complaint.1.is_some_and(|last| now < last + shown) {
-                sentences.push(format!(
-                    "refused {} messages of replica {}, the last because {}",
-                    peer.bad.load(Ordering::Relaxed),
-                    peer.id,
-                    complaint.0
-                ));
-            }
-        }
-        sentences
     }
 
     /// Passes an admin request on to another replica and waits for its answer, within a bound.
@@ -267,8 +242,6 @@ impl Peer {
             channel: Mutex::new(None),
             client_addr: Mutex::new(None),
             wire_addr: Mutex::new(None),
-            bad: AtomicU64::new(0),
-            complaint: Mutex::default(),
             knock: Notify::new(),
         }
     }
@@ -289,17 +262,6 @@ impl Peer {
         }
         *lock(&self.wire_addr) = wire_addr;
         self.knock.notify_one();
-    }
-
-    /// What the peer sent was refused: counted always, logged when it is news.
-    pub(crate) fn complain(&self, why: &str) {
-        self.bad.fetch_add(1, Ordering::Relaxed);
-        let mut complaint = lock(&self.complaint);
-        complaint.1 = Some(Instant::now());
-        if complaint.0 != why {
-            why.clone_into(&mut complaint.0);
-            tracing::warn!(peer = %self.id, "refused a message of replica {}: {why}", self.id);
-        }
     }
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::consensus::{Body, Message};
 use crate::grpc::peer;
 use crate::state_machine::Command;
+use crate::types::refusals::RefusalKind;
 use crate::types::{ClusterId, Incarnation, RunNonce, Term};
 use std::time::Instant;
 use tokio::net::{TcpListener, TcpStream};
@@ -210,14 +211,29 @@ async fn a_forward_for_another_cluster_stops_at_the_door() {
     one.links.send(forward(1, 2));
     one.links.send(round(1, 2, 1));
     assert_eq!(two.hear().await, Heard::Message(round(1, 2, 1)));
+    let key = (ReplicaId(1), RefusalKind::ForeignWrite);
+    let count = |two: &Node| two.links.refusals().rows()[&key].count;
+    assert_eq!(count(&two), 1);
     // Now both have, and agree.
     two.links.send(round(2, 1, 1));
     one.links.send(forward(1, 2));
     assert_eq!(two.hear().await, Heard::Message(forward(1, 2)));
-    assert_eq!(two.links.complaints().len(), 1);
-    // News for a while, not for ever: `status` says that all is well again.
-    let later = Instant::now() + Duration::from_secs(limits::COMPLAINT_SHOWN_SECONDS);
-    assert!(two.links.complaints_at(later).is_empty());
+    // And now the first says that it is of another cluster.
+    let elsewhere = |nonce| {
+        let mut message = round(1, 2, nonce);
+        if let PeerMessage::Consensus(message) = &mut message {
+            message.cluster = Some(ClusterId([9; 32]));
+        }
+        message
+    };
+    one.links.send(elsewhere(2));
+    one.links.send(forward(1, 2));
+    one.links.send(elsewhere(3));
+    assert_eq!(two.hear().await, Heard::Message(elsewhere(2)));
+    assert_eq!(two.hear().await, Heard::Message(elsewhere(3)));
+    assert_eq!(count(&two), 2);
+    // A replica that comes back does that, too.
+    assert!(two.links.complaints().is_empty(), "nobody must look at it");
 }
 
 #[tokio::test]
@@ -238,6 +254,13 @@ async fn a_message_with_a_wrong_sender_ends_the_stream_and_is_counted() {
         }
     }
     assert!(two.links.complaints()[0].contains("from replica 3 to replica 2"));
+    // News for a while, not for ever: `status` says that all is well again.
+    let shown = limits::COMPLAINT_SHOWN_SECONDS * 1_000_000;
+    let later = two.links.door_clock().plus(shown);
+    assert!(two.links.complaints_at(later).is_empty());
+    // The count stays.
+    let key = (ReplicaId(1), RefusalKind::Misdirected);
+    assert_eq!(two.links.refusals().rows()[&key].count, 1);
     // The stream was cut before the second message, and a new one carries on.
     one.linked(2).await;
     one.links.send(round(1, 2, 3));

@@ -7,6 +7,7 @@
 mod doubt;
 mod looks;
 mod own;
+mod peers;
 mod reading;
 #[cfg(test)]
 mod tests;
@@ -225,68 +226,6 @@ impl<R: StateReader> Replica<R> {
         self.writes.tick(now.mono);
         self.give_up_late_reads();
         self.maybe_want_state();
-    }
-
-    fn on_peer(&mut self, message: PeerMessage) -> Result<(), StorageError> {
-        let me = self.config.node.id;
-        if message.to() != me {
-            return Ok(());
-        }
-        match message {
-            PeerMessage::Consensus(message) => self.node.step(self.now, message),
-            PeerMessage::Forward {
-                from,
-                run,
-                nonce,
-                command,
-                ..
-            } => {
-                let open = if self.stopping.is_some() {
-                    Err(WriteError::ShuttingDown)
-                } else if self.primary == Some(me) {
-                    Ok(())
-                } else {
-                    Err(WriteError::NotApplied)
-                };
-                let origin = (from, run, nonce);
-                self.writes
-                    .accept_forward(origin, command, open, self.now.mono);
-            }
-            PeerMessage::ForwardReply {
-                from,
-                run,
-                nonce,
-                outcome,
-                ..
-            } => {
-                // An answer to an earlier run of this replica is nobody's.
-                if run == self.run {
-                    // Reads after it are answered by others while this state must not be shown.
-                    let applied = if self.is_doubted() {
-                        Index(u64::MAX)
-                    } else {
-                        self.machine.applied()
-                    };
-                    self.writes
-                        .on_forward_reply(from, nonce, outcome, applied, self.now.mono);
-                }
-            }
-            PeerMessage::ForwardRead {
-                from,
-                run,
-                nonce,
-                query,
-                ..
-            } => self.on_forward_read((from, run, nonce), query)?,
-            PeerMessage::ForwardReadReply {
-                from,
-                run,
-                nonce,
-                answer,
-                ..
-            } => self.on_forward_read_reply((from, run, nonce), answer),
-        }
-        Ok(())
     }
 
     fn on_disk_done(&mut self, done: DiskDone) -> Result<(), StorageError> {

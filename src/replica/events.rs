@@ -12,8 +12,8 @@ pub(super) fn log(id: ReplicaId, event: &Event) {
         | Event::CannotRepair { .. }
         | Event::Quarantined { .. }
         | Event::DigestTie { .. } => error!("replica {id}: {text}"),
-        Event::Refused { .. }
-        | Event::ClockSkew { .. }
+        Event::Refused { kind, .. } if !kind.is_ordinary() => warn!("replica {id}: {text}"),
+        Event::ClockSkew { .. }
         | Event::DiskLow { .. }
         | Event::WritesRefused { .. }
         | Event::StateDoubted { .. }
@@ -104,8 +104,9 @@ pub fn sentence(event: &Event) -> String {
         | Event::Rebuilt { .. }
         | Event::DigestTie { .. }
         | Event::StateDoubted { .. } => of_state(event),
-        Event::Refused { peer, reason } => {
-            format!("refuses to speak with replica {peer}: {reason}")
+        Event::Refused { peer, kind, reason } => {
+            let kind = kind.word();
+            format!("refused a message of replica {peer} ({kind}): {reason}")
         }
         Event::ClockSkew { peer, ahead_us } => {
             let seconds = ahead_us.unsigned_abs() / 1_000_000;

@@ -43,7 +43,8 @@ impl Taken {
         if nonce < window.floor || !window.nonces.insert(nonce) {
             return false;
         }
-        window.floor = window.floor.max((nonce + 1).saturating_sub(WINDOW));
+        let floor = nonce.saturating_add(1).saturating_sub(WINDOW);
+        window.floor = window.floor.max(floor);
         while window.nonces.first().is_some_and(|n| *n < window.floor) {
             window.nonces.pop_first();
         }
@@ -66,5 +67,6 @@ mod tests {
         assert!(taken.take(peer, run, 5 + WINDOW));
         assert!(!taken.take(peer, run, 3), "below the window");
         assert!(taken.take(peer, run, 6));
+        assert!(taken.take(peer, run, u64::MAX), "a number like another");
     }
 }

@@ -56,6 +56,7 @@ use crate::consensus::{
 use crate::state_machine::{Answer, Command, Notice, Query, Reply};
 use crate::storage::{CommitRecord, RepairEnd, RepairNote, Slice};
 use crate::types::entry::Entry;
+use crate::types::refusals::Refusals;
 use crate::types::{Base, Hash, Index, ReplicaId, RunNonce, TokenHash, WallTime};
 
 /// What the replica is started with.
@@ -430,4 +431,6 @@ pub struct Status {
     pub refuses_writes: bool,
     /// The last repair, ended or not.
     pub last_repair: Option<RepairNote>,
+    /// What was refused of what the others sent, behind the door.
+    pub refusals: Refusals,
 }

@@ -158,23 +158,24 @@ impl Writes {
     }
 
     /// A write that another replica was given. `open`: this replica is, or is about to be, the one
-    /// who proposes it.
+    /// who proposes it. False: it was taken before.
     pub(super) fn accept_forward(
         &mut self,
         origin: (ReplicaId, RunNonce, u64),
         command: Command,
         open: Result<(), WriteError>,
         now: Monotonic,
-    ) {
+    ) -> bool {
         let (from, run, nonce) = origin;
         if !self.taken.take(from, run, nonce) {
-            return;
+            return false;
         }
         let origin = Origin::Forward { from, run, nonce };
         match open {
             Ok(()) => self.accept(origin, command, now),
             Err(error) => self.settle(origin, Err(error)),
         }
+        true
     }
 
     /// The next batch to propose, oldest first; empty if nothing waits.
@@ -256,7 +257,7 @@ impl Writes {
         }
     }
 
-    /// The primary answered a forward of this run.
+    /// The primary answered a forward of this run. False: none of this name waits for its answer.
     pub(super) fn on_forward_reply(
         &mut self,
         from: ReplicaId,
@@ -264,12 +265,12 @@ impl Writes {
         outcome: Result<Written, WriteError>,
         applied: Index,
         now: Monotonic,
-    ) {
+    ) -> bool {
         if self.forwarded.get(&nonce).is_none_or(|f| f.to != from) {
-            return;
+            return false;
         }
         let Some(Forwarded { order, held, .. }) = self.forwarded.remove(&nonce) else {
-            return;
+            return false;
         };
         match outcome {
             Ok(written) if written.index > applied => {
@@ -288,6 +289,7 @@ impl Writes {
             }
             outcome => self.settle(held.origin, outcome),
         }
+        true
     }
 
     /// An entry was applied here.

@@ -36,6 +36,7 @@ mod query;
 mod records;
 mod retention;
 mod scan;
+mod sound;
 #[cfg(test)]
 mod tests;
 mod tokens;

@@ -111,6 +111,14 @@ pub enum EntryError {
         /// Announced length.
         bytes: usize,
     },
+    /// A term or an index that no log reaches.
+    #[error("entry {index} has term {term}: no log comes so far")]
+    Absurd {
+        /// Claimed by the header.
+        index: Index,
+        /// The same.
+        term: Term,
+    },
     /// The payload of a consensus entry does not parse.
     #[error("entry {index} has a payload that does not parse")]
     Payload {
@@ -204,6 +212,10 @@ impl Entry {
         }
         if u16_at(bytes, 6) != 0 {
             return Err(unknown("flags", u16_at(bytes, 6)));
+        }
+        let term = Term(u64_at(bytes, 8));
+        if index.0 > limits::NUMBER_MAX || term.0 > limits::NUMBER_MAX {
+            return Err(EntryError::Absurd { index, term });
         }
         let payload = u32::from_be_bytes(array_at(bytes, 32)) as usize;
         if payload > limits::ENTRY_PAYLOAD_BYTES_MAX {

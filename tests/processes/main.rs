@@ -29,6 +29,7 @@ mod concurrent;
 mod damage;
 mod disks;
 mod faults;
+mod hostile;
 mod identity;
 mod recovery;
 mod replication;

@@ -76,9 +76,22 @@ pub fn status_json(replicas: &[ReplicaStatus]) -> Value {
                 "client_addr": replica.client_addr,
                 "peer_addr": replica.peer_addr,
                 "errors": replica.errors,
+                "refusals": refusals(replica),
             })
         })
         .collect()
+}
+
+fn refusals(replica: &ReplicaStatus) -> Value {
+    let rows = replica.refusals.iter().map(|row| {
+        json!({
+            "peer": (row.peer != 0).then_some(row.peer),
+            "kind": row.kind,
+            "count": row.count,
+            "reason": row.reason,
+        })
+    });
+    rows.collect()
 }
 
 fn newest_commit(replicas: &[ReplicaStatus]) -> u64 {

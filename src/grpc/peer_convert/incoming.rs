@@ -9,6 +9,7 @@ use crate::limits;
 use crate::proto::peer as proto;
 use crate::proto::peer::envelope::Body as ProtoBody;
 use crate::replica::PeerMessage;
+use crate::state_machine::Command;
 use crate::types::entry::{Entry, HEADER_BYTES};
 use crate::types::{
     Base, ClusterId, Hash, Incarnation, Index, Level, Members, ReplicaId, RunNonce, Stamp, Term,
@@ -58,7 +59,7 @@ pub fn from_envelope(
             to,
             run,
             nonce: forward.nonce,
-            command: decode("command", &forward.command)?,
+            command: command_in(&forward.command)?,
         },
         ProtoBody::ForwardReply(reply) => PeerMessage::ForwardReply {
             from,
@@ -88,7 +89,7 @@ pub fn from_envelope(
             from_incarnation,
             to_incarnation,
             run,
-            term: Term(envelope.term),
+            term: Term(number("term", envelope.term)?),
             body: body(other)?,
         }),
     };
@@ -118,28 +119,28 @@ fn body(body: ProtoBody) -> Result<Body, BadMessage> {
             previous: stamp("previous", append.previous)?,
             previous_hash: hash("previous_hash", &append.previous_hash)?,
             entries: entries(&append.entries)?,
-            commit: Index(append.commit),
+            commit: index("commit", append.commit)?,
         }),
         ProtoBody::AppendMatch(reply) => Body::AppendReply(AppendReply::Match {
-            index: Index(reply.index),
+            index: index("index", reply.index)?,
             counting: reply.counting,
         }),
         ProtoBody::AppendConflict(reply) => Body::AppendReply(AppendReply::Conflict {
             previous: stamp("previous", reply.previous)?,
-            hint: Index(reply.hint),
+            hint: index("hint", reply.hint)?,
         }),
         ProtoBody::Round(round) => Body::Round { nonce: round.nonce },
         ProtoBody::RoundReply(reply) => Body::RoundReply { nonce: reply.nonce },
         ProtoBody::ReadIndex(read) => Body::ReadIndex { nonce: read.nonce },
         ProtoBody::ReadIndexReply(reply) => Body::ReadIndexReply {
             nonce: reply.nonce,
-            index: Index(reply.index),
+            index: index("index", reply.index)?,
         },
         ProtoBody::StateWanted(wanted) => Body::StateWanted {
-            at_least: Index(wanted.at_least),
+            at_least: index("at_least", wanted.at_least)?,
         },
         ProtoBody::StateDoubted(doubted) => Body::StateDoubted {
-            index: Index(doubted.index),
+            index: index("index", doubted.index)?,
         },
         ProtoBody::CampaignNow(proto::CampaignNow {}) => Body::CampaignNow,
         ProtoBody::CopyRequest(request) => Body::CopyRequest {
@@ -158,9 +159,9 @@ fn body(body: ProtoBody) -> Result<Body, BadMessage> {
             after: request.after.map(place_in).transpose()?,
         },
         ProtoBody::SnapshotChunk(chunk) => Body::SnapshotChunk(Box::new(chunk_in(chunk)?)),
-        ProtoBody::Poll(poll) => poll_in(&poll),
+        ProtoBody::Poll(poll) => poll_in(&poll)?,
         ProtoBody::PollReply(reply) => poll_reply_in(&reply)?,
-        ProtoBody::RepairTo(to) => repair_to_in(&to),
+        ProtoBody::RepairTo(to) => repair_to_in(&to)?,
         ProtoBody::Forward(_)
         | ProtoBody::ForwardReply(_)
         | ProtoBody::ForwardRead(_)
@@ -180,17 +181,25 @@ fn ballot_in(ballot: &proto::Ballot) -> Result<Ballot, BadMessage> {
     })
 }
 
-fn repair_to_in(to: &proto::RepairTo) -> Body {
-    Body::RepairTo {
-        index: Index(to.index),
+fn command_in(bytes: &Bytes) -> Result<Command, BadMessage> {
+    let command: Command = decode("command", bytes)?;
+    if !command.is_sound() {
+        return Err(BadMessage::Range("command"));
     }
+    Ok(command)
 }
 
-fn poll_in(poll: &proto::Poll) -> Body {
-    Body::Poll {
+fn repair_to_in(to: &proto::RepairTo) -> Result<Body, BadMessage> {
+    Ok(Body::RepairTo {
+        index: index("index", to.index)?,
+    })
+}
+
+fn poll_in(poll: &proto::Poll) -> Result<Body, BadMessage> {
+    Ok(Body::Poll {
         nonce: poll.nonce,
-        above: Index(poll.above),
-    }
+        above: index("above", poll.above)?,
+    })
 }
 
 fn poll_reply_in(reply: &proto::PollReply) -> Result<Body, BadMessage> {
@@ -291,7 +300,7 @@ fn hello_in(hello: proto::Hello) -> Result<Hello, BadMessage> {
         formation,
         last: stamp("last", hello.last)?,
         head_hash: hash("head_hash", &hello.head_hash)?,
-        commit: Index(hello.commit),
+        commit: index("commit", hello.commit)?,
         primary: optional_replica("primary", hello.primary)?,
         protocol: (hello.protocol_min, hello.protocol_max),
         level: Level(hello.level),
@@ -350,12 +359,12 @@ fn refresh_in(refresh: &proto::Refresh) -> Result<Refresh, BadMessage> {
         primary: optional_replica("primary", refresh.primary)?,
         last: stamp("last", refresh.last)?,
         settled: stamp("settled", refresh.settled)?,
-        commit: Index(refresh.commit),
-        applied: Index(refresh.applied),
+        commit: index("commit", refresh.commit)?,
+        applied: index("applied", refresh.applied)?,
         digests: refresh
             .digests
             .iter()
-            .map(|d| Ok((Index(d.index), hash("digest", &d.digest)?)))
+            .map(|d| Ok((index("digests", d.index)?, hash("digest", &d.digest)?)))
             .collect::<Result<_, BadMessage>>()?,
         acknowledged,
         clock: WallTime(refresh.clock_us),
@@ -396,9 +405,25 @@ fn entries(list: &[Bytes]) -> Result<Vec<Entry>, BadMessage> {
     Ok(entries)
 }
 
+/// A term or an index; one that is out of any log's reach is refused here, so that nothing further
+/// in can overflow by counting on.
+fn number(what: &'static str, number: u64) -> Result<u64, BadMessage> {
+    if number > limits::NUMBER_MAX {
+        return Err(BadMessage::Range(what));
+    }
+    Ok(number)
+}
+
+fn index(what: &'static str, index: u64) -> Result<Index, BadMessage> {
+    number(what, index).map(Index)
+}
+
 fn stamp(what: &'static str, stamp: Option<proto::Stamp>) -> Result<Stamp, BadMessage> {
     let stamp = stamp.ok_or(BadMessage::Missing(what))?;
-    Ok(Stamp::new(Term(stamp.term), Index(stamp.index)))
+    Ok(Stamp::new(
+        Term(number(what, stamp.term)?),
+        index(what, stamp.index)?,
+    ))
 }
 
 fn replica(what: &'static str, id: u32) -> Result<ReplicaId, BadMessage> {

@@ -4,6 +4,7 @@ use super::*;
 use crate::consensus::{
     Append, AppendReply, Ballot, Body, FormationStatus, Hello, Message, PollAnswer, Refresh,
 };
+use crate::limits;
 use crate::proto::peer as proto;
 use crate::replica::{PeerMessage, ReadError, WriteError, Written};
 use crate::state_machine::{
@@ -23,8 +24,12 @@ const EXPECTED: Expected = Expected {
     to: ReplicaId(1),
 };
 
+/// Terms and indexes.
+fn numbers() -> std::ops::RangeInclusive<u64> {
+    0..=limits::NUMBER_MAX
+}
 fn stamps() -> impl Strategy<Value = Stamp> {
-    any::<(u64, u64)>().prop_map(|(term, index)| Stamp::new(Term(term), Index(index)))
+    (numbers(), numbers()).prop_map(|(term, index)| Stamp::new(Term(term), Index(index)))
 }
 fn hashes() -> impl Strategy<Value = Hash> {
     any::<[u8; 32]>().prop_map(Hash)
@@ -62,7 +67,7 @@ fn hellos() -> impl Strategy<Value = Hello> {
     (
         prop::collection::btree_set(1..u16::MAX, 1..=7),
         formation,
-        (stamps(), hashes(), any::<u64>(), primaries()),
+        (stamps(), hashes(), numbers(), primaries()),
         (0..9u32, 9..20u32, any::<u32>(), "[ -~]{0,64}"),
         (any::<bool>(), any::<bool>(), any::<Option<u64>>()),
     )
@@ -87,14 +92,8 @@ fn hellos() -> impl Strategy<Value = Hello> {
 fn refreshes() -> impl Strategy<Value = Refresh> {
     (
         (any::<u64>(), any::<bool>(), primaries(), stamps()),
-        (
-            any::<u64>(),
-            any::<u64>(),
-            any::<u64>(),
-            any::<bool>(),
-            stamps(),
-        ),
-        prop::collection::vec((any::<u64>().prop_map(Index), hashes()), 0..5),
+        (numbers(), numbers(), any::<u64>(), any::<bool>(), stamps()),
+        prop::collection::vec((numbers().prop_map(Index), hashes()), 0..5),
         prop::collection::btree_map((1..8u16).prop_map(ReplicaId), stamps(), 0..5),
         any::<Option<u64>>(),
     )
@@ -129,7 +128,7 @@ fn ballots() -> impl Strategy<Value = Ballot> {
 }
 
 fn bodies() -> impl Strategy<Value = Body> {
-    let append = (stamps(), hashes(), chains(), any::<u64>()).prop_map(
+    let append = (stamps(), hashes(), chains(), numbers()).prop_map(
         |(previous, previous_hash, entries, commit)| {
             Body::Append(Append {
                 previous,
@@ -151,13 +150,13 @@ fn bodies() -> impl Strategy<Value = Body> {
             clock: WallTime(clock),
         }),
         append,
-        any::<(u64, bool)>().prop_map(|(index, counting)| {
+        (numbers(), any::<bool>()).prop_map(|(index, counting)| {
             Body::AppendReply(AppendReply::Match {
                 index: Index(index),
                 counting,
             })
         }),
-        (stamps(), any::<u64>()).prop_map(|(previous, hint)| {
+        (stamps(), numbers()).prop_map(|(previous, hint)| {
             Body::AppendReply(AppendReply::Conflict {
                 previous,
                 hint: Index(hint),
@@ -166,18 +165,18 @@ fn bodies() -> impl Strategy<Value = Body> {
         any::<u64>().prop_map(|nonce| Body::Round { nonce }),
         any::<u64>().prop_map(|nonce| Body::RoundReply { nonce }),
         any::<u64>().prop_map(|nonce| Body::ReadIndex { nonce }),
-        any::<(u64, u64)>().prop_map(|(nonce, index)| Body::ReadIndexReply {
+        (any::<u64>(), numbers()).prop_map(|(nonce, index)| Body::ReadIndexReply {
             nonce,
             index: Index(index),
         }),
         Just(Body::CampaignNow),
-        any::<u64>().prop_map(|index| Body::StateWanted {
+        numbers().prop_map(|index| Body::StateWanted {
             at_least: Index(index),
         }),
-        any::<u64>().prop_map(|index| Body::StateDoubted {
+        numbers().prop_map(|index| Body::StateDoubted {
             index: Index(index),
         }),
-        any::<(u64, u64)>().prop_map(|(nonce, above)| Body::Poll {
+        (any::<u64>(), numbers()).prop_map(|(nonce, above)| Body::Poll {
             nonce,
             above: Index(above),
         }),
@@ -225,7 +224,7 @@ fn messages() -> impl Strategy<Value = PeerMessage> {
         any::<Option<[u8; 32]>>(),
         any::<[u8; 16]>(),
         any::<Option<[u8; 16]>>(),
-        any::<(u64, u64)>(),
+        (any::<u64>(), numbers()),
         bodies(),
     )
         .prop_map(|(cluster, from, to, (run, term), body)| {
@@ -478,4 +477,22 @@ fn a_hello_with_too_many_or_disordered_ids_is_refused() {
     ] {
         assert_eq!(refusal(hello(ids)), "ids is out of range");
     }
+}
+
+#[test]
+fn terms_and_indexes_that_no_log_reaches_are_refused() {
+    let mut late = append(Vec::new());
+    late.term = limits::NUMBER_MAX;
+    assert!(from_envelope(late.clone(), EXPECTED).is_ok());
+    late.term += 1;
+    assert_eq!(refusal(late), "term is out of range");
+
+    let poll = |above| envelope(proto::envelope::Body::Poll(proto::Poll { nonce: 1, above }));
+    assert_eq!(refusal(poll(u64::MAX)), "above is out of range");
+
+    // An entry with the last index there is would have no next one.
+    let last = Stamp::new(Term(1), Index(u64::MAX));
+    let entry = Entry::seal(last, WallTime(1), Hash::default(), Kind::TermStart, b"");
+    let twice = vec![entry.bytes().clone(), entry.bytes().clone()];
+    assert_eq!(refusal(append(twice)), "an entry does not parse");
 }

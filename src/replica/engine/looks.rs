@@ -18,6 +18,7 @@ impl<R: StateReader> Replica<R> {
             low: self.room.seen().filter(|_| self.room.is_low()),
             refuses_writes: self.node.refuses_for_space(),
             last_repair: self.repairs.last().cloned(),
+            refusals: self.node.refusals().clone(),
         }
     }
 
