@@ -4,6 +4,7 @@
 //! Nothing is checked later: what this module hands out is consistent. Every error names the
 //! setting and says what is expected.
 
+pub mod fuzzing;
 mod parse;
 #[cfg(test)]
 mod tests;

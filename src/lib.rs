@@ -32,6 +32,7 @@
 //! - [`wire`] is the other front on [`service`]. Its codec is pure and stands alone.
 //! - [`client`] never imports the server: it knows the generated protobuf types and the codec of
 //!   [`wire`], and nothing else.
+//! - [`fuzzing`], and the files of that name, are what fuzzers call; nothing else does.
 //!
 //! `tests/tidy.rs` checks this.
 //!
@@ -66,6 +67,7 @@ pub mod admin;
 pub mod client;
 pub mod config;
 pub mod consensus;
+pub mod fuzzing;
 pub mod grpc;
 pub mod limits;
 pub mod net;

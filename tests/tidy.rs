@@ -72,6 +72,25 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("client", &["proto", "wire"]),
     ("wire", &["types", "limits", "service", "state_machine"]),
     ("codec", &["wire"]),
+    // What is fed with random bytes.
+    (
+        "fuzzing",
+        &[
+            "types",
+            "limits",
+            "proto",
+            "consensus",
+            "state_machine",
+            "storage",
+            "replica",
+            "config",
+            "service",
+            "grpc",
+            "wire",
+            "client",
+            "admin",
+        ],
+    ),
 ];
 
 /// Modules without I/O, clocks and chance: equal input must give equal output everywhere.

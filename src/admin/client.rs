@@ -138,9 +138,7 @@ impl AdminClient {
         let mut stream = self.inner.list_commit_records(request).await?.into_inner();
         let mut records = Vec::new();
         while let Some(page) = stream.message().await? {
-            for record in page.records {
-                records.push(record_in(&record)?);
-            }
+            records.extend(records_in(&page)?);
         }
         Ok(records)
     }
@@ -157,21 +155,32 @@ impl EntryPages {
         let Some(page) = self.stream.message().await? else {
             return Ok(None);
         };
-        let entries = page.entries.iter().map(|bytes| Ok(Entry::parse(bytes)?.0));
-        entries.collect::<Result<_, AdminError>>().map(Some)
+        entries_in(&page).map(Some)
     }
 }
 
-fn record_in(record: &proto::CommitRecord) -> Result<CommitRecord, AdminError> {
-    Ok(CommitRecord {
-        stamp: Stamp::new(Term(record.term), Index(record.index)),
-        hash: hash_in(&record.hash)?,
-        digest: hash_in(&record.digest)?,
-        time: WallTime(record.time_us),
-    })
+/// The entries of a page.
+pub(crate) fn entries_in(page: &proto::ListEntriesResponse) -> Result<Vec<Entry>, AdminError> {
+    let entries = page.entries.iter();
+    entries.map(|bytes| Ok(Entry::parse(bytes)?.0)).collect()
 }
 
-fn report_in(response: proto::VerifyReplicaResponse) -> Result<Report, AdminError> {
+/// The commit records of a page.
+pub(crate) fn records_in(
+    page: &proto::ListCommitRecordsResponse,
+) -> Result<Vec<CommitRecord>, AdminError> {
+    let records = page.records.iter().map(|record| {
+        Ok(CommitRecord {
+            stamp: Stamp::new(Term(record.term), Index(record.index)),
+            hash: hash_in(&record.hash)?,
+            digest: hash_in(&record.digest)?,
+            time: WallTime(record.time_us),
+        })
+    });
+    records.collect()
+}
+
+pub(crate) fn report_in(response: proto::VerifyReplicaResponse) -> Result<Report, AdminError> {
     let findings = response.findings.into_iter().map(|finding| Finding {
         tree: finding.tree,
         index: Index(finding.index),

@@ -16,6 +16,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod description;
 pub mod format;
 pub mod recover;
 pub mod running;

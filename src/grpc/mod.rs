@@ -14,5 +14,6 @@ mod chat_send;
 mod chat_tests;
 mod connections;
 mod errors;
+pub mod fuzzing;
 pub mod peer;
 pub mod peer_convert;

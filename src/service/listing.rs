@@ -62,7 +62,7 @@ impl<B: Backend> Service<B> {
 }
 
 /// A compiled pattern.
-struct Matcher {
+pub(super) struct Matcher {
     /// `None` matches everything.
     regex: Option<Regex>,
     /// Every match begins so.
@@ -70,7 +70,7 @@ struct Matcher {
 }
 
 impl Matcher {
-    fn new(pattern: &str) -> Result<Self, ServiceError> {
+    pub(super) fn new(pattern: &str) -> Result<Self, ServiceError> {
         if pattern.is_empty() {
             return Ok(Self {
                 regex: None,
@@ -89,7 +89,7 @@ impl Matcher {
         })
     }
 
-    fn matches(&self, name: &str) -> bool {
+    pub(super) fn matches(&self, name: &str) -> bool {
         self.regex.as_ref().is_none_or(|regex| regex.is_match(name))
     }
 }
@@ -141,7 +141,7 @@ fn literal_prefix(pattern: &str) -> String {
 }
 
 /// Scans the sorted `names` after `after` until the page is full, the names end or time is up.
-fn page(
+pub(super) fn page(
     names: &[String],
     matcher: &Matcher,
     after: Option<&str>,
@@ -181,11 +181,11 @@ fn page(
 }
 
 /// Names the last name that was looked at.
-fn page_token(name: &str) -> String {
+pub(super) fn page_token(name: &str) -> String {
     format!("{PAGE_TOKEN_PREFIX}{}", hex(name.as_bytes()))
 }
 
-fn parse_page_token(token: &str) -> Result<Option<String>, ServiceError> {
+pub(super) fn parse_page_token(token: &str) -> Result<Option<String>, ServiceError> {
     if token.is_empty() {
         return Ok(None);
     }

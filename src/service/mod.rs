@@ -21,6 +21,7 @@ mod deliver_tests;
 mod errors;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod fuzzing;
 mod listing;
 mod messages;
 mod passwords;

@@ -36,6 +36,7 @@ mod block;
 mod directory;
 mod fdatasync;
 mod files;
+pub mod fuzzing;
 mod guard;
 mod hard_state;
 mod history;

@@ -1,5 +1,5 @@
-//! What fuzzers call: with cargo-fuzz (`tools/fuzz`), and with proptest on a stable compiler
-//! (`cargo run --example wire-fuzz`). Each takes any bytes, and panics only on a defect.
+//! What fuzzers call of this module; see `crate::fuzzing`. Each takes any bytes, and panics only on a
+//! defect.
 
 use super::{Cut, Lines, Reply, Request};
 
@@ -77,4 +77,47 @@ pub fn damage(data: &[u8]) {
     frame[at] ^= change;
     // By chance one in 4,294,967,296 passes; no fuzzer has found that one by trying.
     assert!(Request::decode(&frame).is_err(), "damage was not noticed");
+}
+
+/// Frames of both versions, without their ends.
+const FRAMES: [&str; 14] = [
+    "0||1||alice||a password||Alice||-",
+    "1||1||alice||a password||-",
+    "2||1||ct_5a||alice||bob||hello\\pthere\\n||-",
+    "3||1||ct_5a||alice||25||^al||-",
+    "4||1||ct_5a||alice||-",
+    "5||1||ct_5a||alice||-",
+    "0||1||||ct_5a||Alice||-",
+    "2||1||TOKEN_INVALID||-",
+    "3||1||||alice,bob||-",
+    "5||1||[bob]: hello\u{1e}[bob]: there||||-",
+    "0||2||00000000000000000000000000000001||1||alice||a password||Alice||phone||-",
+    "2||2||00000000000000000000000000000001||2||ct_5a||bob||text/plain||hello||-",
+    "11||2||-",
+    "8||2||-||-||-",
+];
+
+/// Valid inputs of [`request`], and nearly valid ones.
+pub fn request_seeds() -> Vec<Vec<u8>> {
+    FRAMES
+        .iter()
+        .map(|frame| frame.as_bytes().to_vec())
+        .collect()
+}
+
+/// Of [`reply`].
+pub fn reply_seeds() -> Vec<Vec<u8>> {
+    request_seeds()
+}
+
+/// Of [`lines`].
+pub fn line_seeds() -> Vec<Vec<u8>> {
+    let stream = FRAMES.join("\n") + "\r\n\n";
+    vec![[&[7][..], stream.as_bytes()].concat(), vec![1, b'\n', b'a']]
+}
+
+/// Of [`damage`].
+pub fn damage_seeds() -> Vec<Vec<u8>> {
+    let frames = FRAMES.iter().map(|frame| frame.as_bytes());
+    frames.map(|frame| [&[3, 1][..], frame].concat()).collect()
 }

@@ -4,9 +4,9 @@ use super::proxy::Proxies;
 use super::rules::{Rule, Rules};
 use super::{Target, ports};
 use anyhow::{Context, bail, ensure};
+use chat::admin::description::Description;
 use chat::proto::chat::WhoAmIRequest;
 use chat::proto::chat::chat_service_client::ChatServiceClient;
-use serde_json::Value;
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -252,25 +252,19 @@ impl Cluster {
     fn described(file: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(file)
             .with_context(|| format!("cannot read {}", file.display()))?;
-        let value: Value = serde_json::from_str(&text)
+        let description = Description::parse(&text)
             .with_context(|| format!("{} is not a cluster's description", file.display()))?;
-        let replicas = value["replicas"]
-            .as_array()
-            .context("it names no replicas")?;
-        let members = replicas
-            .iter()
-            .map(|replica| {
-                let address = replica["client_addr"].as_str();
-                Ok(Member {
-                    id: replica["id"].as_u64().context("a replica without id")? as u16,
-                    client_addr: address.context("a replica without client_addr")?.to_owned(),
-                    wire_addr: replica["wire_addr"].as_str().map(str::to_owned),
-                    pid: replica["pid"].as_u64().map(|pid| pid as u32),
-                    data_dir: replica["data_dir"].as_str().map(PathBuf::from),
-                    own: None,
-                })
+        let members = description.replicas.into_iter();
+        let members = members
+            .map(|replica| Member {
+                id: replica.id,
+                client_addr: replica.client_addr,
+                wire_addr: replica.wire_addr,
+                pid: replica.pid,
+                data_dir: replica.data_dir,
+                own: None,
             })
-            .collect::<anyhow::Result<_>>()?;
+            .collect();
         Ok(Self {
             members,
             own: None,

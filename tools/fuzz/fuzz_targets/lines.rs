@@ -1,4 +1,4 @@
-//! See `chat::wire::codec::fuzzing::lines`.
+//! See `chat::fuzzing`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| chat::wire::codec::fuzzing::lines(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| chat::fuzzing::run("lines", data));

@@ -1,4 +1,4 @@
-//! See `chat::wire::codec::fuzzing::reply`.
+//! See `chat::fuzzing`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| chat::wire::codec::fuzzing::reply(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| chat::fuzzing::run("reply", data));

@@ -2,7 +2,7 @@
 
 use super::ports;
 use anyhow::{Context, Result, anyhow};
-use serde_json::json;
+use chat::admin::description::{Described, Description};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
@@ -229,24 +229,19 @@ impl Replicas {
 
     /// Writes `cluster.json`, whole or not at all.
     pub fn write_description(&self) -> Result<PathBuf> {
-        let replicas: Vec<_> = self
-            .members
-            .iter()
-            .map(|(id, replica)| {
-                json!({
-                    "id": id,
-                    "pid": replica.child.as_ref().map(Child::id),
-                    "client_addr": replica.client_addr,
-                    "peer_addr": replica.peer_addr,
-                    "wire_addr": replica.wire_addr,
-                    "data_dir": replica.data_dir,
-                })
-            })
-            .collect();
-        let text = serde_json::to_string_pretty(&json!({"replicas": replicas}))?;
+        let replicas = self.members.iter().map(|(id, replica)| Described {
+            id: *id,
+            pid: replica.child.as_ref().map(Child::id),
+            client_addr: replica.client_addr.clone(),
+            peer_addr: Some(replica.peer_addr.clone()),
+            wire_addr: Some(replica.wire_addr.clone()),
+            data_dir: Some(replica.data_dir.clone()),
+        });
+        let replicas = replicas.collect();
+        let text = Description { replicas }.to_text()?;
         let path = self.directory.join("cluster.json");
         let new = self.directory.join("cluster.json.new");
-        std::fs::write(&new, text + "\n")
+        std::fs::write(&new, text)
             .and_then(|()| std::fs::rename(&new, &path))
             .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)

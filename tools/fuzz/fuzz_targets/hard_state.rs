@@ -1,0 +1,4 @@
+//! See `chat::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| chat::fuzzing::run("hard_state", data));
