@@ -77,6 +77,10 @@ pub struct Flags {
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wire_advertise_addr: Option<String>,
+    /// Where Prometheus reads the metrics (GET /metrics, plain HTTP). Without it: nowhere
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_addr: Option<String>,
     /// How often each replica sends its status to the others [default: 100ms]
     #[arg(long, value_name = "TIME")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -162,6 +166,7 @@ struct Raw {
     advertise_addr: Option<String>,
     wire_addr: Option<String>,
     wire_advertise_addr: Option<String>,
+    metrics_addr: Option<String>,
     refresh_interval: String,
     election_iters: u32,
     initialize_wait: String,
@@ -188,6 +193,7 @@ impl Default for Raw {
             advertise_addr: None,
             wire_addr: None,
             wire_advertise_addr: None,
+            metrics_addr: None,
             refresh_interval: "100ms".into(),
             election_iters: 5,
             initialize_wait: "2s".into(),
@@ -209,7 +215,7 @@ impl Default for Raw {
 /// A hundred years: longer is a misspelt unit.
 const RETENTION_DAYS_MAX: u64 = 36_500;
 /// Names of the settings, as in the file; in the environment in capitals after `CHAT_`.
-const NAMES: [&str; 21] = [
+const NAMES: [&str; 22] = [
     "id",
     "data_dir",
     "peers",
@@ -217,6 +223,7 @@ const NAMES: [&str; 21] = [
     "advertise_addr",
     "wire_addr",
     "wire_advertise_addr",
+    "metrics_addr",
     "refresh_interval",
     "election_iters",
     "initialize_wait",
@@ -251,6 +258,8 @@ pub struct Config {
     pub wire_addr: Option<Address>,
     /// What others are told of it, if it differs.
     pub wire_advertise_addr: Option<Address>,
+    /// Where the metrics are served, if they are.
+    pub metrics_addr: Option<Address>,
     /// Between two refreshes.
     pub refresh_interval: Duration,
     /// Refreshes without a primary until it is missed.
@@ -381,6 +390,7 @@ impl Config {
             advertise_addr: optional("--advertise-addr", &raw.advertise_addr)?,
             wire_addr: optional("--wire-addr", &raw.wire_addr)?,
             wire_advertise_addr: optional("--wire-advertise-addr", &raw.wire_advertise_addr)?,
+            metrics_addr: optional("--metrics-addr", &raw.metrics_addr)?,
             refresh_interval: time("--refresh-interval", &raw.refresh_interval)?,
             election_iters: raw.election_iters,
             initialize_wait: time("--initialize-wait", &raw.initialize_wait)?,

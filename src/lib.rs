@@ -29,6 +29,8 @@
 //! - [`replica`] puts the three together. [`service`] speaks to `replica::Handle`, the fronts in
 //!   [`grpc`] to [`service`] (`peer` and `admin` to the replica), [`net`] carries messages between
 //!   replicas.
+//! - [`metrics`] counts and knows nobody; [`exporter`] shows what was counted, and what the replica
+//!   and its links know of themselves.
 //! - [`wire`] is the other front on [`service`]. Its codec is pure and stands alone.
 //! - [`client`] never imports the server: it knows the generated protobuf types and the codec of
 //!   [`wire`], and nothing else.
@@ -67,9 +69,11 @@ pub mod admin;
 pub mod client;
 pub mod config;
 pub mod consensus;
+pub mod exporter;
 pub mod fuzzing;
 pub mod grpc;
 pub mod limits;
+pub mod metrics;
 pub mod net;
 pub mod replica;
 pub mod service;

@@ -92,6 +92,19 @@ pub const FINDINGS_MAX: usize = 100;
 /// open client requests to end.
 pub const SHUT_DOWN_MS: (u64, u64) = (10_000, 2_000);
 
+/// Scrapes of the metrics at once.
+pub const METRICS_CONNECTIONS_MAX: usize = 8;
+/// Bytes of a scrape's request.
+pub const METRICS_HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Milliseconds for a whole scrape, and in it for the replica's status, and for the size of its store:
+/// a replica that hangs is shown as such.
+pub const METRICS_WAIT_MS: u64 = 5_000;
+/// See [`METRICS_WAIT_MS`].
+pub const METRICS_STATUS_MS: u64 = 1_000;
+const _: () = assert!(METRICS_STATUS_MS * 2 < METRICS_WAIT_MS);
+/// Milliseconds between two attempts to accept a scrape while the process has no file left.
+pub const METRICS_PAUSE_MS: u64 = 100;
+
 /// Rows in one part of a snapshot or of a rewriting: what a batch waits behind, as behind a slice.
 pub const SNAPSHOT_ROWS_MAX: usize = 256;
 /// Bytes of rows or entries in one such part.

@@ -16,13 +16,35 @@ use std::path::{Path, PathBuf};
 /// reads records. `client` is what any other client could be: it knows the protocol only.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("limits", &[]),
+    ("metrics", &[]),
     ("types", &["limits"]),
     ("consensus", &["types", "limits"]),
     ("state_machine", &["types", "limits", "storage"]),
-    ("storage", &["types", "limits", "consensus"]),
+    ("storage", &["types", "limits", "metrics", "consensus"]),
     (
         "replica",
-        &["types", "limits", "consensus", "state_machine", "storage"],
+        &[
+            "types",
+            "limits",
+            "metrics",
+            "consensus",
+            "state_machine",
+            "storage",
+        ],
+    ),
+    // What operators read over HTTP.
+    (
+        "exporter",
+        &[
+            "types",
+            "limits",
+            "metrics",
+            "config",
+            "consensus",
+            "replica",
+            "storage",
+            "net",
+        ],
     ),
     ("config", &["types", "limits", "consensus", "replica"]),
     ("service", &["types", "limits", "replica", "state_machine"]),

@@ -10,6 +10,8 @@ use crate::proto::chat::chat_service_server::{ChatService, ChatServiceServer};
 use crate::replica::Handle;
 use crate::service::{Backend, Deliveries, Service, ServiceError};
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -47,6 +49,16 @@ pub async fn serve<B: Backend>(
     service: Service<B>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
+    serve_counted(listener, service, Arc::default(), shutdown).await
+}
+
+/// The same; `open` counts the connections.
+pub async fn serve_counted<B: Backend>(
+    listener: TcpListener,
+    service: Service<B>,
+    open: Arc<AtomicUsize>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTOR)
@@ -62,7 +74,7 @@ pub async fn serve<B: Backend>(
     let incoming = TcpIncoming::from(listener)
         .with_nodelay(Some(true))
         .with_keepalive(Some(KEEPALIVE_INTERVAL));
-    let incoming = Bounded::new(incoming, limits::CLIENT_CONNECTIONS_MAX);
+    let incoming = Bounded::new(incoming, limits::CLIENT_CONNECTIONS_MAX, open);
     let (stop, stopped) = oneshot::channel::<()>();
     let server = Server::builder()
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)

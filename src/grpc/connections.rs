@@ -22,10 +22,11 @@ pub(super) struct Bounded<S> {
 }
 
 impl<S> Bounded<S> {
-    pub fn new(incoming: S, max: usize) -> Self {
+    /// `open` counts them, for whoever wants to know.
+    pub fn new(incoming: S, max: usize, open: Arc<AtomicUsize>) -> Self {
         Self {
             incoming,
-            open: Arc::default(),
+            open,
             max,
             full: false,
         }
@@ -135,7 +136,7 @@ mod tests {
         let (to, from) = tokio::sync::mpsc::channel(8);
         let accept = |name: &'static str| to.try_send(Ok(name)).unwrap();
         let incoming = tokio_stream::wrappers::ReceiverStream::new(from);
-        let mut bounded = Bounded::new(incoming, 2);
+        let mut bounded = Bounded::new(incoming, 2, Arc::default());
         accept("a");
         accept("b");
         let first = bounded.next().await.unwrap().unwrap();

@@ -5,12 +5,13 @@ use super::queue::{Frozen, Item, Queue, Tickets};
 use super::shared::Shared;
 use super::storage_thread::Work;
 use super::transport::Transport;
-use super::{Input, Names, Output, ReadError, Replica, Ticket, events};
+use super::{Input, Names, Output, ReadError, Replica, Ticket, counting, events};
 use crate::consensus::Now;
 use crate::limits::BATCH_ENTRIES_MAX;
+use crate::metrics::Metrics;
 use crate::state_machine::Answer;
 use crate::storage::{StateReader, StorageError};
-use crate::types::{Monotonic, ReplicaId, WallTime};
+use crate::types::{Index, Monotonic, ReplicaId, WallTime};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -66,6 +67,9 @@ pub(super) struct Driver<R: StateReader, T: Transport> {
     tick_at: Monotonic,
     primary_seen: Monotonic,
     lost_after_us: u64,
+    metrics: Arc<Metrics>,
+    /// At the last turn.
+    applied: Index,
 }
 
 impl<R: StateReader, T: Transport> Driver<R, T> {
@@ -75,8 +79,10 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
         (queue, shared): (Arc<Queue>, Arc<Shared>),
         (work, transport): (Sender<Work>, T),
         lost_after_us: u64,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let now = clock.now().mono;
+        let applied = replica.applied();
         Self {
             id: replica.id(),
             replica,
@@ -92,6 +98,8 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
             tick_at: now,
             primary_seen: now,
             lost_after_us,
+            metrics,
+            applied,
         }
     }
 
@@ -188,6 +196,8 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
     }
 
     fn pass_on(&mut self, output: Output) {
+        counting::count(&self.metrics, &output);
+        self.count_applied();
         if let Some(job) = output.job {
             // A storage thread that is gone has told why, and has closed the queue.
             let _ = self.work.send(Work::Job(job));
@@ -219,8 +229,16 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
         }
     }
 
+    /// Entries by the index: a state that was installed was not applied one by one.
+    fn count_applied(&mut self) {
+        let applied = self.replica.applied();
+        let before = std::mem::replace(&mut self.applied, applied);
+        self.metrics.entries.add(applied.0.saturating_sub(before.0));
+    }
+
     /// The state is another one: the names too, and streams begin again from what is there.
     fn jump(&mut self) -> Result<(), StorageError> {
+        self.applied = self.replica.applied();
         let names = self.replica.names()?;
         let names = names.into_iter().map(|(name, _)| name).collect();
         self.shared.replace_names(Names::new(names));

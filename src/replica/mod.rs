@@ -13,6 +13,7 @@
 //! a disk or a peer; only the storage thread writes; whoever waits for an outcome gets exactly
 //! one, and `NotApplied` is said only of what certainly was not and never will be.
 
+mod counting;
 mod disk;
 mod driver;
 mod engine;
@@ -427,6 +428,8 @@ pub struct Status {
     pub checkpoint: Index,
     /// Room on the disk if it is low.
     pub low: Option<Space>,
+    /// Room on the disk as it was last seen.
+    pub space: Option<Space>,
     /// As primary it refuses writes for want of room.
     pub refuses_writes: bool,
     /// The last repair, ended or not.

@@ -17,6 +17,7 @@ use super::storage_thread::{self, Desk, Work};
 use super::transport::{PeerInbox, Transport};
 use super::{Config, Handle, Input, Names, Replica};
 use crate::consensus::HardState;
+use crate::metrics::Metrics;
 use crate::state_machine::StateMachine;
 use crate::storage::{self, Recovered, Slice, StateReader, StorageError, Store};
 use crate::types::{Incarnation, Index, RunNonce, Stamp};
@@ -109,6 +110,8 @@ pub struct Surroundings {
     pub clock_offset_us: i64,
     /// Looks how much room is left. `None`: nobody looks, and the disk is never low.
     pub free_bytes: Option<FreeBytes>,
+    /// Where the replica counts what it does.
+    pub metrics: Arc<Metrics>,
 }
 
 /// [`spawn`] in these surroundings.
@@ -153,6 +156,7 @@ where
         (Arc::clone(&queue), Arc::clone(&shared)),
         (work.clone(), transport),
         lost_after_us,
+        surroundings.metrics,
     );
     let (last_work, last_shared) = (work.clone(), Arc::clone(&shared));
     thread("replica", move || {

@@ -9,13 +9,29 @@
 //! The only file of the library with unsafe code. It must never do anything but sync.
 #![allow(unsafe_code)]
 
+use crate::metrics::{Histogram, TIME_US};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
+static TIMES: Histogram = Histogram::new(TIME_US);
 
 /// How many times the redirect has called `fdatasync` in this process.
 pub fn fdatasync_calls() -> u64 {
     CALLS.load(Ordering::Relaxed)
+}
+
+/// How long each fsync of this process's stores took, in microseconds: of the redirect, and of ours.
+pub fn fsync_times() -> &'static Histogram {
+    &TIMES
+}
+
+/// Counts the time of one fsync.
+pub(super) fn timed<T>(sync: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let done = sync();
+    TIMES.record(began.elapsed().as_micros() as u64);
+    done
 }
 
 /// Stands in for the C library's function of this name; a wider promise than it gives.
@@ -30,5 +46,5 @@ extern "C" fn sync_file_range(
     CALLS.fetch_add(1, Ordering::Relaxed);
     // SAFETY: fdatasync takes any number and reports a bad descriptor through errno, as the
     // function that this one replaces does.
-    unsafe { libc::fdatasync(fd) }
+    timed(|| unsafe { libc::fdatasync(fd) })
 }

@@ -28,6 +28,7 @@
 //! depends on it was sent, and the other generation holds.
 
 use super::StorageError;
+use super::fdatasync::timed;
 use super::files::{failed, replace_file};
 use crate::consensus::{HardState, Mutant};
 use crate::types::Stamp;
@@ -321,9 +322,7 @@ impl Blocks for HardStateFile {
             .map_err(failed("cannot write", &self.path))
     }
     fn sync(&mut self) -> Result<(), StorageError> {
-        self.file
-            .sync_data()
-            .map_err(failed("cannot fsync", &self.path))
+        timed(|| self.file.sync_data()).map_err(failed("cannot fsync", &self.path))
     }
 }
 

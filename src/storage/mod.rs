@@ -57,7 +57,7 @@ mod testing;
 mod verify;
 
 pub use directory::{DirectoryLock, OpenOptions, Opened, open_directory};
-pub use fdatasync::fdatasync_calls;
+pub use fdatasync::{fdatasync_calls, fsync_times};
 pub use files::free_bytes;
 pub(crate) use guard::{PATIENCE, guarded};
 pub use history::{RepairEnd, RepairNote, note_damage, repairs};

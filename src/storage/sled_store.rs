@@ -19,6 +19,7 @@ mod live;
 pub use live::SledStore;
 pub(super) use live::{Live, Parts};
 
+use super::fdatasync::timed;
 use super::files::failed;
 use super::guard::caught;
 use super::recovery::{Fault, Source};
@@ -451,7 +452,7 @@ impl DbFile {
 
     /// fdatasync.
     pub(super) fn sync(&self) -> Result<(), StorageError> {
-        let synced = self.file.sync_data();
+        let synced = timed(|| self.file.sync_data());
         synced.map_err(failed("cannot fsync", &self.path))
     }
 }

@@ -8,6 +8,7 @@ use socket2::{SockRef, TcpKeepalive};
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -28,6 +29,8 @@ pub struct Options {
     pub addresses: AddressBook,
     /// Connections at once.
     pub connections_max: usize,
+    /// Counts those that are open.
+    pub open: Arc<AtomicUsize>,
     /// From the first byte of a frame to its last.
     pub frame_timeout: Duration,
     /// For a client to take some of its replies.
@@ -40,6 +43,7 @@ impl Default for Options {
         Self {
             addresses: Arc::new(|_| None),
             connections_max: limits::WIRE_CONNECTIONS_MAX,
+            open: Arc::default(),
             frame_timeout: patience,
             write_timeout: patience,
         }
@@ -108,6 +112,22 @@ pub async fn serve<B: Backend>(
     }
 }
 
+/// Counts down when its connection has ended.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(open: Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(open)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 fn open<B: Backend>(
     front: &Arc<Front<B>>,
     socket: TcpStream,
@@ -115,8 +135,9 @@ fn open<B: Backend>(
     stopping: watch::Receiver<bool>,
 ) {
     let session = Session::new(Arc::clone(front));
+    let counted = Counted::new(Arc::clone(&front.options.open));
     tokio::spawn(async move {
-        let _place = place;
+        let _held = (place, counted);
         if prepare(&socket).is_ok() {
             // How a connection ends is its client's business.
             let _ = session.run(&socket, stopping).await;

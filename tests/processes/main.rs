@@ -31,6 +31,7 @@ mod disks;
 mod faults;
 mod hostile;
 mod identity;
+mod metrics;
 mod recovery;
 mod replication;
 mod terminal;

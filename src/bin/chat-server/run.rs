@@ -9,8 +9,10 @@ use super::again;
 use anyhow::{Context, anyhow, bail};
 use chat::admin::socket;
 use chat::config::{Address, Config, Flags};
+use chat::exporter;
 use chat::grpc::{admin, chat as client_api, peer};
 use chat::limits;
+use chat::metrics::Metrics;
 use chat::net::Links;
 use chat::replica::Handle;
 use chat::replica::runtime::{Failure, FreeBytes, Runtime, Surroundings, spawn_in};
@@ -117,7 +119,8 @@ async fn run(
     let peer_addr = config.peer_addr();
     let peer_addr = peer_addr.map_or_else(String::new, Address::to_string);
 
-    let (handle, replica) = match start_replica(&config, store, recovered, &links) {
+    let metrics = Arc::new(Metrics::default());
+    let (handle, replica) = match start_replica(&config, store, recovered, &links, &metrics) {
         Err(StorageError::Damaged(what)) => again::after_damage(&config, &what),
         started => started?,
     };
@@ -125,6 +128,7 @@ async fn run(
     let operators = Arc::new(operators);
     let socket = socket::bind(&config.data_dir).context("cannot create the admin socket")?;
     let mut servers = Servers::default();
+    servers.export(listeners.metrics, (&handle, &links, &metrics));
     let service = service_of(handle, &links)?;
     let test_accounts = config.test_cluster.then(|| service.clone());
     servers.start(
@@ -138,7 +142,8 @@ async fn run(
         );
     }
     let (stop_clients, stopping) = watch::channel(false);
-    let mut front = serve_clients(listeners.clients, listeners.wire, service, &links, stopping);
+    let fronts = (listeners.clients, listeners.wire);
+    let mut front = serve_clients(fronts, service, &links, &metrics, stopping);
 
     // Nobody may be reading: that is no reason to stop.
     let _ = writeln!(std::io::stdout(), "{ready}");
@@ -176,6 +181,7 @@ struct Listeners {
     clients: TcpListener,
     wire: Option<TcpListener>,
     peers: Option<TcpListener>,
+    metrics: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -184,6 +190,7 @@ impl Listeners {
             clients: listen(&config.client_addr, "--client-addr").await?,
             wire: listen_if(config.wire_addr.as_ref(), "--wire-addr").await?,
             peers: listen_if(config.peer_addr(), "--peers").await?,
+            metrics: listen_if(config.metrics_addr.as_ref(), "--metrics-addr").await?,
         })
     }
 
@@ -218,8 +225,12 @@ impl Listeners {
             None => "a cluster of one".to_owned(),
         };
         let id = config.id;
+        let metrics = match &self.metrics {
+            Some(metrics) => format!(", metrics on {}", metrics.local_addr()?),
+            None => String::new(),
+        };
         Ok(format!(
-            "replica {id} ready: clients on {clients}{wire}, {internal}"
+            "replica {id} ready: clients on {clients}{wire}, {internal}{metrics}"
         ))
     }
 }
@@ -239,10 +250,12 @@ fn start_replica(
     store: SledStore,
     recovered: Recovered,
     links: &Links,
+    metrics: &Arc<Metrics>,
 ) -> Result<(Handle, Runtime), StorageError> {
     let surroundings = Surroundings {
         clock_offset_us: config.clock_offset_ms.saturating_mul(1_000),
         free_bytes: Some(free_bytes(config)),
+        metrics: Arc::clone(metrics),
     };
     let settings = config.replica();
     spawn_in(settings, surroundings, store, recovered, |inbox| {
@@ -301,21 +314,23 @@ fn service_of(handle: Handle, links: &Links) -> anyhow::Result<Service<Handle>> 
 /// Starts the client listeners: the chat API, health and reflection; and the wire protocol. They
 /// end after `stopping` turns true and the open requests have ended.
 fn serve_clients(
-    listener: TcpListener,
-    wire: Option<TcpListener>,
+    (listener, wire): (TcpListener, Option<TcpListener>),
     service: Service<Handle>,
     links: &Links,
+    metrics: &Metrics,
     stopping: watch::Receiver<bool>,
 ) -> JoinHandle<Result<(), client_api::ServeError>> {
     let wire_addresses = links.clone();
     let options = wire_api::Options {
         addresses: Arc::new(move |id| wire_addresses.wire_addr(id)),
+        open: Arc::clone(&metrics.wire_connections),
         ..wire_api::Options::default()
     };
     let wire_stop = stopped(stopping.clone());
     let wire_service = service.clone();
     let wire = wire.map(|wire| wire_api::serve(wire, wire_service, options, wire_stop));
-    let grpc = client_api::serve(listener, service, stopped(stopping));
+    let open = Arc::clone(&metrics.grpc_connections);
+    let grpc = client_api::serve_counted(listener, service, open, stopped(stopping));
     tokio::spawn(async move {
         match wire {
             None => grpc.await,
@@ -372,6 +387,26 @@ impl Servers {
                     anyhow::Error::new(error).context(format!("the {name} listener failed"))
                 }
             }
+        });
+    }
+
+    /// The metrics, if somebody wants them.
+    fn export(
+        &mut self,
+        listener: Option<TcpListener>,
+        (handle, links, metrics): (&Handle, &Links, &Arc<Metrics>),
+    ) {
+        let Some(listener) = listener else {
+            return;
+        };
+        let source = exporter::Source {
+            handle: handle.clone(),
+            links: links.clone(),
+            metrics: Arc::clone(metrics),
+        };
+        self.start("metrics", async {
+            exporter::serve(listener, source).await;
+            Ok(())
         });
     }
 

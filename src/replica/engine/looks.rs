@@ -4,7 +4,7 @@ use super::Replica;
 use crate::consensus::{Event, Mutant, Now, Repair, Role};
 use crate::replica::{Space, Status};
 use crate::storage::{Slice, StateReader};
-use crate::types::ReplicaId;
+use crate::types::{Index, ReplicaId};
 
 impl<R: StateReader> Replica<R> {
     /// A look inside.
@@ -16,6 +16,7 @@ impl<R: StateReader> Replica<R> {
             digests: self.machine.digests(),
             checkpoint: self.disk.checkpoint(),
             low: self.room.seen().filter(|_| self.room.is_low()),
+            space: self.room.seen(),
             refuses_writes: self.node.refuses_for_space(),
             last_repair: self.repairs.last().cloned(),
             refusals: self.node.refusals().clone(),
@@ -62,6 +63,11 @@ impl<R: StateReader> Replica<R> {
     /// This replica.
     pub fn id(&self) -> ReplicaId {
         self.config.node.id
+    }
+
+    /// Index of the last applied entry.
+    pub fn applied(&self) -> Index {
+        self.machine.applied()
     }
 
     /// The primary as known at the last turn.
