@@ -226,9 +226,13 @@ impl Check<'_> {
                 Ok(page) => page,
                 Err(error) => return self.find("log", from, &error.to_string()),
             };
-            let Some(to) = page.last().map(Entry::index) else {
+            let (Some(first), Some(last)) = (page.first(), page.last()) else {
                 return;
             };
+            if first.index() > from && self.was_cut() {
+                continue;
+            }
+            let to = last.index();
             match self.source.commit_records(from, to.min(self.scope.commit)) {
                 Ok(records) => self.commit_records(&page, &records),
                 Err(error) => self.find("commits", from, &error.to_string()),
@@ -242,6 +246,22 @@ impl Check<'_> {
                 }
             }
         }
+    }
+
+    /// Was the log of the running replica cut beyond what was read of it? Then the rest continues the
+    /// hash that was kept there, as if it had begun so.
+    fn was_cut(&mut self) -> bool {
+        let last = self.last.0.index;
+        let base = match self.source.base() {
+            Ok(base) if base.stamp.index > last => base,
+            _ => return false,
+        };
+        let seen = (self.report.index, self.report.hash);
+        self.begin_at(&base);
+        if self.scope.at <= last {
+            (self.report.index, self.report.hash) = seen;
+        }
+        true
     }
 
     /// The next entry of the log; false when nothing after it can be judged.

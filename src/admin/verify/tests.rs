@@ -4,6 +4,7 @@ use super::*;
 use crate::state_machine::Operation;
 use crate::types::entry::Kind;
 use crate::types::{ClientId, Incarnation, Level, Members, Term, TokenHash, WallTime};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A replica in memory.
 #[derive(Default)]
@@ -231,4 +232,56 @@ fn a_cut_log_is_checked_from_its_base_and_says_so() {
     assert!(!verify(&source, other).findings.is_empty(), "another state");
     source.base.hash = Hash([1; 32]);
     assert!(!verify(&source, scope).findings.is_empty(), "another base");
+}
+
+/// A running replica that cuts its log after entry 7 once the first page was read.
+struct Cutting {
+    source: Source,
+    pages: AtomicUsize,
+}
+
+impl LogSource for Cutting {
+    fn base(&self) -> Result<Base, StorageError> {
+        if self.pages.load(Ordering::Relaxed) == 0 {
+            return self.source.base();
+        }
+        let last = &self.source.entries[6];
+        Ok(Base {
+            stamp: last.stamp(),
+            hash: last.hash(),
+            ..Base::default()
+        })
+    }
+    fn entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
+        let first = self.pages.fetch_add(1, Ordering::Relaxed) == 0;
+        let begin = if first { Index(1) } else { Index(8) };
+        self.source.entries(from.max(begin), bytes_max)
+    }
+    fn commit_records(&self, from: Index, to: Index) -> Result<Vec<CommitRecord>, StorageError> {
+        self.source.commit_records(from, to)
+    }
+    fn trees(&self) -> Option<&dyn StateReader> {
+        self.source.trees()
+    }
+}
+
+#[test]
+fn a_log_that_is_cut_while_it_is_read_is_no_finding() {
+    let (source, scope) = good();
+    let hash = source.entries[scope.at.0 as usize - 1].hash();
+    let cutting = |source| Cutting {
+        source,
+        pages: AtomicUsize::new(0),
+    };
+    let report = verify(&cutting(source), scope.clone());
+    assert_eq!(report.findings, []);
+    assert!(report.notes[0].contains("the log begins after"));
+    assert_eq!(report.hash, hash);
+    assert_eq!(report.entries, 7, "three before the cut, four after it");
+
+    // What is missing above the cut still is.
+    let (mut source, _) = good();
+    source.entries.remove(8);
+    let found = verify(&cutting(source), scope).findings;
+    assert!(!found.is_empty());
 }
