@@ -120,7 +120,7 @@ impl Stamp {
 
 /// Where a log begins: the entry before its first one, kept when everything up to it was cut. A
 /// log that was never cut begins after [`Base::default`], which is no entry.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Base {
     /// Of the last entry that was cut.
     pub stamp: Stamp,

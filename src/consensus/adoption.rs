@@ -9,7 +9,7 @@ use crate::types::entry::Entry;
 use crate::types::{Hash, Index, Monotonic, ReplicaId, Stamp};
 
 /// A copy on its way to this replica.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Adoption {
     from: ReplicaId,
     nonce: u64,
@@ -21,7 +21,7 @@ pub(super) struct Adoption {
 }
 
 /// A piece of our log that somebody asked for, being read from the store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct CopyService {
     nonce: u64,
     after: Stamp,
@@ -123,14 +123,18 @@ impl Node {
 
     /// A transfer without progress for one window is dropped.
     pub(super) fn tick_adoption(&mut self) {
-        let window = self.config.window_us().max(self.config.refresh_interval_us);
+        let limit = self.adoption_limit_us();
         if self
             .adoption
             .as_ref()
-            .is_some_and(|a| self.now.mono.since(a.moved) > window)
+            .is_some_and(|a| self.now.mono.since(a.moved) > limit)
         {
             self.adoption = None;
         }
+    }
+
+    pub(super) fn adoption_limit_us(&self) -> u64 {
+        self.config.window_us().max(self.config.refresh_interval_us)
     }
 
     /// Somebody adopts our copy: a piece of it, durable entries only.
@@ -347,5 +351,33 @@ impl Node {
         self.installing = Some(self.jobs.pending_id());
         let from = adoption.from;
         self.event(Event::Adopted { from, last });
+    }
+}
+
+#[cfg(feature = "model")]
+impl Adoption {
+    pub(super) fn view(&self, view: &mut super::view::View, window_us: u64) {
+        let Self {
+            from,
+            nonce,
+            after,
+            staged,
+            staged_bytes,
+            moved,
+        } = self;
+        view.put(&(from, nonce, after, staged, staged_bytes));
+        view.put(&view.recent_at_tick(*moved, window_us));
+    }
+}
+
+#[cfg(feature = "model")]
+impl CopyService {
+    pub(super) fn view(&self, view: &mut super::view::View) {
+        let Self {
+            nonce,
+            after,
+            after_hash,
+        } = self;
+        view.put(&(nonce, after, after_hash));
     }
 }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 const TIE_REFRESHES: u64 = 4;
 
 /// What the comparison came to.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Comparison {
     /// Digests of this replica's own state, oldest first.
     pub(super) own: Vec<(Index, Hash)>,
@@ -27,7 +27,7 @@ pub(super) struct Comparison {
     pub(super) doubt: Option<(Index, String)>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tie {
     index: Index,
     /// Who has something else.
@@ -180,5 +180,19 @@ impl Node {
         let mut differing: Vec<ReplicaId> = others.into_values().flatten().collect();
         differing.sort_unstable();
         Verdict::Tie(differing)
+    }
+}
+
+#[cfg(feature = "model")]
+impl Comparison {
+    /// Nobody has said anything of a state.
+    pub(super) fn is_untouched(&self) -> bool {
+        let Self {
+            own,
+            agreed,
+            tie,
+            doubt,
+        } = self;
+        own.is_empty() && *agreed == Index(0) && tie.is_none() && doubt.is_none()
     }
 }

@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An ask that is under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Missing {
     nonce: u64,
     agreed: BTreeSet<ReplicaId>,
@@ -18,7 +18,7 @@ pub(super) struct Missing {
 /// The election of one term, as this replica sees it.
 ///
 /// Invariants: it is of `hard.term`; `ballot` was sent only after the term was durable; one grant.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Contest {
     /// This replica's answer has been sent: a ballot, or an abstention.
     answered: bool,
@@ -449,6 +449,44 @@ impl Node {
     pub(super) fn on_campaign_now(&mut self, message: &Message) {
         if self.primary == Some(message.from) {
             self.campaign();
+        }
+    }
+}
+
+#[cfg(feature = "model")]
+impl Missing {
+    pub(super) fn view(&self, view: &mut super::view::View) {
+        let Self {
+            nonce,
+            agreed,
+            again_at,
+        } = self;
+        view.put(&(nonce, agreed, view.reached(*again_at)));
+    }
+}
+
+#[cfg(feature = "model")]
+impl Contest {
+    pub(super) fn has_balloted(&self) -> bool {
+        self.ballot.is_some()
+    }
+
+    pub(super) fn view(&self, view: &mut super::view::View, decided: bool) {
+        let Self {
+            answered,
+            ballot,
+            ballots,
+            heard,
+            closes,
+            gives_up,
+            grants,
+            granting,
+        } = self;
+        view.put(&(answered, ballot, grants, granting));
+        view.put(&view.reached(*gives_up));
+        if !decided {
+            // Read for the decision, and there is one a term.
+            view.put(&(ballots, heard, view.reached(*closes)));
         }
     }
 }

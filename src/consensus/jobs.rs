@@ -11,6 +11,7 @@ const MARK_SYNC_US: u64 = 100_000;
 /// The one job that is out, the one that gathers, and what waits.
 ///
 /// Invariant: a held message leaves only after the job that makes its term durable.
+#[derive(Clone)]
 pub(super) struct Jobs {
     next: JobId,
     pending: Job,
@@ -40,6 +41,7 @@ pub(super) struct Jobs {
     pub(super) ack: Option<(Term, ReplicaId, Index)>,
 }
 
+#[derive(Clone)]
 struct Out {
     id: JobId,
     last: Index,
@@ -287,5 +289,59 @@ impl Jobs {
     #[cfg(test)]
     pub(super) fn has_work(&self) -> bool {
         self.out.is_none() && (!self.pending.is_empty() || self.hard_state || self.before)
+    }
+}
+
+#[cfg(feature = "model")]
+impl Jobs {
+    pub(super) fn view(&self, view: &mut super::view::View) {
+        let Self {
+            next: _, // the others go in as seen from it
+            pending,
+            before,
+            lowered,
+            written_mark,
+            always_sync,
+            hard_state,
+            sync,
+            out,
+            durable_term,
+            held,
+            mark_lazy,
+            synced_at,
+            formation,
+            grant,
+            life,
+            start_term,
+            ack: _, // set anew before each job is taken
+        } = self;
+        view.put(&(pending, before, lowered, written_mark, always_sync));
+        view.put(&(hard_state, sync, durable_term, start_term));
+        view.waiting(held.iter().map(|(job, message)| (*job, message)));
+        view.put(&out.is_some());
+        if let Some(out) = out {
+            out.view(view);
+        }
+        view.put(&(*mark_lazy && !view.recent(*synced_at, MARK_SYNC_US)));
+        view.put(mark_lazy);
+        view.job(*formation);
+        view.job(grant.filter(|job| !self.is_done(*job)));
+        view.job(life.filter(|job| !self.is_done(*job)));
+    }
+}
+
+#[cfg(feature = "model")]
+impl Out {
+    fn view(&self, view: &mut super::view::View) {
+        let Self {
+            id,
+            last,
+            term,
+            appends,
+            ack,
+        } = self;
+        view.job(Some(*id));
+        let read = Mutant::AckAfterGrant.on();
+        view.put(&(last, term, appends, ack.filter(|_| read)));
     }
 }

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 /// Invariants: `runs` ascends in index and term; `cache` is consecutive and ends with the last
 /// entry; `before_cache` is the hash of the entry before the cache's first;
 /// `base <= durable <= last`; nothing is known of entries below the base.
+#[derive(Clone)]
 pub(super) struct Log {
     base: Base,
     runs: Vec<(Index, Term)>,
@@ -212,6 +213,22 @@ impl Log {
             self.cache_bytes -= gone.bytes().len();
             self.before_cache = gone.hash();
         }
+    }
+}
+
+#[cfg(feature = "model")]
+impl Log {
+    pub(super) fn view(&self, view: &mut super::view::View) {
+        let Self {
+            base,
+            runs,
+            last,
+            cache,
+            cache_bytes,
+            before_cache,
+            durable,
+        } = self;
+        view.put(&(base, runs, last, cache, cache_bytes, before_cache, durable));
     }
 }
 

@@ -9,6 +9,7 @@ use crate::types::{Incarnation, Index, Members, ReplicaId};
 use std::collections::BTreeSet;
 
 /// Membership as committed, and the readmissions in the log above the commit point.
+#[derive(Clone)]
 pub(super) struct Membership {
     committed: Members,
     pending: Vec<(Index, ReplaceIncarnation)>,
@@ -98,5 +99,18 @@ impl Membership {
         self.committed.insert(replace.id, replace.new);
         self.retired.insert((replace.id, replace.old));
         Some((replace.id, replace.new))
+    }
+}
+
+#[cfg(feature = "model")]
+impl Membership {
+    pub(super) fn view(&self, view: &mut super::view::View) {
+        let Self {
+            committed,
+            pending,
+            retired,
+            size,
+        } = self;
+        view.put(&(committed, pending, retired, size));
     }
 }

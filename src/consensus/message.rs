@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// One message between replicas.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Message {
     /// The sender.
     pub from: ReplicaId,
@@ -30,7 +30,7 @@ pub struct Message {
 }
 
 /// The kinds of message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Body {
     /// First on every connection, and again whenever what it says has changed.
     Hello(Hello),
@@ -152,7 +152,7 @@ pub enum Body {
 }
 
 /// What a replica knows of the entries above an index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PollAnswer {
     /// It never had one.
     Never,
@@ -163,7 +163,7 @@ pub enum PollAnswer {
 }
 
 /// What a snapshot contains, without its rows: enough to name and to verify it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SnapshotHead {
     /// The last entry whose effect is in the state.
     pub base: Base,
@@ -198,7 +198,7 @@ impl SnapshotHead {
 }
 
 /// A place in a snapshot: rows are ordered by tree, then by key.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     /// Number of the tree.
     pub tree: u8,
@@ -207,7 +207,7 @@ pub struct Place {
 }
 
 /// A row of the state, opaque to consensus.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Row {
     /// Where.
     pub place: Place,
@@ -216,7 +216,7 @@ pub struct Row {
 }
 
 /// Consecutive rows of a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SnapshotChunk {
     /// Of which snapshot.
     pub name: Hash,
@@ -263,7 +263,7 @@ impl SnapshotChunk {
 }
 
 /// Who the sender is and what it holds. Its wire form is fixed: see `docs/protocol.md`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Hello {
     /// Ids that the sender is configured with, sorted, its own included.
     pub ids: Vec<ReplicaId>,
@@ -298,7 +298,7 @@ pub struct Hello {
 }
 
 /// How far formation is. Order matters to nobody; the cases are exclusive.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum FormationStatus {
     /// Nothing yet.
     Unformed,
@@ -309,7 +309,7 @@ pub enum FormationStatus {
 }
 
 /// A replica's status.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Refresh {
     /// Advanced by the replica's own thread, and only while its disk answers.
     pub progress: u64,
@@ -344,7 +344,7 @@ pub struct Refresh {
 }
 
 /// A ballot. Better ones compare greater: see [`Ballot::rank`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ballot {
     /// Names this ballot; a grant repeats it.
     pub nonce: u64,
@@ -379,7 +379,7 @@ impl Ballot {
 }
 
 /// Entries from a primary.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Append {
     /// Stamp of the entry before the first one here.
     pub previous: Stamp,
@@ -392,7 +392,7 @@ pub struct Append {
 }
 
 /// A secondary's answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum AppendReply {
     /// Everything up to here is as the primary has it, and durable.
     Match {

@@ -93,6 +93,8 @@ mod rng;
 mod room;
 mod sending;
 mod snapshot;
+#[cfg(feature = "model")]
+mod view;
 
 pub use config::Config;
 pub use message::{
@@ -105,6 +107,9 @@ pub use ready::{
     Event, Fetch, HardState, Job, JobId, NotPrimary, Now, ReadId, Ready, Repair, Role,
     SnapshotRead, SnapshotStep, Start, Status, StepDone,
 };
+
+#[cfg(feature = "model")]
+pub use view::Driver;
 
 #[cfg(test)]
 mod tests;

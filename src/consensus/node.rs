@@ -22,7 +22,7 @@ use crate::types::{
 use std::collections::BTreeMap;
 
 /// What is known of another replica.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Peer {
     /// A connection to it is open.
     pub(super) link: bool,
@@ -56,6 +56,7 @@ pub(super) struct Peer {
 ///
 /// Invariants: `commit <= durable`; `delivered <= commit`; at most one job is out; a message whose
 /// term is not durable waits in `jobs`.
+#[derive(Clone)]
 pub struct Node {
     pub(super) config: Config,
     pub(super) run: RunNonce,

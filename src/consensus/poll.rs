@@ -18,7 +18,7 @@ use crate::types::{Index, Monotonic, ReplicaId, Term};
 use std::collections::BTreeMap;
 
 /// A question that is under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Poll {
     nonce: u64,
     /// Every answer is of this term or a later one.

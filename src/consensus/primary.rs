@@ -21,7 +21,7 @@ const SKEW_US_MAX: u64 = 60_000_000;
 ///
 /// Invariants: `serving` only after an entry of this term is committed; `next > matched` for each
 /// peer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct PrimaryState {
     pub(super) serving: bool,
     /// The first entry of this term.
@@ -513,4 +513,33 @@ impl Node {
 fn ahead(theirs: WallTime, ours: WallTime) -> i64 {
     let ahead = i128::from(theirs.0) - i128::from(ours.0);
     ahead.clamp(i64::MIN.into(), i64::MAX.into()) as i64
+}
+
+#[cfg(feature = "model")]
+impl PrimaryState {
+    pub(super) fn view(&self, view: &mut super::view::View, limit_us: u64) {
+        let Self {
+            serving,
+            term_start,
+            peers,
+            handing_over,
+            since: _, // times of entries stand still, see below
+            base_time,
+            last_time: _,
+            own_moved,
+            commit_moved,
+            uncommitted_bytes,
+            full,
+            rebuilding,
+        } = self;
+        assert_eq!(*base_time, WallTime(u64::MAX), "the clocks' last moment");
+        view.put(&(serving, term_start, uncommitted_bytes, full, rebuilding));
+        view.put(&handing_over.map(|(to, until)| (to, view.reached(until))));
+        for (id, progress) in peers {
+            view.put(id);
+            progress.view(view, limit_us);
+        }
+        view.put(&view.recent_at_tick(*own_moved, limit_us));
+        view.put(&view.recent_at_tick(*commit_moved, limit_us));
+    }
 }

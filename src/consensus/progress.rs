@@ -5,7 +5,7 @@ use crate::types::{Index, Monotonic};
 use std::collections::VecDeque;
 
 /// How entries are sent.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     /// Looking for the point where the logs agree: one empty append at a time.
     Probe {
@@ -36,7 +36,7 @@ pub(super) enum Sending {
 }
 
 /// Invariants: `matched < next`; `matched` never falls within a run of the peer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Progress {
     /// Durable on the peer, and as ours, up to here.
     pub(super) matched: Index,
@@ -171,6 +171,31 @@ impl Progress {
         };
         if !stale {
             self.probe(hint.min(last).next());
+        }
+    }
+}
+
+#[cfg(feature = "model")]
+impl Progress {
+    pub(super) fn view(&self, view: &mut super::view::View, limit_us: u64) {
+        let Self {
+            matched,
+            next,
+            counting,
+            beat_due,
+            moved,
+            state,
+            in_flight,
+            commit_sent,
+        } = self;
+        view.put(&(matched, next, counting, beat_due, in_flight, commit_sent));
+        view.put(&view.recent_at_tick(*moved, limit_us));
+        match state {
+            State::Probe { sent } => view.put(&(0, sent)),
+            State::Replicate => view.put(&1),
+            State::Fetch { .. } | State::Snapshot { .. } => {
+                unreachable!("in the model the whole log is in memory")
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ pub(super) enum Reader {
 }
 
 /// A majority round under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Round {
     nonce: u64,
     index: Index,
@@ -27,7 +27,7 @@ struct Round {
 }
 
 /// A secondary's question under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Pending {
     nonce: u64,
     reads: Vec<(ReadId, Monotonic)>,
@@ -35,7 +35,7 @@ struct Pending {
 }
 
 /// Reads that wait.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reads {
     /// Not in a round or question yet.
     waiting: Vec<(Reader, Monotonic)>,
@@ -256,5 +256,20 @@ impl Node {
             }
         }
         self.drive_reads();
+    }
+}
+
+#[cfg(feature = "model")]
+impl Reads {
+    pub(super) fn view(&self, view: &mut super::view::View) {
+        let Self {
+            waiting,
+            round,
+            question,
+            next_nonce,
+        } = self;
+        let idle = waiting.is_empty() && round.is_none() && question.is_none();
+        assert!(idle, "the view knows no reads");
+        view.put(next_nonce);
     }
 }

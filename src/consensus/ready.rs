@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 ///
 /// Invariants: `term` never falls; `granted_to` is cleared when `term` rises and never changes
 /// otherwise; `mark` falls only before a legal truncation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HardState {
     /// Who this is.
     pub id: ReplicaId,
@@ -49,7 +49,7 @@ pub struct HardState {
 /// How far the repair of a damaged replica is. It keeps its promises (term, grant), and takes no
 /// part until a primary's log is here again: the mark is only a lower bound of what it had
 /// acknowledged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub enum Repair {
     /// Nothing to repair.
     #[default]
@@ -126,7 +126,7 @@ impl HardState {
 }
 
 /// Names a [`Job`]. Rises by one for each.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct JobId(pub u64);
 
 /// Work for the storage thread. ORDER, each step complete before the next begins:
@@ -140,7 +140,7 @@ pub struct JobId(pub u64);
 /// 4. only then [`super::Node::on_persisted`].
 ///
 /// At most one job is out at a time; the next one gathers meanwhile.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Job {
     /// Which one.
     pub id: JobId,
@@ -176,7 +176,7 @@ pub struct ReadId(pub u64);
 /// What to do next, taken with [`super::Node::take_ready`]. The parts are independent, and none
 /// needs to wait for another: a message that depends on something durable is not here before it
 /// is durable.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ready {
     /// For the storage thread. Answer with `on_persisted` when every step is done. Never more
     /// than one outstanding.

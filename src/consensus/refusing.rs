@@ -24,7 +24,7 @@ pub(super) enum Question {
 }
 
 /// The last question of each sort, and who has answered it: each peer does so once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Questions {
     asked: [(u64, Vec<ReplicaId>); 4],
 }
@@ -155,5 +155,18 @@ impl Node {
             (RefusalKind::LaterTerm, reason)
         };
         self.refuse(message.from, kind, reason);
+    }
+}
+
+#[cfg(feature = "model")]
+impl Questions {
+    /// `open`: an answer would have an effect. Each is asked anew before that is so again.
+    pub(super) fn view(&self, view: &mut super::view::View, open: [bool; 4]) {
+        let Self { asked } = self;
+        for ((nonce, answered), open) in asked.iter().zip(open) {
+            let mut by = answered.clone();
+            by.sort_unstable(); // who, and not in which order
+            view.put(&open.then_some((nonce, by)));
+        }
     }
 }

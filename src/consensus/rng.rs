@@ -1,6 +1,7 @@
 //! Random numbers from a seed: election values, nonces and pauses.
 
 /// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+#[derive(Clone)]
 pub(super) struct SplitMix(u64);
 
 impl SplitMix {

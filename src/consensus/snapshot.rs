@@ -27,7 +27,7 @@ use crate::types::refusals::RefusalKind;
 use crate::types::{ClusterId, Hash, Index, Monotonic, ReplicaId, Term};
 
 /// A snapshot on its way to this replica.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Receiving {
     from: ReplicaId,
     /// The term in which it was last offered.

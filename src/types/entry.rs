@@ -72,7 +72,7 @@ pub struct Formation {
 }
 
 /// Payload of a readmission.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ReplaceIncarnation {
     /// The replica that is readmitted.
     pub id: ReplicaId,
@@ -135,6 +135,13 @@ pub enum EntryError {
 pub struct Entry {
     bytes: Bytes,
     hash: Hash,
+}
+
+/// Its own hash stands for all of it.
+impl std::hash::Hash for Entry {
+    fn hash<H: std::hash::Hasher>(&self, hasher: &mut H) {
+        self.hash.hash(hasher);
+    }
 }
 
 impl std::fmt::Debug for Entry {
