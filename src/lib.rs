@@ -3,7 +3,7 @@
 //! # The layers
 //!
 //! ```text
-//!  chat-server (run, demo)      chat            chat-admin   simulate   powercut   nemesis
+//!  chat-server (run, demo)      chat            chat-admin   simulate   powercut   nemesis   model
 //!         │                      │                  │
 //!       config                 client             admin               (binaries import everything)
 //!         │
