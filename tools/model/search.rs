@@ -39,15 +39,14 @@ pub fn run(plan: &Plan, tell: bool) -> Outcome {
     }
     let cluster = Cluster::new(plan);
     let began = Instant::now();
-    let mut builder = cluster.checker().finish_when(HasDiscoveries::AnyFailures);
-    if let Some(limit) = plan.limit {
-        builder = builder.timeout(limit);
-    }
+    let builder = cluster.checker().finish_when(HasDiscoveries::AnyFailures);
     let mut checker = builder.spawn_dfs();
     let handles = checker.handles();
     let mut told = Instant::now();
     while handles.iter().any(|handle| !handle.is_finished()) {
         std::thread::sleep(Duration::from_millis(5));
+        let over = plan.limit.is_some_and(|limit| began.elapsed() >= limit);
+        checker.model().over.store(over, Ordering::Relaxed);
         if tell && told.elapsed() > TELL_EVERY {
             told = Instant::now();
             eprintln!("{}", sizes(&checker, began));
@@ -59,6 +58,8 @@ pub fn run(plan: &Plan, tell: bool) -> Outcome {
             trouble = Some(words_of(&*panic));
         }
     }
+    // A path to a state is found by expanding the states before it again.
+    checker.model().over.store(false, Ordering::Relaxed);
     let outcome = outcome(&checker, trouble);
     if tell {
         println!("{}", sizes(&checker, began));

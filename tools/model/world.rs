@@ -10,7 +10,7 @@ use chat::consensus::Body;
 use chat::types::Term;
 use stateright::{Model, Property};
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A state of the world.
@@ -62,6 +62,9 @@ pub struct Cluster {
     pub shared: Mutex<Shared>,
     /// States whose successors were looked for.
     pub expanded: AtomicU64,
+    /// The time is over, and no state is expanded any more: a search on one thread does not look at
+    /// the limit that the checker can be given.
+    pub over: AtomicBool,
 }
 
 /// Where a run begins: all have booted, are connected and miss a primary.
@@ -107,6 +110,7 @@ impl Cluster {
             start: plan.start,
             shared: Mutex::new(shared),
             expanded: AtomicU64::new(0),
+            over: AtomicBool::new(false),
         }
     }
 
@@ -251,6 +255,9 @@ impl Model for Cluster {
     }
 
     fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        if self.over.load(Ordering::Relaxed) {
+            return;
+        }
         self.expanded.fetch_add(1, Ordering::Relaxed);
         if world.broken.is_some() {
             return;
