@@ -169,8 +169,17 @@ impl<B: Backend> Service<B> {
                 let done = repeated && passwords.verify(&request.new, stored).await?;
                 return done.then_some(()).ok_or(Reason::BadCredentials.into());
             }
+            let both = (&request.old, &request.new);
+            let hash = match request_id {
+                Some(id) => {
+                    passwords
+                        .hash_of_change(both, identity.account.user, id)
+                        .await?
+                }
+                None => passwords.hash(&request.new).await?,
+            };
             let operation = Operation::ChangePassword {
-                password_hash: passwords.hash(&request.new).await?.0,
+                password_hash: hash.0,
                 password_version: identity.password_version,
             };
             let outcome = self

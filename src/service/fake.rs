@@ -173,6 +173,15 @@ impl State {
                     Operation::CreateAccount { name, .. },
                     Reply::LoggedIn { account, .. },
                 ) if was == name => Reply::AlreadyCreated { user: account.user },
+                (
+                    Operation::ChangePassword {
+                        password_hash: was, ..
+                    },
+                    Operation::ChangePassword {
+                        password_hash: now, ..
+                    },
+                    reply,
+                ) if was == now => reply.clone(),
                 (was, now, reply) if was == now => reply.clone(),
                 _ => Reply::Refused(Refusal::RequestIdReused),
             };

@@ -7,12 +7,17 @@ use super::errors::ServiceError;
 use super::pool::Pool;
 use crate::limits;
 use crate::state_machine::PasswordHash;
+use crate::types::{RequestId, UserId};
 use argon2::password_hash::{
     PasswordHash as Phc, PasswordHasher as _, PasswordVerifier as _, SaltString,
 };
 use argon2::{Algorithm, Argon2, Params, Version};
 use rand::RngCore;
 use std::fmt;
+
+/// Of a change's salt, in two steps.
+const FIRST_SALT: &str = "chat-server 2026 change of a password, first salt v1";
+const SECOND_SALT: &str = "chat-server 2026 change of a password, second salt v1";
 
 /// A password as a client gave it. Never shown in a trace.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -87,6 +92,33 @@ impl Passwords {
             .map_err(|_| ServiceError::internal("a password could not be hashed"))
     }
 
+    /// The PHC string of a change of this user's password from `old` to `new` under a request id.
+    /// The same request gives the same string on every replica, whenever it arrives, and any other
+    /// password under its id another one: by that the state machine knows them apart. The salt is
+    /// as hard to guess passwords by as the hashes are: it is made of a hash of `old`.
+    pub(super) async fn hash_of_change(
+        &self,
+        (old, new): (&Password, &Password),
+        user: UserId,
+        request: RequestId,
+    ) -> Result<PasswordHash, ServiceError> {
+        let (argon2, old, new) = (self.argon2.clone(), old.clone(), new.clone());
+        self.pool
+            .run(move || {
+                let mut salt = blake3::Hasher::new_derive_key(FIRST_SALT);
+                salt.update(&user.0.to_be_bytes());
+                salt.update(&request.client.0);
+                salt.update(&request.sequence.to_be_bytes());
+                let salt = salt.finalize();
+                let mut hashed = [0; 32];
+                argon2.hash_password_into(old.0.as_bytes(), &salt.as_bytes()[..16], &mut hashed)?;
+                let salt = blake3::derive_key(SECOND_SALT, &hashed);
+                salted(&argon2, new.0.as_bytes(), &salt[..16])
+            })
+            .await?
+            .map_err(|_| ServiceError::internal("a password could not be hashed"))
+    }
+
     /// Is it this account's password? `None` (no account) takes the same time and is false.
     pub(super) async fn verify(
         &self,
@@ -116,7 +148,15 @@ impl Passwords {
 fn phc(argon2: &Argon2<'_>, password: &[u8]) -> Result<PasswordHash, argon2::password_hash::Error> {
     let mut salt = [0; 16];
     rand::rng().fill_bytes(&mut salt);
-    let salt = SaltString::encode_b64(&salt)?;
+    salted(argon2, password, &salt)
+}
+
+fn salted(
+    argon2: &Argon2<'_>,
+    password: &[u8],
+    salt: &[u8],
+) -> Result<PasswordHash, argon2::password_hash::Error> {
+    let salt = SaltString::encode_b64(salt)?;
     Ok(PasswordHash(
         argon2.hash_password(password, &salt)?.to_string(),
     ))
@@ -169,6 +209,33 @@ mod tests {
         })
         .unwrap();
         assert!(dearer.verify(&password, Some(&stored)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_change_is_hashed_alike_for_the_same_request_only() {
+        let words = |text: &str| Password(text.to_owned());
+        let id = |sequence| RequestId {
+            client: crate::types::ClientId([7; 16]),
+            sequence,
+        };
+        let hash = async |old: &str, new: &str, user, sequence| {
+            let both = (&words(old), &words(new));
+            let passwords = cheap();
+            let hashed = passwords.hash_of_change(both, UserId(user), id(sequence));
+            hashed.await.unwrap()
+        };
+        let first = hash("old", "new", 1, 1).await;
+        assert_eq!(hash("old", "new", 1, 1).await, first, "on every replica");
+        for other in [
+            hash("old", "other", 1, 1).await,
+            hash("other", "new", 1, 1).await,
+            hash("old", "new", 2, 1).await,
+            hash("old", "new", 1, 2).await,
+        ] {
+            assert_ne!(other, first);
+        }
+        assert!(cheap().verify(&words("new"), Some(&first)).await.unwrap());
+        assert!(!cheap().verify(&words("old"), Some(&first)).await.unwrap());
     }
 
     #[test]

@@ -421,6 +421,17 @@ async fn changing_the_password_needs_the_old_one_and_revokes_the_other_tokens() 
         Reason::BadCredentials
     );
     login(&service, "alice", "next").await.unwrap();
+    // The same id with other passwords, though both are good, is another request.
+    let reused = change("next", "third", request(1));
+    assert_eq!(
+        reason(service.change_password(&mine, reused).await),
+        Reason::RequestIdReused
+    );
+    // The same password once more is a change as well, and its repetition is one.
+    let same = change("next", "next", request(2));
+    fake.state().faults.push_back(Fault::ApplyAndLose);
+    service.change_password(&mine, same.clone()).await.unwrap();
+    service.change_password(&mine, same).await.unwrap();
 }
 
 #[tokio::test]

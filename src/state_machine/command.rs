@@ -100,7 +100,8 @@ pub enum Operation {
     },
     /// Changes the password and revokes every other token. Replies `Done`.
     ChangePassword {
-        /// argon2id in PHC format.
+        /// argon2id in PHC format. Under a client's request id it is a function of that id and of
+        /// both passwords: it tells a repeated request from another one with the same id.
         password_hash: String,
         /// The version of the old password that was verified.
         password_version: u32,

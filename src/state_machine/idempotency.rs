@@ -17,6 +17,7 @@ use super::digest::{Canonical, RecordKind};
 use super::overlay::View;
 use super::packed::Packed;
 use super::records::{Client, FRONTS, Remembered, keys};
+use super::tokens::Session;
 use super::transaction::{Packing, Transaction};
 use super::{Command, Operation, Refusal, Reply};
 use crate::limits::{
@@ -344,18 +345,24 @@ pub(super) fn reply_of(row: &Remembered) -> Result<Reply, StorageError> {
     })
 }
 
-/// What makes two requests with one id the same request. Not the password hashes and tokens, which
-/// are made afresh each time a request arrives; and all openings of a session are alike, so that
-/// the login that repeats an account creation under its id is one.
-pub(super) fn operation_hash(operation: &Operation, user: UserId) -> Hash {
-    let body = |name: &str| Canonical::new(RecordKind::Operation).bytes(name);
+/// What makes two openings of a session with one id the same request: not the password hash and the
+/// token, which are made afresh each time a request arrives. Account creation and login are alike, so
+/// that the login that repeats a creation under its id is one.
+pub(super) fn opening_hash(user: UserId, device: &str) -> Hash {
+    let body = Canonical::new(RecordKind::Operation).bytes("open_session");
+    body.number(user.0).bytes(device).hash()
+}
+
+/// What makes two requests of a session with one id the same request. What an operation does to the
+/// very session that asks is part of it: the same words from another session ask for something else.
+pub(super) fn operation_hash(operation: &Operation, session: &Session) -> Hash {
+    let body = Canonical::new(RecordKind::Operation).bytes(operation.name());
     let body = match operation {
-        Operation::CreateAccount { .. } | Operation::IssueToken { .. } => {
-            body("open_session").number(user.0)
-        }
-        other => fields(body(other.name()), other),
+        Operation::RevokeOwnToken | Operation::ChangePassword { .. } => body.bytes(session.hash.0),
+        Operation::Acknowledge { .. } => body.bytes(&session.token.device),
+        _ => body,
     };
-    body.hash()
+    fields(body, operation).hash()
 }
 
 /// For a front's own ids, which are retried inside only: exactly the same command.
@@ -383,8 +390,10 @@ fn fields(body: Canonical, operation: &Operation) -> Canonical {
         } => body.bytes(recipient).bytes(message).bytes(content_type),
         Operation::Acknowledge { up_to } => body.number(up_to.0),
         Operation::UpdateProfile { full_name } => body.bytes(full_name),
+        // The front makes it from the request: the same one gives the same hash, whatever the
+        // password's version is by then.
+        Operation::ChangePassword { password_hash, .. } => body.bytes(password_hash),
         Operation::RevokeOwnToken
-        | Operation::ChangePassword { .. }
         | Operation::DeleteAccount
         | Operation::ExtendTokens { .. }
         | Operation::ExpireTokens { .. }

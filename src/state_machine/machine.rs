@@ -395,7 +395,7 @@ fn execute_authenticated(
         return perform(tx, session, &command.operation);
     };
     let user = session.user();
-    let operation = idempotency::operation_hash(&command.operation, user);
+    let operation = idempotency::operation_hash(&command.operation, &session);
     match idempotency::judge(tx.view(), user, &request, &operation)? {
         idempotency::Verdict::Refused(refusal) => Ok(Reply::Refused(refusal)),
         idempotency::Verdict::Repeated(row) => idempotency::reply_of(&row),

@@ -75,7 +75,7 @@ pub(super) fn log_in(
         return Ok(Reply::Refused(Refusal::PasswordChanged));
     }
     let request = command.registered_request();
-    let operation = idempotency::operation_hash(&command.operation, user);
+    let operation = idempotency::opening_hash(user, &new.device);
     if let Some(request) = request {
         if request.client != new.client {
             return Ok(Reply::Refused(Refusal::ClientUnknown));
@@ -124,7 +124,7 @@ pub(super) fn open_session(
         let request = command.registered_request();
         idempotency::register(tx, user, &new.client, request.map_or(1, |r| r.sequence))?;
         if let Some(request) = request {
-            let operation = idempotency::operation_hash(&command.operation, user);
+            let operation = idempotency::opening_hash(user, &new.device);
             let token = Some(new.hash);
             idempotency::remember(tx, user, &request, operation, token, &reply)?;
         }

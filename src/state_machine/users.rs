@@ -103,7 +103,7 @@ fn create_again(
         _ => return Ok(Reply::Refused(Refusal::NameTaken)),
     }
     if let Some(request) = command.registered_request() {
-        let operation = idempotency::operation_hash(&command.operation, user);
+        let operation = idempotency::opening_hash(user, &new.token.device);
         let verdict = idempotency::judge(view, user, &request, &operation)?;
         // The very same entry once more: its token is the one that was registered.
         if let idempotency::Verdict::Repeated(row) = verdict

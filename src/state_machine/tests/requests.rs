@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::limits::{CLIENTS_MAX, FRONT_REPLIES_MAX, FRONTS_MAX, REPLIES_MAX};
+use crate::types::InboxSeq;
 
 #[test]
 fn a_repeated_request_gets_its_reply_and_has_no_effect() {
@@ -41,6 +42,65 @@ fn one_id_with_another_body_is_refused() {
         assert_eq!(rig.run(&other), refused(Refusal::RequestIdReused));
     }
     assert_eq!(rig.machine.digest(), digest);
+}
+
+#[test]
+fn what_is_asked_of_the_own_session_is_part_of_the_request() {
+    let mut rig = Rig::new();
+    let mut alice = rig.create("alice");
+    let change = |hash: &str, version| Operation::ChangePassword {
+        password_hash: hash.into(),
+        password_version: version,
+    };
+    let first = alice.next(change("made of old and new", 1));
+    assert_eq!(rig.run(&first), Reply::Done);
+    assert_eq!(rig.run(&first), Reply::Done);
+    // A repetition that finds its own change in force: the front sees another version.
+    let late = alice.with(alice.sequence, change("made of old and new", 2));
+    assert_eq!(rig.run(&late), Reply::Done);
+    let reused = alice.with(alice.sequence, change("made of others", 2));
+    assert_eq!(rig.run(&reused), refused(Refusal::RequestIdReused));
+    let whoami = rig.query(&Query::WhoAmI { token: alice.token });
+    assert!(matches!(
+        whoami,
+        Answer::WhoAmI { password_version: 2, password_hash, .. }
+            if password_hash.0 == "made of old and new"
+    ));
+
+    // Another session of the same client, on another device.
+    let mut login = alice.login("phone", "second", 2);
+    if let Operation::IssueToken { token, .. } = &mut login.operation {
+        token.client = alice.client;
+    }
+    login.request = Some(request("alice", 50));
+    rig.run(&login);
+    let mut other = alice.clone();
+    other.token = token("second");
+    rig.run(&alice.with(60, send("alice", "x")));
+    let acknowledge = Operation::Acknowledge { up_to: InboxSeq(1) };
+    let mine = rig.run(&alice.with(61, acknowledge.clone()));
+    assert!(matches!(mine, Reply::Acknowledged { .. }));
+    let theirs = rig.run(&other.with(61, acknowledge));
+    assert_eq!(theirs, refused(Refusal::RequestIdReused));
+    assert_eq!(
+        rig.run(&alice.with(62, Operation::RevokeOwnToken)),
+        Reply::Done
+    );
+    let theirs = rig.run(&other.with(62, Operation::RevokeOwnToken));
+    assert_eq!(theirs, refused(Refusal::RequestIdReused));
+    let answer = rig.query(&Query::Check {
+        token: token("second"),
+    });
+    assert!(
+        matches!(answer, Answer::WhoAmI { .. }),
+        "nobody has revoked it"
+    );
+    // Nor is a login from another device the same login.
+    if let Operation::IssueToken { token: new, .. } = &mut login.operation {
+        (new.hash, new.device) = (token("third"), "tablet".into());
+    }
+    assert_eq!(rig.run(&login), refused(Refusal::RequestIdReused));
+    rig.check();
 }
 
 #[test]
