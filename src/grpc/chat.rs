@@ -43,7 +43,7 @@ pub enum ServeError {
 
 /// Serves clients until `shutdown` is ready; then open streams end with `UNAVAILABLE` and open
 /// calls have `STOP_GRACE_SECONDS` to finish. Health says NOT_SERVING while this replica knows no
-/// primary, and from the beginning of the stop.
+/// primary or may not show its copy, and from the beginning of the stop.
 pub async fn serve<B: Backend>(
     listener: TcpListener,
     service: Service<B>,
@@ -66,7 +66,7 @@ pub async fn serve_counted<B: Backend>(
     };
     let (health, health_service) = tonic_health::server::health_reporter();
     // BEFORE the first connection: the reporter itself begins with SERVING.
-    let serving = service.has_primary();
+    let serving = service.serves();
     report_health::<B>(&health, serving).await;
     let chat = ChatServiceServer::new(Chat::new(service.clone()))
         .max_decoding_message_size(limits::CLIENT_MESSAGE_BYTES_MAX)
@@ -116,7 +116,7 @@ async fn watch_health<B: Backend>(
     let mut interval = tokio::time::interval(HEALTH_INTERVAL);
     loop {
         interval.tick().await;
-        let serving = service.has_primary();
+        let serving = service.serves();
         // Only changes: the reporter wakes its watchers each time.
         if serving != reported {
             reported = serving;

@@ -282,7 +282,7 @@ async fn an_overload_says_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn health_follows_the_primary_and_reflection_lists_the_service() {
+async fn health_says_whether_it_would_serve_and_reflection_lists_the_service() {
     let server = Server::start().await;
     let mut health = HealthClient::new(server.channel.clone());
     for service in ["", "chat.v1.ChatService"] {
@@ -290,12 +290,18 @@ async fn health_follows_the_primary_and_reflection_lists_the_service() {
             service: service.to_owned(),
         };
         let mut states = health.watch(request).await.unwrap().into_inner();
-        for (primary, expected) in [
-            (Some(ReplicaId(2)), ServingStatus::Serving),
-            (None, ServingStatus::NotServing),
-            (Some(ReplicaId(1)), ServingStatus::Serving),
+        // The fourth is damaged, repairs itself or is not admitted: every read is unavailable.
+        for (primary, damaged, expected) in [
+            (Some(ReplicaId(2)), false, ServingStatus::Serving),
+            (None, false, ServingStatus::NotServing),
+            (Some(ReplicaId(1)), false, ServingStatus::Serving),
+            (Some(ReplicaId(1)), true, ServingStatus::NotServing),
+            (Some(ReplicaId(1)), false, ServingStatus::Serving),
         ] {
-            server.fake.state().primary = primary;
+            {
+                let mut state = server.fake.state();
+                (state.primary, state.damaged) = (primary, damaged);
+            }
             // The first state is that of the moment; what follows are changes.
             while states.message().await.unwrap().unwrap().status() != expected {}
         }

@@ -164,6 +164,13 @@ impl Handle {
         scope.read_metadata().primary
     }
 
+    /// Would this replica serve a client now? Not without a primary, and not one that is damaged,
+    /// repairs itself or is not admitted, whoever is primary: every read of it is unavailable.
+    pub fn serves(&self) -> bool {
+        let mut scope = self.shared.scope();
+        scope.read_metadata().serves()
+    }
+
     /// A look inside; `None` once the replica has stopped.
     pub async fn status(&self) -> Option<Status> {
         let (sender, status) = oneshot::channel();

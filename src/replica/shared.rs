@@ -89,6 +89,13 @@ struct Pending {
     delivered: BTreeMap<String, Index>,
 }
 
+impl Metadata {
+    /// A primary is known, and streams need not end.
+    pub(super) fn serves(&self) -> bool {
+        self.primary.is_some() && !self.lost && !self.shut_down
+    }
+}
+
 impl Shared {
     /// With the names that the replica starts with.
     pub fn new(names: Names) -> Self {
@@ -416,6 +423,22 @@ mod tests {
         let mut scope = shared.scope();
         assert!(scope.read_metadata().tokens.is_empty());
         assert!(scope.inbox(USER).0.watches.is_empty());
+    }
+
+    #[test]
+    fn it_serves_with_a_primary_as_long_as_its_copy_may_be_shown() {
+        let shared = Shared::new(Names::default());
+        let serves = || shared.scope().read_metadata().serves();
+        assert!(!serves(), "no primary yet");
+        shared.set_primary(Some(ReplicaId(2)), false);
+        assert!(serves());
+        // As the driver says of a replica that is damaged, repairs itself or is not admitted.
+        shared.set_primary(Some(ReplicaId(2)), true);
+        assert!(!serves());
+        shared.set_primary(Some(ReplicaId(2)), false);
+        assert!(serves());
+        shared.set_shut_down();
+        assert!(!serves());
     }
 
     #[test]

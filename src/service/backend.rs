@@ -31,6 +31,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn id(&self) -> ReplicaId;
     /// The primary as known here.
     fn primary(&self) -> Option<ReplicaId>;
+    /// Would this replica serve a client now?
+    fn serves(&self) -> bool;
 }
 
 /// Waits for reasons to wake a stream up.
@@ -65,6 +67,9 @@ impl Backend for Handle {
     }
     fn primary(&self) -> Option<ReplicaId> {
         Handle::primary(self)
+    }
+    fn serves(&self) -> bool {
+        Handle::serves(self)
     }
 }
 

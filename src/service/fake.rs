@@ -55,6 +55,8 @@ pub(crate) struct State {
     pub(crate) reads: Vec<(Query, Consistency)>,
     pub(crate) used: Vec<TokenHash>,
     pub(crate) primary: Option<ReplicaId>,
+    /// This replica's copy may not be shown.
+    pub(crate) damaged: bool,
     index: u64,
 }
 
@@ -148,6 +150,10 @@ impl Backend for Fake {
     }
     fn primary(&self) -> Option<ReplicaId> {
         self.state().primary
+    }
+    fn serves(&self) -> bool {
+        let state = self.state();
+        state.primary.is_some() && !state.damaged
     }
 }
 

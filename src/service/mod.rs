@@ -138,9 +138,9 @@ impl<B: Backend> Service<B> {
         self.inner.backend.id()
     }
 
-    /// Is a primary known here? Without one only retries help.
-    pub fn has_primary(&self) -> bool {
-        self.inner.backend.primary().is_some()
+    /// Would this replica serve a client now: is a primary known, and may the own copy be shown?
+    pub fn serves(&self) -> bool {
+        self.inner.backend.serves()
     }
 
     /// The primary as known here.

@@ -544,6 +544,6 @@ async fn the_primary_is_named_by_its_client_address() {
     assert_eq!(service.replica(), ReplicaId(1));
     assert_eq!(service.primary_address().as_deref(), Some("replica-2:7000"));
     fake.state().primary = None;
-    assert!(!service.has_primary());
+    assert!(!service.serves());
     assert_eq!(service.primary_address(), None);
 }
