@@ -195,6 +195,7 @@ pub(crate) fn report_in(response: proto::VerifyReplicaResponse) -> Result<Report
         commit_records: response.commit_records,
         digests: response.digests,
         state_index: Index(response.state_index),
+        no_trees: response.no_trees,
         notes: response.notes,
         findings: findings.collect(),
     })

@@ -82,9 +82,36 @@ impl Verdict {
         own.chain(between).collect()
     }
 
-    /// Every replica was compared, and nothing is wrong.
+    /// What was checked of less than it should be, and found good as far as that goes: a check that
+    /// compared nothing has not passed.
+    pub fn uncompared(&self) -> Vec<(ReplicaId, String)> {
+        let mut found = Vec::new();
+        let whole = self.reports.iter().filter(|r| r.findings.is_empty());
+        for report in whole {
+            // Before the first checkpoint the replay is compared with the commit records, and that
+            // is all there is.
+            let nothing_more = report.no_trees && report.digests > 0;
+            if report.state_index == Index(0) && !nothing_more {
+                let what = "its state trees were not compared with its log".to_owned();
+                found.push((report.id, what));
+            }
+            let unknown = report.hash == Hash::default() && report.digest == Hash::default();
+            if unknown && self.reports.len() > 1 {
+                let what = format!(
+                    "its log was cut above index {}, and it was compared with no other replica",
+                    self.index
+                );
+                found.push((report.id, what));
+            }
+        }
+        found
+    }
+
+    /// Every replica was compared, wholly, and nothing is wrong.
     pub fn all_identical(&self) -> bool {
-        self.reports.len() == self.replicas && self.findings().is_empty()
+        self.reports.len() == self.replicas
+            && self.findings().is_empty()
+            && self.uncompared().is_empty()
     }
 }
 
@@ -228,8 +255,27 @@ mod tests {
             index: Index(9),
             hash: Hash([hash; 32]),
             digest: Hash([digest; 32]),
+            state_index: Index(9),
             ..Report::default()
         }
+    }
+
+    #[test]
+    fn what_was_compared_with_nothing_is_not_identical() {
+        let mut all = vec![report(1, 1, 1), report(2, 1, 1)];
+        all[1].state_index = Index(0);
+        let verdict = Verdict::of(2, all.clone(), Vec::new());
+        assert!(!verdict.all_identical() && verdict.findings().is_empty());
+        let [(id, what)] = &verdict.uncompared()[..] else {
+            panic!("{:?}", verdict.uncompared());
+        };
+        assert_eq!(*id, ReplicaId(2));
+        assert!(what.contains("state trees"), "{what}");
+
+        all[1] = report(2, 0, 0);
+        let verdict = Verdict::of(2, all, Vec::new());
+        assert!(!verdict.all_identical());
+        assert!(verdict.uncompared()[0].1.contains("was cut above index 9"));
     }
 
     #[test]

@@ -284,6 +284,7 @@ fn store_text(text: &mut String, remnant: &Remnant) {
             let state = match scan(remnant) {
                 Scan::Done(index, digest) => format!("state at {index} {}", digest.short()),
                 Scan::Skipped(why) => why.to_owned(),
+                Scan::Empty => "no state trees yet".to_owned(),
                 Scan::Failed(index, what) => format!("state at {index} IS WRONG: {what}"),
             };
             writeln!(
@@ -307,7 +308,7 @@ fn scan(remnant: &Remnant) -> Scan {
     let readable = remnant.readable.as_ref().ok();
     let slice = readable.and_then(|readable| readable.applied.as_ref());
     let (Some(slice), Some(reader)) = (slice, remnant.reader()) else {
-        return Scan::Skipped("no state trees yet");
+        return Scan::Empty;
     };
     let machine = StateMachine::open(Some(slice));
     match machine.and_then(|machine| machine.scan_digest(&reader)) {

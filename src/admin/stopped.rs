@@ -3,7 +3,7 @@
 use super::verify::{LogSource, Scan};
 use crate::consensus::FormationStatus;
 use crate::state_machine::StateMachine;
-use crate::storage::{CommitRecord, Inspection, SledReader, StateReader, StorageError};
+use crate::storage::{CommitRecord, Inspection, SledReader, StateReader, StorageError, Tree};
 use crate::types::entry::Entry;
 use crate::types::{Base, Index, ReplicaId};
 use std::path::Path;
@@ -82,13 +82,26 @@ impl Stopped {
     /// Scans every record of the state trees.
     pub fn scan(&self) -> Scan {
         let Some(slice) = &self.inspection.recovered().applied else {
-            return Scan::Skipped("there are no state trees yet");
+            return self.scan_nothing();
         };
         let machine = StateMachine::open(Some(slice));
         match machine.and_then(|machine| machine.scan_digest(&self.trees)) {
             Ok(digest) => Scan::Done(slice.applied, digest),
             Err(error) => Scan::Failed(slice.applied, error.to_string()),
         }
+    }
+
+    /// Nothing was applied: the trees must be empty.
+    fn scan_nothing(&self) -> Scan {
+        for tree in Tree::ALL {
+            let what = match self.trees.range(tree, &[], &[0xff; 64], 1) {
+                Ok(records) if records.is_empty() => continue,
+                Ok(_) => "there are records, and nothing says which entries made them".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            return Scan::Failed(Index(0), format!("{}: {what}", tree.name()));
+        }
+        Scan::Empty
     }
 
     /// The digest that was stored beside the state trees.

@@ -57,6 +57,8 @@ pub struct Scope {
 pub enum Scan {
     /// No scan: why not.
     Skipped(&'static str),
+    /// Nothing was written to the trees yet, and they are empty.
+    Empty,
     /// The trees hold the state after this entry, and this is the digest of their records.
     Done(Index, Hash),
     /// They contradict themselves or cannot be read.
@@ -94,6 +96,8 @@ pub struct Report {
     pub digests: u64,
     /// Where the state trees were compared with the log; 0: nowhere.
     pub state_index: Index,
+    /// There is nothing in the state trees yet that could be compared.
+    pub no_trees: bool,
     /// What was not checked, and why.
     pub notes: Vec<String>,
     /// What is wrong.
@@ -123,6 +127,11 @@ pub fn verify(source: &dyn LogSource, mut scope: Scope) -> Report {
     }
     match scope.scan {
         Scan::Skipped(why) => check.report.notes.push(why.to_owned()),
+        Scan::Empty => {
+            check.report.no_trees = true;
+            let note = "there are no state trees yet".to_owned();
+            check.report.notes.push(note);
+        }
         Scan::Done(index, digest) => check.scanned = Some((index, digest)),
         Scan::Failed(index, what) => check.find("state", index, &what),
     }

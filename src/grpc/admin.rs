@@ -26,6 +26,9 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status};
 
+/// A state digest that is known, and where from.
+type Known = (Index, Hash, &'static str);
+
 /// What the admin API needs of a running replica.
 pub struct Admin {
     handle: Handle,
@@ -117,7 +120,7 @@ impl Admin {
                 "another verification is running on this replica",
             ));
         };
-        let (status, scan) = self.scan().await?;
+        let (status, scan, beside) = self.scan().await?;
         let commit = status.node.commit.min(status.applied);
         if at > commit.0 {
             return Err(Status::failed_precondition(format!(
@@ -127,6 +130,7 @@ impl Admin {
         let mut digests = vec![(status.applied, status.digest, "of the running state")];
         let kept = status.digests.iter();
         digests.extend(kept.map(|(index, digest)| (*index, *digest, "that was kept")));
+        digests.extend(beside);
         let scope = Scope {
             id: status.node.id,
             at: if at == 0 { commit } else { Index(at) },
@@ -143,26 +147,26 @@ impl Admin {
     }
 
     /// The replica's status at a moment at which its state trees stood still, and their scan.
-    async fn scan(&self) -> Result<(crate::replica::Status, Scan), Status> {
+    async fn scan(&self) -> Result<(crate::replica::Status, Scan, Option<Known>), Status> {
         let stopped = || Status::unavailable("the replica has stopped");
         match self.handle.verify_state().await {
             Some(Ok(verified)) if verified.index == Index(0) => {
-                let scan = Scan::Skipped("there are no state trees yet");
-                Ok((verified.status, scan))
+                Ok((verified.status, Scan::Empty, None))
             }
             Some(Ok(verified)) => {
                 let scan = Scan::Done(verified.index, verified.scanned);
-                Ok((verified.status, scan))
+                let beside = (verified.index, verified.summed, "beside the state trees");
+                Ok((verified.status, scan, Some(beside)))
             }
             Some(Err(error)) => {
                 let status = self.handle.status().await.ok_or_else(stopped)?;
                 let scan = Scan::Failed(status.checkpoint, error.to_string());
-                Ok((status, scan))
+                Ok((status, scan, None))
             }
             None => {
                 let status = self.handle.status().await.ok_or_else(stopped)?;
                 let why = "the state trees were not compared: they could not be brought up to date";
-                Ok((status, Scan::Skipped(why)))
+                Ok((status, Scan::Skipped(why), None))
             }
         }
     }
@@ -381,6 +385,7 @@ fn report_out(report: Report) -> proto::VerifyReplicaResponse {
         commit_records: report.commit_records,
         digests: report.digests,
         state_index: report.state_index.0,
+        no_trees: report.no_trees,
         notes: report.notes,
         findings: findings.collect(),
     }

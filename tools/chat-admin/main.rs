@@ -13,6 +13,7 @@ use chat::admin::recover::{Recovery, parse_directory};
 use chat::admin::stopped::Stopped;
 use chat::admin::verify::{Finding, LogSource};
 use chat::limits;
+use chat::proto::admin::ReplicaStatus;
 use chat::storage::{CommitRecord, StorageError};
 use chat::types::Index;
 use chat::types::entry::Entry;
@@ -150,7 +151,12 @@ async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
         Output::Json => format!("{:#}\n", format::status_json(&replicas)),
     };
     io::stdout().write_all(text.as_bytes())?;
-    Ok(ExitCode::SUCCESS)
+    let well = |status: &ReplicaStatus| status.unreachable.is_empty() && status.errors.is_empty();
+    Ok(if replicas.iter().all(well) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
 }
 
 async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
@@ -224,7 +230,10 @@ fn exit_code(verdict: &Verdict, alone: bool) -> ExitCode {
     let compared = verdict.reports.len();
     if !verdict.findings().is_empty() {
         ExitCode::from(1)
-    } else if compared == 0 || compared == 1 && verdict.replicas > 1 && !alone {
+    } else if compared == 0
+        || compared == 1 && verdict.replicas > 1 && !alone
+        || !verdict.uncompared().is_empty()
+    {
         // A check that compared nothing has not passed.
         ExitCode::from(2)
     } else {

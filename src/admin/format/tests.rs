@@ -234,6 +234,17 @@ fn a_verdict_says_how_many_were_compared_and_how_many_skipped() {
         "verify: 1 of 3 replicas compared at index 40: consistent, and nothing to compare it \
          with; 2 skipped (2: no connection, 3: no connection)"
     );
+    let mut half = report(1);
+    half.state_index = Index(0);
+    let verdict = Verdict::of(2, vec![half, report(2)], Vec::new());
+    assert_eq!(
+        verdict_line(&verdict),
+        "verify: 2 of 2 replicas compared at index 40: identical; not everything was compared"
+    );
+    let text = verdict_text(&verdict);
+    let named = "NOT COMPARED replica 1: its state trees were not compared with its log\n";
+    assert!(text.contains(named), "{text}");
+    assert_eq!(verdict_json(&verdict)["uncompared"][0]["id"], 1);
     assert_eq!(
         line(1, 1, Vec::new()),
         "verify: 1 of 1 replicas compared at index 40: consistent"

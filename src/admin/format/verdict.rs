@@ -3,6 +3,7 @@
 use crate::admin::cluster::Verdict;
 use crate::admin::verify::Report;
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 
 /// The one line that scripts and the demo look for.
 pub fn verdict_line(verdict: &Verdict) -> String {
@@ -25,13 +26,17 @@ pub fn verdict_line(verdict: &Verdict) -> String {
     } else {
         format!("; {} skipped ({})", skipped.len(), skipped.join(", "))
     };
+    let uncompared = match verdict.uncompared().len() {
+        0 => "",
+        _ => "; not everything was compared",
+    };
     format!(
-        "verify: {compared} of {} replicas compared at index {}: {outcome}{skipped}",
+        "verify: {compared} of {} replicas compared at index {}: {outcome}{skipped}{uncompared}",
         verdict.replicas, verdict.index
     )
 }
 
-/// A line for each replica, one for each finding, and [`verdict_line`] last.
+/// A line for each replica, one for each finding and for what was not compared, and [`verdict_line`] last.
 pub fn verdict_text(verdict: &Verdict) -> String {
     let mut text = String::new();
     for report in &verdict.reports {
@@ -41,6 +46,9 @@ pub fn verdict_text(verdict: &Verdict) -> String {
     for (id, finding) in verdict.findings() {
         let whose = id.map_or_else(String::new, |id| format!("replica {id}: "));
         text.extend(["FINDING ", &whose, &finding.sentence, "\n"]);
+    }
+    for (id, what) in verdict.uncompared() {
+        let _ = writeln!(text, "NOT COMPARED replica {id}: {what}");
     }
     text.push_str(&verdict_line(verdict));
     text.push('\n');
@@ -103,6 +111,11 @@ pub fn verdict_json(verdict: &Verdict) -> Value {
         .iter()
         .map(|(id, why)| json!({ "id": id.0, "reason": why }))
         .collect();
+    let uncompared: Vec<_> = verdict
+        .uncompared()
+        .into_iter()
+        .map(|(id, what)| json!({ "id": id.0, "reason": what }))
+        .collect();
     json!({
         "replicas": verdict.replicas,
         "compared": verdict.reports.len(),
@@ -110,6 +123,7 @@ pub fn verdict_json(verdict: &Verdict) -> Value {
         "identical": verdict.all_identical(),
         "reports": reports,
         "skipped": skipped,
+        "uncompared": uncompared,
         "findings": findings,
     })
 }

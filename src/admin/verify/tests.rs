@@ -198,6 +198,27 @@ fn a_wrong_running_digest_and_a_failed_scan_are_found() {
 }
 
 #[test]
+fn what_could_not_be_compared_leaves_no_trace_of_a_comparison() {
+    let (source, scope) = good();
+    let skipped = Scope {
+        scan: Scan::Skipped(
+            "the state trees were not compared: they could not be brought up to date",
+        ),
+        ..scope.clone()
+    };
+    let report = verify(&source, skipped);
+    assert_eq!((report.findings.len(), report.state_index), (0, Index(0)));
+    assert!(!report.no_trees);
+    let empty = Scope {
+        scan: Scan::Empty,
+        ..scope
+    };
+    let report = verify(&source, empty);
+    assert_eq!((report.findings.len(), report.state_index), (0, Index(0)));
+    assert!(report.no_trees && report.digests > 0);
+}
+
+#[test]
 fn a_cut_log_is_checked_from_its_base_and_says_so() {
     let (mut source, mut scope) = good();
     let base = source.entries[3].clone();
