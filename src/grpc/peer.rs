@@ -207,12 +207,18 @@ impl Incoming {
             let to_us = received
                 .to_incarnation
                 .is_none_or(|incarnation| incarnation == own.from_incarnation);
+            // Of a life that is over, what was on its way is nobody's.
+            let of_theirs = own
+                .to_incarnation
+                .is_none_or(|incarnation| incarnation == received.from_incarnation);
             let reason = if own.cluster.is_none() {
                 "a write of a replica to which this run has not spoken yet"
             } else if received.cluster != own.cluster {
                 "a write belongs to another cluster"
             } else if !to_us {
                 "a write is for another incarnation of this replica"
+            } else if !of_theirs {
+                "a write is from another incarnation of its sender"
             } else {
                 return self.inbox.deliver(received.message);
             };

@@ -232,6 +232,20 @@ async fn a_forward_for_another_cluster_stops_at_the_door() {
     assert_eq!(two.hear().await, Heard::Message(elsewhere(2)));
     assert_eq!(two.hear().await, Heard::Message(elsewhere(3)));
     assert_eq!(count(&two), 2);
+    // Or another life of replica 1 than the one that replica 2 speaks with.
+    let other = |nonce| {
+        let mut other = round(1, 2, nonce);
+        if let PeerMessage::Consensus(message) = &mut other {
+            message.from_incarnation = Incarnation([9; 16]);
+        }
+        other
+    };
+    one.links.send(other(4));
+    one.links.send(forward(1, 2));
+    one.links.send(other(5));
+    assert_eq!(two.hear().await, Heard::Message(other(4)));
+    assert_eq!(two.hear().await, Heard::Message(other(5)));
+    assert_eq!(count(&two), 3);
     // A replica that comes back does that, too.
     assert!(two.links.complaints().is_empty(), "nobody must look at it");
 }

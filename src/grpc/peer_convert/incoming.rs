@@ -25,6 +25,8 @@ pub struct Received {
     pub message: PeerMessage,
     /// The sender's cluster.
     pub cluster: Option<ClusterId>,
+    /// The sender's incarnation.
+    pub from_incarnation: Incarnation,
     /// The receiver's incarnation as the sender knows it.
     pub to_incarnation: Option<Incarnation>,
 }
@@ -96,6 +98,7 @@ pub fn from_envelope(
     Ok(Received {
         message,
         cluster,
+        from_incarnation,
         to_incarnation,
     })
 }
