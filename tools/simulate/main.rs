@@ -65,6 +65,9 @@ struct Arguments {
     /// Only variants whose name contains this.
     #[arg(long, default_value = "")]
     mutant: String,
+    /// With --mutants: instead of the first seed that is caught, how many of so many are.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
     /// Most general seeds tried for each variant.
     #[arg(long, default_value_t = 2_000)]
     max_seeds: u64,
@@ -81,7 +84,10 @@ fn main() -> ExitCode {
     };
     run::silence_panics();
     if arguments.mutants {
-        return mutants::gate(&arguments.mutant, arguments.max_seeds, arguments.jobs);
+        return match arguments.rate {
+            Some(seeds) => mutants::rates(&arguments.mutant, seeds, arguments.jobs),
+            None => mutants::gate(&arguments.mutant, arguments.max_seeds, arguments.jobs),
+        };
     }
     if let Some(name) = &arguments.directed {
         let Some(generator) = directed::find(name) else {

@@ -16,6 +16,12 @@ pub fn gate(_only: &str, _max_seeds: u64, _jobs: usize) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// The same.
+#[cfg(not(feature = "mutants"))]
+pub fn rates(only: &str, seeds: u64, jobs: usize) -> ExitCode {
+    gate(only, seeds, jobs)
+}
+
 #[cfg(feature = "mutants")]
 pub use with_variants::gate;
 
@@ -27,6 +33,7 @@ mod with_variants {
     use crate::run::{self, Directed};
     use crate::world::Options;
     use chat::consensus::Mutant;
+    use std::collections::BTreeMap;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -83,6 +90,82 @@ mod with_variants {
         } else {
             ExitCode::FAILURE
         }
+    }
+
+    /// How many of so many seeds catch each variant: general ones, and those of its directed
+    /// generators. Exit code 1 if nothing catches one.
+    pub fn rates(only: &str, seeds: u64, jobs: usize) -> ExitCode {
+        let only = only.to_lowercase();
+        let wanted = |m: &&Mutant| format!("{m:?}").to_lowercase().contains(&only);
+        let mut survivors = 0;
+        println!(
+            "{:<22} {:<28} {:>11}  broken invariants",
+            "variant", "seeds", "caught"
+        );
+        for mutant in Mutant::ALL.iter().filter(wanted) {
+            let name = format!("{mutant:?}");
+            let general_rate = rate(*mutant, seeds, jobs, general, None);
+            let mut caught = show(&name, "general seeds", seeds, &general_rate);
+            for generator in directed::for_mutant(*mutant) {
+                let options = |_| generator.options();
+                let seeds = seeds.min(DIRECTED_SEEDS);
+                let of_it = rate(*mutant, seeds, jobs, options, Some(generator.make));
+                caught += show(&name, generator.name, seeds, &of_it);
+            }
+            survivors += u64::from(caught == 0);
+        }
+        if survivors == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+
+    /// How often each invariant was the first to break.
+    type Broken = BTreeMap<&'static str, u64>;
+
+    fn show(mutant: &str, by: &str, seeds: u64, broken: &Broken) -> u64 {
+        let caught: u64 = broken.values().sum();
+        let mut most: Vec<(&u64, &&str)> = broken.iter().map(|(what, n)| (n, what)).collect();
+        most.sort_unstable_by(|a, b| b.cmp(a));
+        let most: Vec<String> = most
+            .iter()
+            .map(|(n, what)| format!("{what} ({n})"))
+            .collect();
+        let rate = format!("{caught}/{seeds}");
+        println!("{mutant:<22} {by:<28} {rate:>11}  {}", most.join(", "));
+        caught
+    }
+
+    fn rate(
+        mutant: Mutant,
+        seeds: u64,
+        jobs: usize,
+        options: impl Fn(u64) -> Options + Sync,
+        directed: Option<Directed>,
+    ) -> Broken {
+        let next = AtomicU64::new(1);
+        let broken: Mutex<Broken> = Mutex::default();
+        std::thread::scope(|scope| {
+            for _ in 0..jobs.max(1) {
+                scope.spawn(|| {
+                    Mutant::activate(Some(mutant));
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed > seeds {
+                            return;
+                        }
+                        let verdict = run::run(seed, &options(seed), directed);
+                        if let Some(violation) = verdict.violation
+                            && let Ok(mut broken) = broken.lock()
+                        {
+                            *broken.entry(violation.invariant).or_default() += 1;
+                        }
+                    }
+                });
+            }
+        });
+        broken.into_inner().unwrap_or_default()
     }
 
     fn general(seed: u64) -> Options {

@@ -2,8 +2,8 @@
 
 use super::checker::Violation;
 use super::faults::Director;
-use super::world::{HEAL_US_MAX, LAST_LINES, Options, TRACE_ALL, World};
-use chat::types::Index;
+use super::world::{HEAL_REFRESHES_MAX, LAST_LINES, Options, TRACE_ALL, World};
+use chat::types::{Index, Term};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -108,6 +108,7 @@ fn play(world: &mut World) -> Verdict {
             )
         {
             healed_us = world.now - healed;
+            let reign = peaceful_reign(world);
             world.begin_final_reads();
             if until(
                 world,
@@ -116,6 +117,7 @@ fn play(world: &mut World) -> Verdict {
                 "every replica serves reads",
             ) {
                 world.check_history();
+                isolation(world, reign);
                 same_damage(world);
                 double_wipe(world);
             }
@@ -132,6 +134,7 @@ fn play(world: &mut World) -> Verdict {
 
 /// Goes on until `done`; a violation if that takes too long.
 fn until(world: &mut World, since: u64, done: impl Fn(&World) -> bool, what: &str) -> bool {
+    let bound = HEAL_REFRESHES_MAX * world.config.refresh_interval_us;
     let mut turn = 0u64;
     while world.checker.violation.is_none() {
         turn += 1;
@@ -142,7 +145,7 @@ fn until(world: &mut World, since: u64, done: impl Fn(&World) -> bool, what: &st
             nobody_serves(world, "who cannot be repaired does not serve");
             return false;
         }
-        if !world.step() || world.now > since + HEAL_US_MAX {
+        if !world.step() || world.now > since + bound {
             let state = state_of(world);
             world.checker.fail("progress after the faults", || {
                 format!("not within the bound: {what}\n{state}")
@@ -200,6 +203,65 @@ fn nobody_serves(world: &mut World, invariant: &'static str) {
         .check(!serving, invariant, || "a primary serves".into());
 }
 
+/// Who is primary, and in which term.
+fn reign(world: &World) -> Option<(usize, Term)> {
+    let at = world.primary()?;
+    let process = world.members[at].process.as_ref()?;
+    Some((at, process.term))
+}
+
+/// The same when what the faults have left is over: a primary whose disk stood still is missed until
+/// it has told of progress, which it does with its next refresh.
+fn peaceful_reign(world: &mut World) -> Option<(usize, Term)> {
+    go_on(world, 2 * world.config.election_timeout_us());
+    let since = world.now;
+    until(world, since, World::settled, "all replicas stay equal");
+    reign(world)
+}
+
+/// Election timeouts for which a secondary is cut off, and after which all must be as before.
+const ISOLATION_TIMEOUTS: u64 = 10;
+
+/// Once all is well the primary stays. A secondary that is cut off asks in vain, and deposes nobody,
+/// neither then nor when it is back.
+fn isolation(world: &mut World, reign_before: Option<(usize, Term)>) {
+    let stays = |world: &mut World, when: &str| {
+        let now = reign(world);
+        let state = state_of(world);
+        world.checker.check(
+            now == reign_before,
+            "an isolated replica cannot depose the primary",
+            || format!("{reign_before:?} {when}, and then {now:?} (place, term)\n{state}"),
+        );
+    };
+    stays(world, "when all was well");
+    let n = world.members.len();
+    let Some((primary, _)) = reign_before.filter(|_| n > 1) else {
+        return;
+    };
+    let lonely = (primary + 1 + world.rng.below(n as u64 - 1) as usize) % n;
+    world.checker.count("secondaries isolated");
+    for other in (0..n).filter(|other| *other != lonely) {
+        world.cut(lonely, other);
+        world.cut(other, lonely);
+    }
+    let long = ISOLATION_TIMEOUTS * world.config.election_timeout_us();
+    go_on(world, long);
+    stays(world, "before a secondary was cut off");
+    world.network.unblock();
+    let since = world.now;
+    if until(world, since, World::settled, "the isolated one is back") {
+        go_on(world, long);
+        stays(world, "before a secondary was cut off and came back");
+    }
+}
+
+/// So many virtual microseconds pass.
+fn go_on(world: &mut World, us: u64) {
+    let until = world.now + us;
+    while world.now < until && world.checker.violation.is_none() && world.step() {}
+}
+
 /// The same committed entries are lost on some: a minority is repaired, a majority halts.
 fn same_damage(world: &mut World) {
     let count = world.plan.same_damage;
@@ -253,8 +315,7 @@ fn same_damage(world: &mut World) {
     }
     if count > world.members.len() - world.checker.majority() {
         world.checker.count("same damage on a majority");
-        let until = world.now + HALT_US;
-        while world.now < until && world.checker.violation.is_none() && world.step() {}
+        go_on(world, HALT_US);
         nobody_serves(world, "who cannot be repaired does not serve");
         let told = halted(world);
         let state = state_of(world);
@@ -280,7 +341,6 @@ fn double_wipe(world: &mut World) {
         world.wipe(at);
         world.boot(at);
     }
-    let until = world.now + 1_500_000;
-    while world.now < until && world.checker.violation.is_none() && world.step() {}
+    go_on(world, 1_500_000);
     nobody_serves(world, "two wiped of three do not serve");
 }

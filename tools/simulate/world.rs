@@ -31,8 +31,8 @@ pub struct Options {
     pub trace: bool,
 }
 
-/// Virtual microseconds after the faults within which everything must work again.
-pub const HEAL_US_MAX: u64 = 60_000_000;
+/// Refresh intervals after the faults within which everything must work again.
+pub const HEAL_REFRESHES_MAX: u64 = 500;
 /// Lines of trace kept for a report.
 const TRACE_LINES: usize = 80;
 
