@@ -441,6 +441,7 @@ impl Config {
                 election_check_interval_us: us(self.election_check_interval),
                 initialize_wait_us: us(self.initialize_wait),
                 build: version(),
+                level: crate::types::LEVEL,
             },
             write_timeout_us: us(self.write_timeout),
             read_timeout_us: us(self.write_timeout),

@@ -272,3 +272,6 @@ pub type Members = std::collections::BTreeMap<ReplicaId, Incarnation>;
 
 /// The highest level that this build knows.
 pub const LEVEL: Level = Level(1);
+/// The level in force from entry 1 on, in every cluster for ever: builds that know different levels
+/// must write the same entry 1. Higher ones come by an entry of the log.
+pub const FORMATION_LEVEL: Level = Level(1);

@@ -8,7 +8,7 @@ use chat::replica::runtime::{Failure, Runtime, spawn};
 use chat::replica::{Consistency, Handle, Wake, WriteError};
 use chat::state_machine::{Answer, Command, Operation, Query, Refusal, Reply};
 use chat::storage::{Effect, MemDisk, MemStore};
-use chat::types::{InboxSeq, Index, ReplicaId, UserId};
+use chat::types::{InboxSeq, Index, Level, ReplicaId, UserId};
 use replica_links::{Net, PATIENCE, config, create, send, token, write};
 use std::collections::BTreeMap;
 
@@ -116,6 +116,54 @@ async fn a_failed_disk_stops_the_replica_and_says_so() {
     assert_ne!(outcome, WriteError::NotApplied, "it was proposed");
     assert!(patient(runtime.shut_down()).await.is_err());
     assert!(handle.store_size().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_cluster_removes_what_a_deleted_account_has_left() {
+    let (disk, net) = (MemDisk::new(), Net::default());
+    let (handle, runtime) = start(1, 1, &disk, &net);
+    user(&handle, "ann").await;
+    for sequence in 2..=60 {
+        write(&handle, &send("ann", sequence, "ann")).await;
+    }
+    let delete = Command {
+        operation: Operation::DeleteAccount,
+        ..send("ann", 61, "ann")
+    };
+    let deleted = write(&handle, &delete).await;
+    assert_eq!(deleted.reply, Reply::Done);
+    patient(async { while handle.status().await.unwrap().cleanups > 0 {} }).await;
+    // Far more rows than the deletion itself removes: entries that no client asked for did it.
+    assert!(handle.status().await.unwrap().applied > deleted.index);
+    patient(runtime.shut_down()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_does_not_know_the_level_in_force_stops_with_a_sentence() {
+    let (disk, net) = (MemDisk::new(), Net::default());
+    let knowing = |level: u32| {
+        let (store, recovered) = MemStore::open(&disk).unwrap();
+        let mut config = config(1, 1);
+        config.node.level = Level(level);
+        spawn(config, store, recovered, |_| net.clone())
+    };
+    let level = async |handle: &Handle| handle.status().await.unwrap().node.level;
+    let (handle, runtime) = knowing(1).unwrap();
+    user(&handle, "ann").await;
+    assert_eq!(level(&handle).await, Level(1));
+    patient(runtime.shut_down()).await.unwrap();
+
+    let (handle, runtime) = knowing(2).unwrap();
+    patient(async { while level(&handle).await != Level(2) {} }).await;
+    user(&handle, "bob").await;
+    patient(runtime.shut_down()).await.unwrap();
+
+    let error = knowing(1).err().expect("it cannot read this state");
+    let sentence = "the log is at level 2, this build knows levels up to 1: start a newer version";
+    assert!(error.to_string().contains(sentence), "{error}");
+    let (handle, runtime) = knowing(2).unwrap();
+    assert_eq!(*handle.names(), ["ann", "bob"]);
+    patient(runtime.shut_down()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 //! Twenty power cuts on a real file system, and two with the syncs left out, which must be noticed.
 
+mod skips;
+
 use std::process::{Command, Output};
 
 fn powercut(arguments: &[&str]) -> Option<Output> {
@@ -8,7 +10,7 @@ fn powercut(arguments: &[&str]) -> Option<Output> {
         .output()
         .is_ok_and(|o| o.stdout == b"0\n");
     if !root {
-        eprintln!("skipped: needs root");
+        skips::skip("power-cuts", "they need root");
         return None;
     }
     let output = Command::new(env!("CARGO_BIN_EXE_powercut"))
@@ -17,7 +19,10 @@ fn powercut(arguments: &[&str]) -> Option<Output> {
         .expect("the tool starts");
     let errors = String::from_utf8_lossy(&output.stderr);
     if output.status.code() == Some(2) && errors.contains("mount failed") {
-        eprintln!("skipped: needs loop mounts ({})", errors.trim());
+        skips::skip(
+            "power-cuts",
+            &format!("they need loop mounts ({})", errors.trim()),
+        );
         return None;
     }
     println!("{}{errors}", String::from_utf8_lossy(&output.stdout));

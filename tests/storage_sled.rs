@@ -200,7 +200,7 @@ fn each_file_that_is_lost_is_missed() {
 /// A store of the cluster whose members are given, with 40 entries.
 fn formed(path: &Path, members: &Members) {
     let (mut store, _) = open(path);
-    let first = Entry::formation(members, chat::types::LEVEL);
+    let first = Entry::formation(members);
     let end = End {
         stamp: first.stamp(),
         hash: first.hash(),

@@ -3,6 +3,8 @@
 //! The checks read the sources as text, without comments and literals, so that talking about
 //! something is not doing it. Each failure names the file, the line and the rule.
 
+#[path = "tidy/scanner.rs"]
+mod scanner;
 #[path = "tidy/text.rs"]
 mod text;
 
@@ -115,6 +117,17 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Of a module that another one may use, all that it may name there. The state machine reads records
+/// and hands out changes: nothing of a store concerns it.
+const MAY_NAME: &[(&str, &str, &[&str])] = &[(
+    "state_machine",
+    "storage",
+    &["Change", "Slice", "StateReader", "StorageError", "Tree"],
+)];
+
+/// The only place in the product that names the switch of the wrong variants: its definition.
+const SWITCH: (&str, &str) = ("activate", "src/consensus/mutants.rs");
+
 /// Modules without I/O, clocks and chance: equal input must give equal output everywhere.
 const PURE: &[&str] = &["consensus", "state_machine", "types", "limits", "codec"];
 const IMPURE: &[&str] = &[
@@ -189,6 +202,49 @@ fn modules_import_only_what_they_may() {
         }
     }
     assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn of_another_module_only_what_is_listed_is_named() {
+    let mut wrong = String::new();
+    for source in sources() {
+        for (module, other, items) in MAY_NAME {
+            if module_of(&source.path) != Some(module) {
+                continue;
+            }
+            let lines: Vec<&str> = product_lines(&source).map(|(_, line)| line).collect();
+            for name in items_of(&lines.join(" "), &format!("crate::{other}::")) {
+                if !items.contains(&name.as_str()) {
+                    let path = &source.path;
+                    let _ = writeln!(wrong, "{path}: {module} may not use {other}::{name}");
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn no_product_switches_a_wrong_variant_on() {
+    let (word, definition) = SWITCH;
+    let mut found = 0;
+    let mut wrong = String::new();
+    for source in sources() {
+        if !source.path.starts_with("src/") {
+            continue;
+        }
+        for (number, line) in source.code.lines().enumerate() {
+            if !has_word(line, word) {
+                continue;
+            }
+            found += 1;
+            if source.path != definition {
+                let _ = writeln!(wrong, "{}:{}: {word}", source.path, number + 1);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+    assert_eq!(found, 1, "its definition has another name");
 }
 
 #[test]
@@ -325,6 +381,34 @@ fn named_after<'a>(line: &'a str, prefix: &str) -> Vec<&'a str> {
         match rest.strip_prefix('{') {
             None => names.extend(identifier(rest)),
             Some(list) => names.extend(list.split(',').filter_map(|one| identifier(one.trim()))),
+        }
+    }
+    names
+}
+
+/// The items that follow `prefix` in this code, also in `prefix{a, b::{c, d}}` over several lines: of
+/// a nested path the first name.
+fn items_of(code: &str, prefix: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for (at, _) in code.match_indices(prefix) {
+        let rest = &code[at + prefix.len()..];
+        if !rest.starts_with('{') {
+            names.extend(identifier(rest).map(str::to_owned));
+            continue;
+        }
+        let list = block_length(rest).map_or(rest, |end| &rest[1..end - 1]);
+        let (mut depth, mut expects) = (0, true);
+        for (at, letter) in list.char_indices() {
+            match letter {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 0 => expects = true,
+                letter if expects && depth == 0 && !letter.is_whitespace() => {
+                    expects = false;
+                    names.extend(identifier(&list[at..]).map(str::to_owned));
+                }
+                _ => {}
+            }
         }
     }
     names
@@ -504,59 +588,4 @@ fn test_modules_in(path: &str, code: &str) -> Vec<String> {
         }
     }
     found
-}
-
-/// The checks check themselves: a scanner that sees nothing finds nothing.
-mod scanner {
-    use super::*;
-
-    #[test]
-    fn comments_and_literals_are_not_code() {
-        let text =
-            "a // todo!\nb /* x /* y */ z */ c \"todo! \\\" d\" e r#\"f \" g\"# 'h' '\\'' &'i j";
-        let code = text::without_comments_and_literals(text);
-        let words: Vec<&str> = code.split_whitespace().collect();
-        assert_eq!(words, ["a", "b", "c", "e", "&'i", "j"]);
-        assert_eq!(code.lines().count(), text.lines().count());
-    }
-
-    #[test]
-    fn imports_are_seen_in_every_form() {
-        assert_eq!(
-            named_after("use crate::replica::Handle;", "crate::"),
-            ["replica"]
-        );
-        assert_eq!(
-            named_after("let x: crate::net::A = crate::b::C;", "crate::"),
-            ["net", "b"]
-        );
-        assert_eq!(
-            named_after("use crate::{types::Term, limits};", "crate::"),
-            ["types", "limits"]
-        );
-        assert!(named_after("use other_crate::x;", "crate::").is_empty());
-        assert!(has_word("use sled::Db;", "sled") && !has_word("sled_store::open", "sled"));
-    }
-
-    #[test]
-    fn functions_are_measured_with_their_braces() {
-        let code = "trait T { fn a(&self); }\nfn b(x: [u8; 2]) -> u8 {\n  match x {\n    _ => 1,\n  }\n}\n";
-        let found = functions(code);
-        assert_eq!(found.len(), 1);
-        let b = &found[0];
-        assert_eq!(
-            (b.name.as_str(), b.first_line, b.lines, b.is_match),
-            ("b", 1, 5, true)
-        );
-    }
-
-    #[test]
-    fn tests_begin_where_they_are_declared() {
-        let code = "fn a() {}\n#[cfg(test)]\nmod fakes;\n#[cfg(test)]\nmod tests {\n}\n";
-        assert_eq!(tests_from(code), 3);
-        let modules = test_modules_in("src/storage/mod.rs", code);
-        assert_eq!(modules, ["src/storage/fakes.rs", "src/storage/fakes/"]);
-        let modules = test_modules_in("src/storage.rs", code);
-        assert_eq!(modules[0], "src/storage/fakes.rs");
-    }
 }

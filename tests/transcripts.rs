@@ -12,6 +12,7 @@
 //! propose ID TEXT         a command for the primary
 //! read ID                 a linearizable read
 //! kill ID | restart ID    a process, with its disk kept
+//! knows ID LEVEL          what its build knows, from its next start on (before `start` too)
 //! wipe ID                 a process, with its disk replaced by an empty one
 //! damage ID               a process, with its store put aside for an empty one
 //! cut A B | join A B      both directions; messages are lost silently

@@ -350,6 +350,7 @@ impl Node {
         }
         self.installing = Some(self.jobs.pending_id());
         let from = adoption.from;
+        self.adopted = Some((from, last));
         self.event(Event::Adopted { from, last });
     }
 }

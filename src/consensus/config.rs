@@ -1,6 +1,6 @@
 //! What a node is configured with.
 
-use crate::types::ReplicaId;
+use crate::types::{Level, ReplicaId};
 
 /// Ids and timings.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub struct Config {
     pub initialize_wait_us: u64,
     /// Version and build, told to peers.
     pub build: String,
+    /// The highest level that this build knows: [`crate::types::LEVEL`] outside of tests.
+    pub level: Level,
 }
 
 impl Config {

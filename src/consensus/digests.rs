@@ -8,7 +8,7 @@
 //! whose own state is doubted, is no opinion.
 
 use super::{Event, HardState, Mutant, Node};
-use crate::types::{Hash, Index, Monotonic, ReplicaId};
+use crate::types::{Hash, Index, Level, Monotonic, ReplicaId};
 use std::collections::BTreeMap;
 
 /// Refreshes after which a difference without a majority is told.
@@ -67,8 +67,14 @@ enum Verdict {
 
 impl Node {
     /// State for refreshes: applied index, digests at the last multiples of 1,024, disk low.
-    pub fn set_applied(&mut self, applied: Index, digests: Vec<(Index, Hash)>, disk_low: bool) {
+    pub fn set_applied(
+        &mut self,
+        (applied, level): (Index, Level),
+        digests: Vec<(Index, Hash)>,
+        disk_low: bool,
+    ) {
         self.applied = applied;
+        self.levels.learn(applied, level);
         self.disk_low = disk_low;
         if self.comparison.own != digests {
             self.comparison.own = digests;

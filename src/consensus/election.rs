@@ -39,11 +39,23 @@ impl Node {
             return false;
         }
         if let Some(primary) = self.primary {
-            let gone = self.peers.get(&primary).is_some_and(|peer| peer.refused);
-            let unseen = self.now.mono.since(self.primary_seen);
-            return gone || unseen > self.config.election_timeout_us();
+            return self.is_unseen(primary);
         }
         self.boot_until.is_none() && self.contest.is_none() && self.now.mono >= self.ask_after
+    }
+
+    /// Has this primary shown no progress for too long?
+    fn is_unseen(&self, primary: ReplicaId) -> bool {
+        let gone = self.peers.get(&primary).is_some_and(|peer| peer.refused);
+        let unseen = self.now.mono.since(self.primary_seen);
+        gone || unseen > self.config.election_timeout_us()
+    }
+
+    /// The primary that is followed, as long as it shows progress. A replica that takes no part, and
+    /// never misses one, may have heard of it long ago.
+    pub(super) fn seen_primary(&self) -> Option<ReplicaId> {
+        let leads = self.leading.is_some();
+        self.primary.filter(|id| leads || !self.is_unseen(*id))
     }
 
     /// May this replica start and enter an election?
@@ -103,6 +115,9 @@ impl Node {
         });
         let last = self.log.durable();
         self.broadcast(&Body::Ask { nonce, last });
+        if Mutant::AskNobody.on() {
+            self.campaign();
+        }
         self.maybe_campaign();
     }
 
@@ -125,7 +140,7 @@ impl Node {
         let own = self.log.durable();
         let asks = std::mem::take(&mut self.asks);
         for (from, (nonce, last, until)) in asks {
-            if last >= own {
+            if last >= own || Mutant::AgreeToOlder.on() {
                 self.send(from, Body::Agree { nonce });
             } else {
                 self.asks.insert(from, (nonce, last, until));

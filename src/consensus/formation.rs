@@ -7,7 +7,7 @@
 use super::{Body, Event, FormationStatus, Hello, Message, Mutant, Node, Repair};
 use crate::types::entry::{Entry, Kind, ReplaceIncarnation};
 use crate::types::refusals::RefusalKind;
-use crate::types::{ClusterId, Index, LEVEL, Members, ReplicaId};
+use crate::types::{ClusterId, Index, Members, ReplicaId};
 
 /// Lowest and highest version of the inter-server protocol that this build speaks.
 pub(super) const PROTOCOL: (u32, u32) = (1, 1);
@@ -64,7 +64,7 @@ impl Node {
             commit: self.commit,
             primary: self.primary,
             protocol: PROTOCOL,
-            level: LEVEL,
+            level: self.config.level,
             build: self.config.build.clone(),
             damaged: self.damage.is_some(),
             admitted: self.is_admitted(),
@@ -113,8 +113,10 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
+        peer.refused_for = None;
         let new_run = peer.run != Some(message.run);
         if new_run {
+            self.clocks.forget(from);
             peer.run = Some(message.run);
             // It has just spoken: expect its ballot.
             peer.progressed = Some(self.now.mono);
@@ -140,6 +142,7 @@ impl Node {
         }
         self.maybe_form();
         self.maybe_readmit();
+        self.maybe_raise_level();
         self.maybe_end_boot();
     }
 
@@ -241,7 +244,7 @@ impl Node {
 
     fn form(&mut self, members: &Members) {
         assert_eq!(self.log.last().index, Index(0), "entry 1 is the first");
-        let entry = Entry::formation(members, LEVEL);
+        let entry = Entry::formation(members);
         self.append(entry);
     }
 

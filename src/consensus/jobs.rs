@@ -134,7 +134,7 @@ impl Jobs {
     }
 
     pub(super) fn term_is_durable(&self, term: Term) -> bool {
-        term <= self.durable_term || Mutant::ForgetGrant.on()
+        term <= self.durable_term || Mutant::ForgetTerm.on()
     }
 
     /// The message leaves when its term is durable.
@@ -210,8 +210,11 @@ impl Jobs {
 
     fn as_written(&self, hard: &HardState) -> HardState {
         let mut written = hard.clone();
-        if Mutant::ForgetGrant.on() {
+        if Mutant::ForgetTerm.on() && written.term > self.durable_term {
             written.term = self.durable_term;
+            written.granted_to = None;
+        }
+        if Mutant::ForgetGrant.on() {
             written.granted_to = None;
         }
         written

@@ -69,11 +69,13 @@
 //! A log below the part in memory is not read here: the core asks for it ([`Fetch`]).
 
 mod adoption;
+mod clocks;
 mod config;
 mod digests;
 mod election;
 mod formation;
 mod jobs;
+mod level;
 mod log;
 mod membership;
 mod memory;
@@ -93,6 +95,7 @@ mod rng;
 mod room;
 mod sending;
 mod snapshot;
+mod status;
 #[cfg(feature = "model")]
 mod view;
 

@@ -8,7 +8,9 @@
 pub enum Mutant {
     /// Become primary at the end of the window if one's own ballot is best, without grants.
     DecideLocally,
-    /// Term and grant are not written.
+    /// The term is not written.
+    ForgetTerm,
+    /// The grant is not written.
     ForgetGrant,
     /// Grant to the best ballot even if it is older than one's own log.
     GrantToOlder,
@@ -24,6 +26,10 @@ pub enum Mutant {
     StayPrimary,
     /// Acknowledge when the entries arrive, not when they are durable.
     AckBeforeFsync,
+    /// The term is raised without asking anybody whether the primary is missed.
+    AskNobody,
+    /// Agree with an asker whose copy is older than one's own.
+    AgreeToOlder,
     /// Ballot again in the persisted term after a restart.
     ReballotAfterRestart,
     /// Adopt a copy that is older than one's own at the request.
@@ -66,6 +72,10 @@ pub enum Mutant {
     PollMinority,
     /// A readmission is proposed while another waits for its commit.
     AdmitTwo,
+    /// The level is raised when those who have shown theirs know it, whoever is away.
+    RaiseEarly,
+    /// A term's time begins at the primary's own clock.
+    OwnClock,
     /// A read round counts answers to earlier rounds.
     StaleRound,
     /// A replica whose disk went back to an old copy keeps its promises' name.
@@ -82,8 +92,9 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every variant.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 41] = [
         Self::DecideLocally,
+        Self::ForgetTerm,
         Self::ForgetGrant,
         Self::GrantToOlder,
         Self::LongestIsNewest,
@@ -92,6 +103,8 @@ impl Mutant {
         Self::CommitEarlierTerm,
         Self::StayPrimary,
         Self::AckBeforeFsync,
+        Self::AskNobody,
+        Self::AgreeToOlder,
         Self::ReballotAfterRestart,
         Self::AdoptOlder,
         Self::AdoptWithoutTerm,
@@ -113,6 +126,8 @@ impl Mutant {
         Self::UnfencedPoll,
         Self::PollMinority,
         Self::AdmitTwo,
+        Self::RaiseEarly,
+        Self::OwnClock,
         Self::StaleRound,
         Self::IgnoreRollback,
         Self::WriteUnvouched,

@@ -1,8 +1,10 @@
 //! The node: its state, its public methods, and what all parts share.
 
 use super::adoption::{Adoption, CopyService};
+use super::clocks::Clocks;
 use super::election::{Contest, Missing};
 use super::jobs::Jobs;
+use super::level::Levels;
 use super::log::Log;
 use super::membership::Membership;
 use super::primary::PrimaryState;
@@ -11,7 +13,7 @@ use super::refusing::Questions;
 use super::rng::SplitMix;
 use super::{
     Body, Config, Event, FormationStatus, HardState, Hello, JobId, Mutant, NotPrimary, Now, ReadId,
-    Ready, Repair, Role, Start, Status,
+    Ready, Repair, Start,
 };
 use crate::limits::UNCOMMITTED_BYTES_MAX;
 use crate::types::entry::{Entry, Kind};
@@ -40,9 +42,10 @@ pub(super) struct Peer {
     /// Its last durable stamp, as it last said.
     pub(super) last: Stamp,
     pub(super) hello_sent: Option<Monotonic>,
-    pub(super) skew_told: Option<Monotonic>,
     /// It has seen this process run, and remembers nothing of this replica that is not here.
     pub(super) vouches: bool,
+    /// Why nothing that it says is believed; until it says something else, or is gone.
+    pub(super) refused_for: Option<String>,
     /// Its disk is nearly full, as it last said.
     pub(super) disk_low: bool,
     /// Digests of its state, as it last said in this run.
@@ -71,6 +74,7 @@ pub struct Node {
     pub(super) commit: Index,
     pub(super) delivered: Index,
     pub(super) membership: Membership,
+    pub(super) levels: Levels,
     pub(super) peers: BTreeMap<ReplicaId, Peer>,
     /// Whom this replica follows in `hard.term`; itself if primary.
     pub(super) primary: Option<ReplicaId>,
@@ -121,6 +125,9 @@ pub struct Node {
     pub(super) applied: Index,
     pub(super) comparison: super::digests::Comparison,
     pub(super) disk_low: bool,
+    pub(super) clocks: Clocks,
+    /// The last copy that was adopted in this run, and from whom.
+    pub(super) adopted: Option<(ReplicaId, Stamp)>,
     pub(super) disk_age_us: u64,
     pub(super) progress: u64,
     pub(super) refresh_at: Monotonic,
@@ -135,19 +142,13 @@ impl Node {
     pub fn new(start: Start) -> Self {
         let Start { config, now, .. } = start.clone();
         let (log, commit) = log_of(&start);
-        let (run, seed, applied) = (start.run, start.seed, start.applied);
-        let Start {
-            mut hard_state,
-            members,
-            damage,
-            ..
-        } = start;
+        let (mut hard_state, applied) = (start.hard_state, start.applied);
         let (term, mark) = (hard_state.term, hard_state.mark);
         let jobs = Jobs::new(term, mark, config.ids.len() == 1);
         let raised = raise_to_log(&mut hard_state, log.last().term);
-        let mut rng = SplitMix::new(seed);
+        let mut rng = SplitMix::new(start.seed);
         let mut node = Self {
-            run,
+            run: start.run,
             reads: Reads::new(rng.next()),
             rng,
             now,
@@ -157,7 +158,8 @@ impl Node {
             reached: raised || Mutant::ReballotAfterRestart.on(),
             commit: commit.max(applied),
             delivered: applied,
-            membership: Membership::new(members, &config.ids),
+            membership: Membership::new(start.members, &config.ids),
+            levels: Levels::new(start.level),
             peers: peers_of(&config),
             primary: None,
             primary_seen: now.mono,
@@ -185,10 +187,12 @@ impl Node {
             poll: None,
             halt: None,
             began_with: log.last(),
-            damage,
+            damage: start.damage,
             damage_noted: None,
             applied,
             disk_low: false,
+            clocks: Clocks::default(),
+            adopted: None,
             disk_age_us: 0,
             progress: 0,
             refresh_at: now.mono,
@@ -227,6 +231,7 @@ impl Node {
                 .expect("the tail reaches below")
                 .clone();
             self.membership.on_append(&entry);
+            self.levels.on_append(&entry);
             self.note_formation(&entry);
             index = index.next();
         }
@@ -300,6 +305,7 @@ impl Node {
         };
         known.link = false;
         known.refused = refused;
+        known.refused_for = None;
         if refused {
             self.tick_election();
         }
@@ -369,6 +375,9 @@ impl Node {
                 self.forget_life_before(id, incarnation);
                 self.event(Event::Readmitted(id, incarnation));
             }
+            if let Some(level) = self.levels.on_commit(&entry) {
+                self.event(Event::LevelRaised(level));
+            }
             self.note_delivered(entry.payload().len());
             self.delivered = index;
             self.ready.committed.push(entry);
@@ -386,40 +395,6 @@ impl Node {
         }
     }
 
-    /// A look inside.
-    pub fn status(&self) -> Status {
-        Status {
-            id: self.config.id,
-            incarnation: self.hard.incarnation,
-            cluster: self.hard.cluster,
-            role: self.role(),
-            term: self.hard.term,
-            primary: self.primary.filter(|_| !self.misses_primary()),
-            serving: self.leading.as_ref().is_some_and(|l| l.serving),
-            base: self.log.base().stamp.index,
-            last: self.log.last(),
-            durable: self.log.durable(),
-            head_hash: self.log.head_hash(),
-            commit: self.commit,
-            members: self.membership.committed().clone(),
-            matches: self
-                .leading
-                .as_ref()
-                .map_or_else(BTreeMap::new, PrimaryState::matches),
-            connected: self
-                .peers
-                .iter()
-                .filter(|(_, p)| p.link)
-                .map(|(id, _)| *id)
-                .collect(),
-            damage: self.damage.clone(),
-            quarantine: self.comparison.doubt.clone(),
-            digest_agreed: self.comparison.agreed,
-            digest_tie: self.comparison.tie(),
-            halt: self.halt.clone().filter(|_| self.no_primary_can_be()),
-        }
-    }
-
     /// How far the log is durable.
     pub fn durable(&self) -> Index {
         self.log.durable().index
@@ -428,29 +403,6 @@ impl Node {
     /// The promises as they will be once every job is done.
     pub fn hard_state(&self) -> &HardState {
         &self.hard
-    }
-
-    /// What this replica is just now.
-    pub(super) fn role(&self) -> Role {
-        if self.damage.is_some() {
-            Role::Damaged
-        } else if self.is_repairing() {
-            Role::Repairing
-        } else if self.leading.is_some() {
-            Role::Primary
-        } else if self.is_formed() && !self.is_admitted() {
-            Role::NotAdmitted
-        } else if self.is_quarantined() {
-            Role::Quarantined
-        } else if self.retiring_until.is_some() {
-            Role::Retiring
-        } else if self.contest.is_some() {
-            Role::Candidate
-        } else if self.boot_until.is_some() && self.primary.is_none() {
-            Role::Booting
-        } else {
-            Role::Secondary
-        }
     }
 
     pub(super) fn event(&mut self, event: Event) {
@@ -471,6 +423,7 @@ impl Node {
             self.hard.mark = self.log.last();
         }
         self.membership.on_truncate(after);
+        self.levels.on_truncate(after);
         self.jobs.truncate(self.log.last());
         self.verified = self.verified.min(after);
         self.acked = self.acked.min(after);
@@ -480,6 +433,7 @@ impl Node {
     /// Adds one entry to the log and to the next job.
     pub(super) fn append(&mut self, entry: Entry) {
         self.membership.on_append(&entry);
+        self.levels.on_append(&entry);
         self.note_formation(&entry);
         self.log.append(entry.clone());
         self.hard.mark = self.hard.mark.max(entry.stamp());

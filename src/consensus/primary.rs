@@ -1,5 +1,6 @@
 //! The primary: entry times, replication to each secondary, commits, stepping down.
 
+use super::clocks::base_time;
 use super::progress::{Progress, Sending};
 use super::{Append, AppendReply, Body, Event, Message, Mutant, Node, Refresh};
 use crate::limits::APPEND_BYTES_MAX;
@@ -14,8 +15,6 @@ const HANDOVER_US: u64 = 1_000_000;
 const STEER_US_MAX: u64 = 60_000_000;
 /// A microsecond of steering for this many microseconds of time.
 const STEER_ONE_IN: u64 = 100;
-/// A peer's clock this far away raises an alarm, in microseconds.
-const SKEW_US_MAX: u64 = 60_000_000;
 
 /// What only a primary has.
 ///
@@ -60,9 +59,28 @@ impl PrimaryState {
         self.peers.insert(peer, Progress::new(last.next()));
     }
 
+    /// A primary of nobody, since now and by a clock that is right.
+    #[cfg(test)]
+    pub(super) fn for_test(now: super::Now) -> Self {
+        Self {
+            serving: false,
+            term_start: Index(1),
+            peers: BTreeMap::new(),
+            handing_over: None,
+            since: now.mono,
+            base_time: now.wall,
+            last_time: WallTime(0),
+            own_moved: now.mono,
+            commit_moved: now.mono,
+            uncommitted_bytes: 0,
+            full: false,
+            rebuilding: BTreeSet::new(),
+        }
+    }
+
     /// Never falls within a term, starts at the base, and advances with the monotonic clock,
     /// steered towards the wall clock.
-    fn time(&mut self, now: super::Now) -> WallTime {
+    pub(super) fn time(&mut self, now: super::Now) -> WallTime {
         let elapsed = now.mono.since(self.since);
         let plain = self.base_time.0.saturating_add(elapsed);
         let steer = (elapsed / STEER_ONE_IN).min(STEER_US_MAX);
@@ -79,9 +97,6 @@ impl Node {
     pub(super) fn become_primary(&mut self, grants: BTreeMap<ReplicaId, WallTime>) {
         let last = self.log.last();
         assert_eq!(last, self.log.durable(), "a candidate's log is durable");
-        let mut clocks: Vec<WallTime> = grants.into_values().collect();
-        clocks.sort_unstable();
-        let median = clocks[(clocks.len() - 1) / 2];
         let before = self
             .log
             .entry_at(last.index)
@@ -95,7 +110,7 @@ impl Node {
                 .collect(),
             handing_over: None,
             since: self.now.mono,
-            base_time: median.max(before),
+            base_time: base_time(grants.into_values(), before, self.now),
             last_time: before,
             own_moved: self.now.mono,
             commit_moved: self.now.mono,
@@ -234,6 +249,7 @@ impl Node {
         self.stuck_limit_us = self.config.election_timeout_us() * 4;
         self.maybe_serve();
         self.maybe_readmit();
+        self.maybe_raise_level();
         self.maybe_retreat();
         self.maybe_hand_over();
     }
@@ -245,6 +261,7 @@ impl Node {
         self.maybe_retreat();
         self.maybe_hand_over();
         self.maybe_readmit();
+        self.maybe_raise_level();
         let Some(leading) = &mut self.leading else {
             return;
         };
@@ -417,6 +434,7 @@ impl Node {
             acknowledged.insert(self.config.id, self.log.durable());
             self.remember(&acknowledged);
         }
+        self.judge_clocks();
         let ids: Vec<ReplicaId> = self.peers.keys().copied().collect();
         for id in ids {
             if self.peers[&id].run.is_none() || !self.is_formed() {
@@ -447,7 +465,6 @@ impl Node {
     pub(super) fn on_refresh(&mut self, message: &Message, refresh: Refresh) {
         let from = message.from;
         let now = self.now;
-        let ahead_us = ahead(refresh.clock, now.wall);
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
@@ -471,17 +488,7 @@ impl Node {
             peer.progress = refresh.progress;
             peer.progressed = Some(now.mono);
         }
-        let told = peer
-            .skew_told
-            .is_some_and(|at| now.mono.since(at) < SKEW_US_MAX);
-        let skewed = ahead_us.unsigned_abs() > SKEW_US_MAX && !told;
-        if skewed {
-            peer.skew_told = Some(now.mono);
-            self.event(Event::ClockSkew {
-                peer: from,
-                ahead_us,
-            });
-        }
+        self.clocks.hear(from, refresh.clock, now);
         self.hear_memory(from, refresh.knows_run, refresh.remembers);
         self.hear_digests(from, refresh.digests);
         if refresh.knows_run != Some(self.run) {
@@ -506,13 +513,6 @@ impl Node {
         }
         self.remember(&refresh.acknowledged);
     }
-}
-
-/// Microseconds by which the first clock is ahead of the second; what a peer says of its own may be
-/// any number.
-fn ahead(theirs: WallTime, ours: WallTime) -> i64 {
-    let ahead = i128::from(theirs.0) - i128::from(ours.0);
-    ahead.clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }
 
 #[cfg(feature = "model")]

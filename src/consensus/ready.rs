@@ -4,7 +4,8 @@ use super::message::{FormationStatus, Message, Place, Row, SnapshotHead};
 use crate::types::entry::Entry;
 use crate::types::refusals::RefusalKind;
 use crate::types::{
-    Base, ClusterId, Hash, Incarnation, Index, Members, ReplicaId, RunNonce, Stamp, Term, WallTime,
+    Base, ClusterId, Hash, Incarnation, Index, Level, Members, ReplicaId, RunNonce, Stamp, Term,
+    WallTime,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -366,6 +367,8 @@ pub enum Event {
     WritesAccepted,
     /// A readmission is committed.
     Readmitted(ReplicaId, Incarnation),
+    /// From here on this level is in force.
+    LevelRaised(Level),
     /// This replica's own log contradicts what was committed: it takes no part from now on.
     Damaged {
         /// The index that is wrong.
@@ -409,11 +412,11 @@ pub enum Event {
         /// Why, for people.
         reason: String,
     },
-    /// A peer's clock is more than a minute from this one's.
+    /// A replica's clock, perhaps this one's, is more than a minute from the median of all.
     ClockSkew {
-        /// Which peer.
-        peer: ReplicaId,
-        /// Microseconds, positive if the peer is ahead.
+        /// Whose.
+        replica: ReplicaId,
+        /// Microseconds, positive if it is ahead.
         ahead_us: i64,
     },
 }
@@ -452,6 +455,8 @@ pub struct Start {
     pub hard_state: HardState,
     /// Membership at `applied` (empty before entry 1).
     pub members: Members,
+    /// The level in force at `applied` (0 before entry 1).
+    pub level: Level,
     /// Where the log begins; commit and applied index are not below it.
     pub base: Base,
     /// (first index, term) of each run of equal terms in the log, ascending.
@@ -521,12 +526,21 @@ pub struct Status {
     pub commit: Index,
     /// Incarnations in force.
     pub members: Members,
+    /// The level in force.
+    pub level: Level,
     /// From a primary: durable match of each peer.
     pub matches: BTreeMap<ReplicaId, Index>,
     /// Peers whose connection is open.
     pub connected: Vec<ReplicaId>,
     /// What is damaged, if anything.
     pub damage: Option<(Index, String)>,
+    /// From whom a copy was adopted last in this run, and where that ended.
+    pub adopted: Option<(ReplicaId, Stamp)>,
+    /// Whose messages are refused, and why.
+    pub refused: Vec<(ReplicaId, String)>,
+    /// How far this replica's clock is ahead of the median of all, if that is more than a minute
+    /// either way, in microseconds.
+    pub clock_ahead_us: Option<i64>,
     /// Why the state is doubted, if it is.
     pub quarantine: Option<(Index, String)>,
     /// The highest index at which a majority, this replica included, has the same state.

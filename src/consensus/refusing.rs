@@ -63,6 +63,14 @@ impl Node {
         }
     }
 
+    /// Nothing that this peer says is believed, until it says something else.
+    fn shun(&mut self, from: ReplicaId, kind: RefusalKind, reason: String) {
+        self.refuse(from, kind, &reason);
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.refused_for = Some(reason);
+        }
+    }
+
     /// The caller refused what a peer sent: something that the core does not see.
     pub fn on_refused(
         &mut self,
@@ -105,7 +113,7 @@ impl Node {
             && theirs != ours
         {
             let reason = format!("it belongs to cluster {theirs:?}, this replica to {ours:?}");
-            self.refuse(from, RefusalKind::OtherCluster, &reason);
+            self.shun(from, RefusalKind::OtherCluster, reason);
             return false;
         }
         if message.term.0 > self.hard.term.0.saturating_add(TERM_JUMP_MAX) {
@@ -116,7 +124,7 @@ impl Node {
         if let Body::Hello(hello) = &message.body
             && let Some((kind, reason)) = self.hello_refusal(hello)
         {
-            self.refuse(from, kind, &reason);
+            self.shun(from, kind, reason);
             return false;
         }
         true

@@ -1,14 +1,19 @@
 //! A perfect network and disk of a few nodes: the main path, step by step.
 
+mod time;
+
 use super::*;
 use crate::types::entry::{Entry, Kind};
 use crate::types::*;
 use std::collections::BTreeMap;
 
 const STEP_US: u64 = 2_000;
+const START_US: u64 = 1_700_000_000_000_000;
 
 struct Cluster {
     nodes: BTreeMap<ReplicaId, Node>,
+    /// How far a wall clock is ahead, in microseconds.
+    ahead: BTreeMap<ReplicaId, i64>,
     committed: BTreeMap<ReplicaId, Vec<Entry>>,
     events: Vec<(ReplicaId, Event)>,
     reads: Vec<(ReadId, Index)>,
@@ -20,6 +25,7 @@ impl Cluster {
         let ids: Vec<ReplicaId> = (1..=n).map(ReplicaId).collect();
         let mut cluster = Self {
             nodes: BTreeMap::new(),
+            ahead: BTreeMap::new(),
             committed: BTreeMap::new(),
             events: Vec::new(),
             reads: Vec::new(),
@@ -36,7 +42,17 @@ impl Cluster {
     fn now(&self) -> Now {
         Now {
             mono: Monotonic(self.now),
-            wall: WallTime(1_000_000_000 + self.now),
+            wall: WallTime(START_US + self.now),
+        }
+    }
+
+    /// By this replica's clock.
+    fn now_of(&self, id: ReplicaId) -> Now {
+        let now = self.now();
+        let ahead = self.ahead.get(&id).copied().unwrap_or(0);
+        Now {
+            wall: WallTime(now.wall.0.saturating_add_signed(ahead)),
+            ..now
         }
     }
 
@@ -62,19 +78,24 @@ impl Cluster {
         let until = self.now + us;
         while self.now < until {
             self.now += STEP_US;
-            let now = self.now();
-            for node in self.nodes.values_mut() {
-                node.tick(now);
+            for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+                let now = self.now_of(id);
+                self.nodes.get_mut(&id).unwrap().tick(now);
             }
             self.settle();
         }
     }
 
     fn settle(&mut self) {
-        let now = self.now();
+        let clocks: BTreeMap<ReplicaId, Now> = self
+            .nodes
+            .keys()
+            .map(|id| (*id, self.now_of(*id)))
+            .collect();
         for _ in 0..100 {
             let mut messages = Vec::new();
             for (id, node) in &mut self.nodes {
+                let now = clocks[id];
                 let ready = node.take_ready();
                 messages.extend(ready.messages);
                 self.committed
@@ -93,7 +114,7 @@ impl Cluster {
             }
             for message in messages {
                 if let Some(node) = self.nodes.get_mut(&message.to) {
-                    node.step(now, message);
+                    node.step(clocks[&node.config.id], message);
                 }
             }
         }
@@ -122,6 +143,7 @@ fn start(id: ReplicaId, ids: &[ReplicaId], run: u64) -> Start {
             election_check_interval_us: 10_000,
             initialize_wait_us: 2_000_000,
             build: "test".into(),
+            level: crate::types::LEVEL,
         },
         hard_state: HardState {
             id,
@@ -138,6 +160,7 @@ fn start(id: ReplicaId, ids: &[ReplicaId], run: u64) -> Start {
             quarantined: false,
         },
         members: Members::new(),
+        level: Level(0),
         term_runs: Vec::new(),
         last: Stamp::ZERO,
         tail: Vec::new(),
@@ -226,4 +249,19 @@ fn a_wiped_replica_is_readmitted() {
     assert_eq!(status.role, Role::Secondary, "{:?}", cluster.events);
     assert_eq!(status.members[&wiped], Incarnation([99; 16]));
     assert_eq!(status.commit, cluster.nodes[&primary].status().commit);
+}
+
+#[test]
+fn a_damaged_replica_names_no_primary_that_is_gone() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(500_000);
+    let first = cluster.primary().unwrap();
+    let damaged = *cluster.nodes.keys().find(|id| **id != first).unwrap();
+    let node = cluster.nodes.get_mut(&damaged).unwrap();
+    node.become_damaged(Index(2), "for the test".into());
+    cluster.run(200_000);
+    cluster.kill(first);
+    cluster.run(1_000_000);
+    let status = cluster.nodes[&damaged].status();
+    assert_eq!((status.role, status.primary), (Role::Damaged, None));
 }

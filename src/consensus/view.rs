@@ -135,7 +135,8 @@ impl Node {
             contest, contested, lost_rounds, missing, asks, ask_after, retiring_until, boot_until,
             may_adopt, adoption, installing, copies, reads, receiving, snapshot_step_out,
             repair_target, poll, began_with, damage, damage_noted, waiting_told,
-            halt: _, refusals: _, // told, decide nothing
+            halt: _, refusals: _, clocks: _, adopted: _, // told, decide nothing
+            levels: _, // all builds know the same
             applied, comparison, disk_low, disk_age_us, progress, refresh_at, questions, ready,
         } = self;
         let taken = ready.messages.is_empty() && ready.job.is_none() && ready.events.is_empty();
@@ -223,7 +224,7 @@ impl Peer {
             progressed,
             last,
             hello_sent,
-            skew_told: _, // clocks are equal here
+            refused_for: _, // told, decides nothing
             vouches,
             disk_low,
             digests,

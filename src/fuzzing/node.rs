@@ -101,7 +101,7 @@ pub(super) fn members() -> Members {
 
 /// Entry 1 and a few commands of term 1.
 pub(super) fn log() -> Vec<Entry> {
-    let mut entries = vec![Entry::formation(&members(), LEVEL)];
+    let mut entries = vec![Entry::formation(&members())];
     for index in 2..=6 {
         let stamp = Stamp::new(Term(1), Index(index));
         let previous = entries.last().map_or(Hash::default(), Entry::hash);
@@ -132,6 +132,7 @@ fn node(repair: Repair) -> Node {
             election_check_interval_us: 10_000,
             initialize_wait_us: 50_000,
             build: "fuzz".into(),
+            level: crate::types::LEVEL,
         },
         hard_state,
         members: members(),
@@ -142,6 +143,7 @@ fn node(repair: Repair) -> Node {
         tail_previous_hash: Hash::default(),
         commit: Index(4),
         applied: Index(4),
+        level: crate::types::LEVEL,
         damage: None,
         run: OWN_RUN,
         seed: 7,

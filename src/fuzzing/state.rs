@@ -5,8 +5,8 @@ use crate::state_machine::{Auth, Command, NewToken, Operation, Query, StateMachi
 use crate::storage::{Change, Slice, StateReader, StorageError, Tree};
 use crate::types::entry::{Entry, Kind};
 use crate::types::{
-    ClientId, Hash, InboxSeq, Incarnation, LEVEL, Members, ReplicaId, RequestId, Stamp, Term,
-    TokenHash, UserId, WallTime,
+    ClientId, Hash, InboxSeq, Incarnation, Members, ReplicaId, RequestId, Stamp, Term, TokenHash,
+    UserId, WallTime,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -80,7 +80,7 @@ static SAMPLE: LazyLock<Sample> = LazyLock::new(|| {
     let mut rows = Rows::default();
     let mut machine = StateMachine::open(None).expect("an empty machine opens");
     let members = Members::from([(ReplicaId(1), Incarnation([1; 16]))]);
-    let formation = Entry::formation(&members, LEVEL);
+    let formation = Entry::formation(&members);
     let mut last = formation.hash();
     machine.apply(&rows, &formation).expect("it is sound");
     for command in commands() {

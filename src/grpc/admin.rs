@@ -58,20 +58,6 @@ impl Admin {
             return unreachable(self.links.me(), "the replica's thread does not answer");
         };
         let node = &status.node;
-        let mut errors = self.links.complaints();
-        if let Some((index, what)) = &node.damage {
-            errors.insert(0, format!("damaged at index {index}: {what}"));
-        }
-        if let Some(halt) = &node.halt {
-            errors.insert(0, crate::replica::sentence(halt));
-        } else if node.role == Role::Repairing {
-            let what = "its store was damaged: it is filled from the primary, and takes no part \
-                        until that is done";
-            errors.insert(0, what.to_owned());
-        }
-        errors.extend(doubts(node));
-        errors.extend(want_of_room(&status));
-        errors.extend(what_is_missing(node));
         let numbers = |ids: &[ReplicaId]| ids.iter().map(|id| id.0.into()).collect();
         proto::ReplicaStatus {
             id: node.id.0.into(),
@@ -98,7 +84,7 @@ impl Admin {
             connected: numbers(&node.connected),
             client_addr: self.links.client_addr(node.id).unwrap_or_default(),
             peer_addr: self.peer_addr.clone(),
-            errors,
+            errors: self.errors(&status),
             ids: numbers(&self.links.ids()),
             matches: node
                 .matches
@@ -110,7 +96,42 @@ impl Admin {
                 .collect(),
             syncs: crate::storage::fdatasync_calls(),
             refusals: refusals_out(&self.links.refusals(), &status.refusals),
+            level: node.level.0,
+            adopted: node.adopted.map(|(from, last)| proto::Adoption {
+                from: from.0.into(),
+                last_term: last.term.0,
+                last_index: last.index.0,
+            }),
         }
+    }
+
+    /// Sentences; empty when all is well.
+    fn errors(&self, status: &crate::replica::Status) -> Vec<String> {
+        let node = &status.node;
+        let mut errors = self.links.complaints();
+        if let Some((index, what)) = &node.damage {
+            errors.insert(0, format!("damaged at index {index}: {what}"));
+        }
+        if let Some(halt) = &node.halt {
+            errors.insert(0, crate::replica::sentence(halt));
+        } else if node.role == Role::Repairing {
+            let what = "its store was damaged: it is filled from the primary, and takes no part \
+                        until that is done";
+            errors.insert(0, what.to_owned());
+        }
+        errors.extend(doubts(node));
+        errors.extend(want_of_room(status));
+        errors.extend(what_is_missing(node));
+        for (peer, reason) in &node.refused {
+            errors.push(format!("it refuses to speak with replica {peer}: {reason}"));
+        }
+        if let Some(ahead_us) = node.clock_ahead_us {
+            errors.push(format!(
+                "its clock is {}",
+                crate::replica::clock_ahead(ahead_us)
+            ));
+        }
+        errors
     }
 
     /// Checks this replica; hash and digest are reported at `at`, or at the commit index if 0.

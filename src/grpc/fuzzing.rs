@@ -13,8 +13,7 @@ use crate::replica::{PeerMessage, WriteError, Written};
 use crate::state_machine::{Command, Operation, Reply};
 use crate::types::entry::{Entry, Kind};
 use crate::types::{
-    Base, ClusterId, Hash, Incarnation, Index, LEVEL, Members, ReplicaId, RunNonce, Stamp, Term,
-    WallTime,
+    Base, ClusterId, Hash, Incarnation, Index, Members, ReplicaId, RunNonce, Stamp, Term, WallTime,
 };
 use bytes::Bytes;
 use prost::Message as _;
@@ -278,7 +277,7 @@ fn hello(last: Stamp) -> Hello {
         commit: last.index,
         primary: Some(ReplicaId(2)),
         protocol: (1, 1),
-        level: LEVEL,
+        level: crate::types::LEVEL,
         build: "0.1.0".into(),
         damaged: false,
         admitted: true,
@@ -379,7 +378,7 @@ pub fn admin_seeds() -> Vec<Vec<u8>> {
     let stamp = Stamp::new(Term(1), Index(7));
     let payload = command.encode();
     let entry = Entry::seal(stamp, WallTime(1), Hash([1; 32]), Kind::Command, &payload);
-    let formation = Entry::formation(&members(), LEVEL);
+    let formation = Entry::formation(&members());
     let entries = proto_admin::ListEntriesResponse {
         entries: vec![formation.bytes().clone(), entry.bytes().clone()],
     };

@@ -205,11 +205,12 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
         if let Some(end) = output.repaired {
             let _ = self.work.send(Work::Repaired(end));
         }
-        for message in output.messages {
-            self.transport.send(message);
-        }
+        // BEFORE the messages: the logs of several replicas then show what came of what.
         for event in &output.events {
             events::log(self.id, event);
+        }
+        for message in output.messages {
+            self.transport.send(message);
         }
         // BEFORE the outcomes, so that whoever created an account finds it in the next listing.
         for notice in output.notices {

@@ -23,8 +23,10 @@ use super::upkeep::{News, Sight, Upkeep};
 use super::workshop::slice_of;
 use super::writes::{Origin, Writes};
 use super::{Config, DiskDone, Input, Output, PeerMessage, Ticket, WriteError};
-use crate::consensus::{Event, Node, Now, Ready, Role, SnapshotHead, Start, Status as NodeStatus};
-use crate::state_machine::{Command, StateMachine};
+use crate::consensus::{
+    Event, Node, Now, Ready, Role, SnapshotHead, SnapshotStep, Start, Status as NodeStatus,
+};
+use crate::state_machine::{Command, StateMachine, check_level_of};
 use crate::storage::{self, CommitRecord, Recovered, Slice, StateReader, StorageError};
 use crate::types::entry::{Entry, Kind};
 use crate::types::{Index, Members, Monotonic, ReplicaId, RunNonce, WallTime};
@@ -82,12 +84,13 @@ impl<R: StateReader> Replica<R> {
         seed: u64,
         now: Now,
     ) -> Result<Self, StorageError> {
+        let knows = config.node.level;
         let hard_state = recovered.hard_state.clone().ok_or_else(|| {
             StorageError::Unusable("the replica was started without its hard state".into())
         })?;
         let doubted = hard_state.quarantined;
         let trees = recovered.applied.as_ref();
-        let mut machine = StateMachine::open(trees.filter(|_| !doubted))?;
+        let mut machine = StateMachine::open_knowing(trees.filter(|_| !doubted), knows)?;
         machine.keep_digests_every(config.digest_every);
         let applied = trees.map_or(Index(0), |slice| slice.applied);
         let members = trees.map_or_else(Members::new, |slice| slice.members.clone());
@@ -99,6 +102,7 @@ impl<R: StateReader> Replica<R> {
             config: config.node.clone(),
             hard_state,
             members,
+            level: machine.level(),
             base: recovered.base.clone(),
             term_runs: recovered.term_runs,
             last: recovered.last,
@@ -199,6 +203,10 @@ impl<R: StateReader> Replica<R> {
         self.disk.fetch(fetches);
         self.upkeep.read(snapshot_reads);
         if let Some(step) = snapshot_step {
+            if let SnapshotStep::Begin { head, .. } = &step {
+                // Not at its installation: by then the store of this build would be gone.
+                check_level_of(&slice_of(head, Vec::new()), self.config.node.level)?;
+            }
             self.upkeep.step(step);
         }
         let messages = messages.into_iter().map(PeerMessage::Consensus);
@@ -290,7 +298,7 @@ impl<R: StateReader> Replica<R> {
     }
 
     fn open_machine(&self, slice: Option<&Slice>) -> Result<StateMachine, StorageError> {
-        let mut machine = StateMachine::open(slice)?;
+        let mut machine = StateMachine::open_knowing(slice, self.config.node.level)?;
         machine.keep_digests_every(self.config.digest_every);
         Ok(machine)
     }
@@ -392,7 +400,8 @@ impl<R: StateReader> Replica<R> {
     }
 
     fn tell_applied(&mut self) {
-        let (applied, digests) = (self.machine.applied(), self.machine.digests());
+        let applied = (self.machine.applied(), self.machine.level());
+        let digests = self.machine.digests();
         self.node.set_applied(applied, digests, self.room.is_low());
     }
 
@@ -427,7 +436,6 @@ impl<R: StateReader> Replica<R> {
             hold: self.upkeep.holds_slices() && !rests || self.is_doubted(),
         };
         let checkpoint = self.disk.checkpoint_slice().cloned();
-        let elapsed = now.since(self.applied_at);
         let sight = Sight {
             now,
             checkpoint: checkpoint.as_ref(),
@@ -438,7 +446,7 @@ impl<R: StateReader> Replica<R> {
                 frozen: self.disk.is_frozen(),
                 digest_every: self.config.digest_every,
             }),
-            log_time: WallTime(self.applied_time.0.saturating_add(elapsed)),
+            log_time: self.log_time(),
             rests,
             low: self.room.is_low(),
             fits: self.room.fits(self.upkeep.size()),

@@ -88,6 +88,7 @@ pub fn sentence(event: &Event) -> String {
             free >> 20,
             needed >> 20
         ),
+        Event::LevelRaised(level) => format!("level {level} is in force from here on"),
         Event::DiskRoom => "its disk has room again".into(),
         Event::WritesRefused { low } => format!(
             "refuses writes: without {}, low on disk space, no majority is left",
@@ -108,12 +109,20 @@ pub fn sentence(event: &Event) -> String {
             let kind = kind.word();
             format!("refused a message of replica {peer} ({kind}): {reason}")
         }
-        Event::ClockSkew { peer, ahead_us } => {
-            let seconds = ahead_us.unsigned_abs() / 1_000_000;
-            let side = if *ahead_us > 0 { "ahead" } else { "behind" };
-            format!("the clock of replica {peer} is {seconds} s {side}: check both")
+        Event::ClockSkew { replica, ahead_us } => {
+            format!(
+                "the clock of replica {replica} is {}",
+                clock_ahead(*ahead_us)
+            )
         }
     }
+}
+
+/// How far a clock is ahead of the median, as the end of a sentence.
+pub fn clock_ahead(ahead_us: i64) -> String {
+    let seconds = ahead_us.unsigned_abs() / 1_000_000;
+    let side = if ahead_us > 0 { "ahead of" } else { "behind" };
+    format!("{seconds} s {side} the median of the replicas' clocks: set it")
 }
 
 /// About this replica's state.

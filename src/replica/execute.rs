@@ -207,7 +207,6 @@ mod tests {
         };
         let first = Some(crate::types::entry::Entry::formation(
             &crate::types::Members::new(),
-            crate::types::LEVEL,
         ));
         let mut full = FakeStore {
             first,

@@ -42,7 +42,7 @@ mod workshop;
 mod writes;
 
 pub use engine::Replica;
-pub use events::sentence;
+pub use events::{clock_ahead, sentence};
 pub use execute::execute;
 pub use handle::{Handle, Verified, Wake, Watch};
 pub use names::Names;
@@ -426,6 +426,8 @@ pub struct Status {
     pub digests: Vec<(Index, Hash)>,
     /// What the state trees on the disk hold.
     pub checkpoint: Index,
+    /// Ranges of rows that nobody can see and that wait for their removal.
+    pub cleanups: u64,
     /// Room on the disk if it is low.
     pub low: Option<Space>,
     /// Room on the disk as it was last seen.

@@ -127,7 +127,7 @@ where
     T: Transport,
 {
     make_sure_of_hard_state(&config, &mut store, &mut recovered)?;
-    let id = config.node.id;
+    let (id, knows) = (config.node.id, config.node.level);
     let lost_after_us = config.node.election_timeout_us();
     let clock = Clock::start(surroundings.clock_offset_us);
     let (run, seed) = (RunNonce(rand::random()), rand::random());
@@ -172,7 +172,8 @@ where
     if let Some(free_bytes) = surroundings.free_bytes {
         watch_space(free_bytes, Arc::clone(&queue))?;
     }
-    let scan = move |slice: &Slice| StateMachine::open(Some(slice))?.scan_digest(&reader);
+    let scan =
+        move |slice: &Slice| StateMachine::open_knowing(Some(slice), knows)?.scan_digest(&reader);
     let handle = Handle {
         id,
         queue: Arc::clone(&queue),
@@ -325,6 +326,7 @@ mod tests {
                 election_check_interval_us: 10_000,
                 initialize_wait_us: 0,
                 build: "test".into(),
+                level: crate::types::LEVEL,
             },
             write_timeout_us: 1_000_000,
             read_timeout_us: 1_000_000,
@@ -341,7 +343,7 @@ mod tests {
     fn lost_promises_get_a_new_incarnation_in_the_cluster_that_the_log_names() {
         let members = Members::from([(ReplicaId(1), hard_state(1).incarnation)]);
         let store = FakeStore {
-            first: Some(Entry::formation(&members, crate::types::LEVEL)),
+            first: Some(Entry::formation(&members)),
             ..FakeStore::default()
         };
         let last = Stamp::new(Term(4), Index(9));

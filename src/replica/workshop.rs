@@ -28,7 +28,7 @@ use crate::limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_ROWS_MAX};
 use crate::state_machine::StateMachine;
 use crate::storage::{Change, CommitRecord, Slice, StateReader, StorageError, Store, Tree, Write};
 use crate::types::entry::Entry;
-use crate::types::{Base, Hash, Index, WallTime};
+use crate::types::{Base, Hash, Index, Level, WallTime};
 use bytes::Bytes;
 use pin::Pin;
 use rebuild::Rebuild;
@@ -539,6 +539,8 @@ pub(super) fn record_of(head: &SnapshotHead) -> CommitRecord {
     }
 }
 
+/// Whether this build may serve such a state is judged before it is stored, and when it is opened
+/// to serve; what is compared here are sums.
 fn scan(slice: &Slice, reader: &dyn StateReader) -> Result<Hash, StorageError> {
-    StateMachine::open(Some(slice))?.scan_digest(reader)
+    StateMachine::open_knowing(Some(slice), Level(u32::MAX))?.scan_digest(reader)
 }

@@ -6,6 +6,11 @@ use super::blob;
 use crate::types::{ClientId, InboxSeq, Index, RequestId, TokenHash, UserId, WallTime};
 use serde::{Deserialize, Serialize};
 
+/// Rows that an entry removes beside what it is for: bounded, so that it costs nobody who waits.
+const CLEAN_UP_ROWS: usize = 8;
+/// Rows that an entry removes that is for nothing else. Far below what an entry may change.
+const CLEAN_UP_ROWS_ALONE: usize = 256;
+
 /// A command as it stands in the log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Command {
@@ -145,6 +150,24 @@ impl std::fmt::Debug for Operation {
 }
 
 impl Operation {
+    /// Does nothing but to remove rows that nobody can see any more, many at once: what the primary
+    /// proposes when no other command does it. An expiry of no token is one that every level knows.
+    pub const fn clean_up() -> Self {
+        Self::ExpireTokens {
+            tokens: Vec::new(),
+            idle_us: 0,
+        }
+    }
+
+    /// How many of those rows its entry removes at most.
+    pub(super) fn cleans_up(&self) -> usize {
+        if *self == Self::clean_up() {
+            CLEAN_UP_ROWS_ALONE
+        } else {
+            CLEAN_UP_ROWS
+        }
+    }
+
     /// The operation's name, for `dump` and traces.
     pub const fn name(&self) -> &'static str {
         match self {

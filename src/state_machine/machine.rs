@@ -56,6 +56,8 @@ pub struct StateMachine {
     applied: Index,
     /// Hash of the last applied entry.
     head: Hash,
+    /// The highest level that this build knows.
+    knows: Level,
     overlay: Overlay,
     /// Digests are kept at multiples of this index.
     digest_every: u64,
@@ -71,6 +73,11 @@ impl StateMachine {
     /// An empty machine (`None`), or one that stands where the store's last slice does.
     /// Fails if the slice's `machine` bytes are of an unknown format.
     pub fn open(slice: Option<&Slice>) -> Result<Self, StorageError> {
+        Self::open_knowing(slice, LEVEL)
+    }
+
+    /// The same in a build whose highest level is this one.
+    pub fn open_knowing(slice: Option<&Slice>, knows: Level) -> Result<Self, StorageError> {
         let mut machine = Self {
             totals: Totals {
                 total: Lanes::ZERO,
@@ -81,6 +88,7 @@ impl StateMachine {
             members: Members::new(),
             applied: Index(0),
             head: Hash::default(),
+            knows,
             overlay: Overlay::default(),
             digest_every: DIGEST_EVERY,
             idle_position: None,
@@ -92,7 +100,7 @@ impl StateMachine {
             return Ok(machine);
         };
         machine.totals = decode_totals(&slice.machine)?;
-        check_level(machine.totals.level)?;
+        check_level(machine.totals.level, knows)?;
         machine.members = slice.members.clone();
         machine.applied = slice.applied;
         machine.head = slice.hash;
@@ -129,7 +137,7 @@ impl StateMachine {
         match entry.kind() {
             Kind::Formation => {
                 let formation = entry.as_formation().ok_or_else(|| undecodable(entry))?;
-                check_level(formation.level)?;
+                check_level(formation.level, self.knows)?;
                 self.members = formation.members;
                 self.totals.level = formation.level;
             }
@@ -141,9 +149,8 @@ impl StateMachine {
                 self.members.insert(replaced.id, replaced.new);
             }
             Kind::RaiseLevel => {
-                let level: Level =
-                    rmp_serde::from_slice(entry.payload()).map_err(|_| undecodable(entry))?;
-                check_level(level)?;
+                let level = entry.raise_level().ok_or_else(|| undecodable(entry))?;
+                check_level(level, self.knows)?;
                 self.totals.level = self.totals.level.max(level);
             }
             #[cfg(any(test, feature = "mutants"))]
@@ -182,7 +189,7 @@ impl StateMachine {
             entry.time(),
         );
         let reply = run(&mut tx, &command)?;
-        tx.clean_up_some()?;
+        tx.clean_up_some(command.operation.cleans_up())?;
         let notices = tx.finish();
         assert!(
             self.overlay.dirty() - before <= ENTRY_RECORDS_MAX,
@@ -214,6 +221,19 @@ impl StateMachine {
     /// The level in force.
     pub fn level(&self) -> Level {
         self.totals.level
+    }
+    /// Ranges of rows that nobody can see any more and that wait for their removal. Each command
+    /// removes a few; where there are none, [`Operation::clean_up`] does.
+    pub fn cleanups(&self) -> u64 {
+        self.totals.cleanups
+    }
+    /// When this token was last used, as the log knows it; `None`: there is none.
+    pub fn token_last_used(
+        &self,
+        reader: &dyn StateReader,
+        token: &TokenHash,
+    ) -> Result<Option<WallTime>, StorageError> {
+        tokens::last_used(self.view(reader), token)
     }
     /// Records that are held in memory until slices with them are written.
     pub fn unwritten_records(&self) -> usize {
@@ -485,12 +505,22 @@ fn decode_totals(bytes: &[u8]) -> Result<Totals, StorageError> {
     }
 }
 
-fn check_level(level: Level) -> Result<(), StorageError> {
-    if level <= LEVEL {
+/// May a build whose highest level is `knows` begin with this state? Says only that: damage is
+/// found by who opens it.
+pub fn check_level_of(slice: &Slice, knows: Level) -> Result<(), StorageError> {
+    match decode_totals(&slice.machine) {
+        Ok(totals) => check_level(totals.level, knows),
+        Err(error @ StorageError::Unusable(_)) => Err(error),
+        Err(_) => Ok(()),
+    }
+}
+
+fn check_level(level: Level, knows: Level) -> Result<(), StorageError> {
+    if level <= knows {
         return Ok(());
     }
     Err(StorageError::Unusable(format!(
-        "the log is at level {level}, this build knows levels up to {LEVEL}: start a newer version"
+        "the log is at level {level}, this build knows levels up to {knows}: start a newer version"
     )))
 }
 

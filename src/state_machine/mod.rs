@@ -47,5 +47,5 @@ pub use command::{
     AccountInfo, Answer, Auth, Command, Credentials, Cursor, InboxMessage, NewToken, Notice,
     Operation, PasswordHash, Query, Refusal, Reply, SessionInfo,
 };
-pub use machine::{Applied, StateMachine};
+pub use machine::{Applied, StateMachine, check_level_of};
 pub use names::validate_name;

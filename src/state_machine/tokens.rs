@@ -11,7 +11,7 @@ use super::users::{account_info, find_account, save_account};
 use super::{Command, NewToken, Notice, Refusal, Reply, idempotency};
 use crate::limits::{DEVICES_MAX, EXPIRE_TOKENS_MAX, EXTEND_TOKENS_MAX, TOKENS_MAX};
 use crate::storage::{StorageError, Tree};
-use crate::types::{InboxSeq, RequestId, TokenHash, UserId};
+use crate::types::{InboxSeq, RequestId, TokenHash, UserId, WallTime};
 use std::sync::Arc;
 
 /// Who asks: a valid token and its account.
@@ -58,6 +58,15 @@ pub(super) fn authenticate(
         token,
         record,
     }))
+}
+
+/// When the token was last used, as the log knows it.
+pub(super) fn last_used(
+    view: View<'_>,
+    hash: &TokenHash,
+) -> Result<Option<WallTime>, StorageError> {
+    let token = view.read_shared::<Token>(Tree::Tokens, &keys::token(hash))?;
+    Ok(token.map(|token| token.last_used))
 }
 
 /// A login. The password was verified outside, against `password_version`.

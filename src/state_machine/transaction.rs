@@ -199,12 +199,18 @@ impl<'a> Transaction<'a> {
         self.totals.cleanups += 1;
     }
 
-    /// Removes the next few of those rows.
-    pub fn clean_up_some(&mut self) -> Result<(), StorageError> {
-        const ROWS: usize = 8;
-        if self.totals.cleanups == 0 {
-            return Ok(());
+    /// Removes the next few of those rows, at most so many.
+    pub fn clean_up_some(&mut self, mut rows_max: usize) -> Result<(), StorageError> {
+        while self.totals.cleanups > 0 && rows_max > 0 {
+            let removed = self.clean_up_range(rows_max)?;
+            // An empty range costs something as well.
+            rows_max -= removed.max(1);
         }
+        Ok(())
+    }
+
+    /// Removes rows of the oldest pending range. Returns how many.
+    fn clean_up_range(&mut self, rows_max: usize) -> Result<usize, StorageError> {
         let (from, to) = keys::of_prefix(b'x');
         let pending = self.view().range(Tree::Sessions, &from, &to, 1)?;
         let Some((key, bytes)) = pending.into_iter().next() else {
@@ -213,19 +219,21 @@ impl<'a> Transaction<'a> {
         };
         let mut cleanup: Cleanup = decode(Tree::Sessions, &key, &bytes)?;
         let tree = Tree::ALL[usize::from(cleanup.tree) % Tree::ALL.len()];
-        let rows = self.view().range(tree, &cleanup.from, &cleanup.to, ROWS)?;
-        let done = rows.len() < ROWS;
+        let rows = self
+            .view()
+            .range(tree, &cleanup.from, &cleanup.to, rows_max)?;
+        let removed = rows.len();
         for (row, _) in rows {
             cleanup.from = super::overlay::after(&row).to_vec();
             self.remove(tree, Key::from_slice(&row));
         }
-        if done {
+        if removed < rows_max {
             self.remove(Tree::Sessions, Key::from_slice(&key));
             self.totals.cleanups -= 1;
         } else {
             self.put(Tree::Sessions, Key::from_slice(&key), cleanup);
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// Writes the heads and brings the total up to date.

@@ -17,7 +17,9 @@
 //!     68    … payload
 //! ```
 
-use super::{Hash, Incarnation, Index, Members, ReplicaId, Stamp, Term, WallTime};
+use super::{
+    FORMATION_LEVEL, Hash, Incarnation, Index, Level, Members, ReplicaId, Stamp, Term, WallTime,
+};
 use crate::limits;
 use blake3::hazmat::{ContextKey, HasherExt as _, hash_derive_key_context};
 use bytes::Bytes;
@@ -42,7 +44,7 @@ pub enum Kind {
     TermStart = 2,
     /// Readmits a replica; payload [`ReplaceIncarnation`].
     ReplaceIncarnation = 3,
-    /// Raises the level in force; payload is a [`super::Level`].
+    /// Raises the level in force; payload is a [`Level`].
     RaiseLevel = 4,
     /// A command of the state machine; the payload is its own.
     Command = 16,
@@ -68,7 +70,7 @@ pub struct Formation {
     /// The founding members. The cluster id is computed from them.
     pub members: Members,
     /// The level in force from the first entry on.
-    pub level: super::Level,
+    pub level: Level,
 }
 
 /// Payload of a readmission.
@@ -176,11 +178,11 @@ impl Entry {
         }
     }
 
-    /// The formation entry: the same bytes on every replica.
-    pub fn formation(members: &Members, level: super::Level) -> Self {
+    /// The formation entry: the same bytes on every replica, whatever its build knows.
+    pub fn formation(members: &Members) -> Self {
         let payload = rmp_serde::to_vec(&Formation {
             members: members.clone(),
-            level,
+            level: FORMATION_LEVEL,
         })
         .expect("a map of numbers and byte strings always encodes");
         Self::seal(
@@ -238,9 +240,13 @@ impl Entry {
         let bytes = bytes.slice(..total);
         let hash = hash_of(&bytes);
         let entry = Self { bytes, hash };
-        if entry.kind() == Kind::ReplaceIncarnation && entry.replace_incarnation().is_none()
-            || entry.kind() == Kind::Formation && entry.as_formation().is_none()
-        {
+        let parses = match entry.kind() {
+            Kind::Formation => entry.as_formation().is_some(),
+            Kind::ReplaceIncarnation => entry.replace_incarnation().is_some(),
+            Kind::RaiseLevel => entry.raise_level().is_some(),
+            Kind::TermStart | Kind::Command => true,
+        };
+        if !parses {
             return Err(EntryError::Payload { index });
         }
         Ok((entry, total))
@@ -281,6 +287,12 @@ impl Entry {
     /// The payload of a readmission; `None` for other kinds.
     pub fn replace_incarnation(&self) -> Option<ReplaceIncarnation> {
         (self.kind() == Kind::ReplaceIncarnation)
+            .then(|| rmp_serde::from_slice(self.payload()).ok())
+            .flatten()
+    }
+    /// The level that the entry raises to; `None` for other kinds.
+    pub fn raise_level(&self) -> Option<Level> {
+        (self.kind() == Kind::RaiseLevel)
             .then(|| rmp_serde::from_slice(self.payload()).ok())
             .flatten()
     }

@@ -25,6 +25,10 @@ pub mod says {
     pub const ADOPTED: &str = "adopted";
     /// A replica has raised its term by a ballot of its own.
     pub const ELECTION: &str = "ballot submitted";
+    /// A replica holds a majority of grants.
+    pub const ELECTED: &str = "elected by a majority";
+    /// A peer is of another cluster.
+    pub const REFUSES: &str = "refuses to speak with replica";
 }
 
 /// The longest wait for anything.

@@ -1,11 +1,11 @@
 //! The `chat` command, as scripts use it.
 
-use crate::cluster::{TestCluster, program, read_inbox};
+use crate::cluster::{TestCluster, eventually, program, read_inbox};
 use chat::client::Protocol;
 use serde_json::Value;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 /// Runs `chat` with this standard input.
 fn chat(home: &Path, servers: &str, arguments: &[&str], input: &str) -> Output {
@@ -19,11 +19,18 @@ fn chat_over(
     arguments: &[&str],
     input: &str,
 ) -> Output {
+    let mut child = start(protocol, home, servers, arguments);
+    // A program that refuses at once does not read its input.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn start(protocol: Protocol, home: &Path, servers: &str, arguments: &[&str]) -> Child {
     let protocol = match protocol {
         Protocol::Grpc => "grpc",
         Protocol::Wire => "wire",
     };
-    let mut child = program(env!("CARGO_BIN_EXE_chat"))
+    program(env!("CARGO_BIN_EXE_chat"))
         .env("XDG_CONFIG_HOME", home)
         .args(["--protocol", protocol])
         .args(["--server", servers])
@@ -32,10 +39,7 @@ fn chat_over(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
-    // A program that refuses at once does not read its input.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
+        .unwrap()
 }
 
 fn succeeds(output: Output) -> String {
@@ -52,7 +56,11 @@ fn bodies(json_lines: &str) -> Vec<String> {
         .collect()
 }
 
-async fn a_script_delivers_each_message_once_and_in_order_while_the_primary_is_killed(
+/// So many messages, the most part one process each, the others lines of one process.
+const SCRIPT: usize = 1_000;
+const SINGLE: usize = 400;
+
+async fn a_script_delivers_1000_messages_once_and_in_order_while_replicas_are_killed(
     protocol: Protocol,
 ) {
     let mut cluster = TestCluster::start_on(protocol, 3, &[]).await;
@@ -61,28 +69,56 @@ async fn a_script_delivers_each_message_once_and_in_order_while_the_primary_is_k
     let run =
         |arguments: &[&str], input: &str| chat_over(protocol, &home, &servers, arguments, input);
     succeeds(run(&["create-account", "alice"], "secret\n"));
-    let primary = cluster.primary(&bob).await;
-    let mut expected = Vec::new();
-    for number in 0..60 {
-        if number == 20 {
-            cluster.kill(&[primary]);
+    let expected: Vec<String> = (0..SCRIPT)
+        .map(|number| format!("message {number}"))
+        .collect();
+    let first = cluster.primary(&bob).await;
+    let mut second = 0;
+    for (number, text) in expected[..SINGLE].iter().enumerate() {
+        match number {
+            50 => cluster.kill(&[first]),
+            150 => {
+                cluster.spawn(first);
+                // One of three may be away: it must be back before the next one goes.
+                read_inbox(&cluster.reader_on(first, &bob)).await;
+                second = cluster.primary(&bob).await;
+                if second == first {
+                    // Elected again meanwhile, on a machine that stood still.
+                    second = first % 3 + 1;
+                }
+            }
+            200 => cluster.kill(&[second]),
+            300 => {
+                cluster.spawn(second);
+                read_inbox(&cluster.reader_on(second, &bob)).await;
+            }
+            _ => {}
         }
-        if number == 40 {
-            cluster.spawn(primary);
-        }
-        expected.push(format!("msg-{number}"));
-        succeeds(run(&["send", "bob", &expected[number]], ""));
+        succeeds(run(&["send", "bob", text], ""));
     }
-    // And as one process that reads lines.
-    let lines: Vec<String> = (0..300).map(|number| format!("line-{number}")).collect();
-    succeeds(run(&["send", "bob", "--lines"], &lines.join("\n")));
-    expected.extend(lines);
+    // And as one process that reads lines, in the middle of which the last replica goes.
+    let third = 6 - first - second;
+    let mut lines = start(protocol, &home, &servers, &["send", "bob", "--lines"]);
+    let mut input = lines.stdin.take().unwrap();
+    let half = SINGLE + (SCRIPT - SINGLE) / 2;
+    writeln!(input, "{}", expected[SINGLE..half].join("\n")).unwrap();
+    eventually("some of the lines", async || {
+        let some = read_inbox(&bob).await.len() > SINGLE;
+        some.then_some(()).ok_or("none yet")
+    })
+    .await;
+    cluster.kill(&[third]);
+    writeln!(input, "{}", expected[half..].join("\n")).unwrap();
+    drop(input);
+    succeeds(lines.wait_with_output().unwrap());
+    cluster.spawn(third);
     let inbox = read_inbox(&bob).await;
     let heard: Vec<String> = inbox
         .iter()
         .map(|message| String::from_utf8(message.body.to_vec()).unwrap())
         .collect();
     assert_eq!(heard, expected);
+    assert_eq!(heard.len(), SCRIPT);
     cluster.finish(&bob).await;
 }
 
@@ -184,6 +220,6 @@ fn completions_and_the_manual_page_name_every_command() {
 }
 
 crate::over_both! {
-    a_script_delivers_each_message_once_and_in_order_while_the_primary_is_killed,
+    a_script_delivers_1000_messages_once_and_in_order_while_replicas_are_killed,
     what_a_person_does_in_a_day,
 }

@@ -120,7 +120,7 @@ fn failing_disk(scratch: &Path) -> Option<PathBuf> {
             Some(library)
         }
         Err(error) => {
-            eprintln!("skipped: needs a C compiler ({error})");
+            crate::skips::skip("compiler", &format!("there is no C compiler ({error})"));
             None
         }
     }

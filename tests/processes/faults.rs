@@ -46,26 +46,49 @@ async fn of_five_two_are_killed_at_once_and_writes_go_on(protocol: Protocol) {
 }
 
 async fn of_five_the_second_is_killed_in_the_middle_of_the_election(protocol: Protocol) {
-    let mut cluster = TestCluster::start_on(protocol, 5, &[]).await;
+    // Long refreshes and a long window: a replica that stands still is waited for, for seconds.
+    let slow = [
+        "--refresh-interval",
+        "1s",
+        "--election-check-interval",
+        "500ms",
+    ];
+    let mut cluster = TestCluster::start_on(protocol, 5, &slow).await;
     let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
     let load = Load::start(&alice, "bob");
     load.more(100).await;
     let primary = cluster.primary(&bob).await;
+    let silent = primary % 5 + 1;
     let before: Vec<(u16, usize)> = (1..=5)
-        .filter(|id| *id != primary)
+        .filter(|id| *id != primary && *id != silent)
         .map(|id| (id, cluster.log_len(id)))
         .collect();
+    cluster.pause(silent);
     cluster.kill(&[primary]);
-    // The first that starts an election is killed for it.
-    let second = crate::cluster::eventually("election", || {
-        let started = before.iter().find(|(id, from)| {
-            let log = cluster.log_since(*id, *from);
-            log.contains(crate::cluster::says::ELECTION)
-        });
-        std::future::ready(started.map(|(id, _)| *id).ok_or("nobody starts one"))
+    // Nobody grants before the ballot of the one that stands still is in, or the window ends. The
+    // first that starts an election is killed in that time.
+    let said = |id: u16, from: usize, what: &str| cluster.log_since(id, from).contains(what);
+    let (second, from) = crate::cluster::eventually("election", || {
+        let started = before
+            .iter()
+            .find(|(id, from)| said(*id, *from, crate::cluster::says::ELECTION));
+        std::future::ready(started.copied().ok_or("nobody starts one"))
     })
     .await;
+    for (id, from) in &before {
+        let elected = said(*id, *from, crate::cluster::says::ELECTED);
+        assert!(!elected, "the election is over\n{}", cluster.logs());
+    }
     cluster.kill(&[second]);
+    let elected = cluster
+        .log_since(second, from)
+        .contains(crate::cluster::says::ELECTED);
+    assert!(
+        !elected,
+        "it was over when it was killed\n{}",
+        cluster.logs()
+    );
+    cluster.resume(silent);
     load.more(100).await;
     cluster.spawn(primary);
     cluster.spawn(second);

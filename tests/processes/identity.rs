@@ -179,12 +179,78 @@ async fn a_directory_of_another_replica_or_a_larger_cluster_is_refused() {
     command.arg("--data-dir").arg(cluster.data_dir(2));
     let alone = bounded(command).await;
     assert!(!alone.status.success(), "a member of three runs alone");
-    for output in [other, alone] {
+    let words = [
+        "belongs to replica 2, and this is replica 1",
+        "belongs to a cluster of the replicas 1, 2, 3",
+    ];
+    for (output, words) in [other, alone].into_iter().zip(words) {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!text.trim().is_empty(), "refused without a word");
+        assert!(text.contains(words), "{words:?}: {text}");
     }
     cluster.spawn(2);
     cluster.finish(&alice).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_of_another_cluster_with_the_same_ids_is_refused_by_the_others() {
+    let mut cluster = TestCluster::start(3).await;
+    let alice = cluster.account("alice").await;
+    cluster.finish(&alice).await;
+    let mut other = TestCluster::start(3).await;
+    other.kill(&[3]);
+    cluster.kill(&[3]);
+    let (ours, theirs) = (cluster.data_dir(3), other.data_dir(3));
+    let aside = cluster.scratch().join("aside");
+    std::fs::rename(&ours, &aside).unwrap();
+    std::fs::rename(&theirs, &ours).unwrap();
+
+    let from: Vec<usize> = (1..=3).map(|id| cluster.log_len(id)).collect();
+    cluster.spawn(3);
+    let logged = |id: u16| {
+        let log = cluster.log_since(id, from[usize::from(id) - 1]);
+        let refusals = log.lines().filter(|line| line.contains(says::REFUSES));
+        refusals.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let directory = cluster.data_dir(1).display().to_string();
+    let status = || TestCluster::admin(&["status", "--data-dir", &directory]);
+    eventually("every replica says that it refuses the stranger", || {
+        let told = (1..=3).all(|id| {
+            let told = logged(id);
+            told.iter()
+                .any(|line| line.contains("it belongs to cluster"))
+        });
+        let shown = String::from_utf8_lossy(&status().stdout).into_owned();
+        let refused = "it refuses to speak with replica 3: it belongs to cluster";
+        let stranger = "it belongs to another cluster: check its data directory";
+        let good = told && shown.contains(refused) && shown.contains(stranger);
+        std::future::ready(if good { Ok(()) } else { Err(shown) })
+    })
+    .await;
+    assert_eq!(status().status.code(), Some(1), "an error is no success");
+    // Once for each connection, however often it speaks.
+    for id in [1, 2] {
+        assert!(logged(id).len() <= 2, "{:?}", logged(id));
+    }
+    // It counts for nothing, and the others go on.
+    alice.send("alice", "without it").await.unwrap();
+
+    cluster.kill(&[3]);
+    std::fs::rename(&ours, &theirs).unwrap();
+    std::fs::rename(&aside, &ours).unwrap();
+    cluster.spawn(3);
+    cluster.finish(&alice).await;
+    eventually("status is good again", || {
+        let output = status();
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        let good = output.status.code() == Some(0);
+        std::future::ready(if good { Ok(()) } else { Err(shown) })
+    })
+    .await;
+    cluster.kill(&[2]);
+    assert_eq!(status().status.code(), Some(1), "one is unreachable");
+    let nobody = cluster.data_dir(2).display().to_string();
+    let output = TestCluster::admin(&["status", "--data-dir", &nobody]);
+    assert_eq!(output.status.code(), Some(2), "nobody runs there");
 }
 
 /// Runs a command that must end by itself; kills it if it does not.

@@ -2,6 +2,8 @@
 
 #[path = "../cluster/mod.rs"]
 mod cluster;
+#[path = "../skips/mod.rs"]
+mod skips;
 
 /// Runs each of these tests over gRPC and over the wire protocol.
 macro_rules! over_both {

@@ -1,7 +1,6 @@
 //! The full-screen client in a real terminal, which `tmux` provides, against real replicas.
 //!
-//! Without tmux these tests say so and pass: not every machine can have it. In CI (`CI` is set)
-//! they try to install it first. Where it is there, what breaks fails.
+//! Without tmux these tests are skipped, as `tests/skips` says: `.ci/run` installs it.
 
 use crate::cluster::{PATIENCE, TestCluster, eventually, program, read_inbox};
 use crate::wire::Lines;
@@ -11,20 +10,10 @@ use std::process::{Command, Output};
 
 /// Whether there is a tmux to test with.
 fn has_tmux() -> bool {
-    let is_there = || {
-        let version = Command::new("tmux").arg("-V").output();
-        version.is_ok_and(|output| output.status.success())
-    };
-    if is_there() {
-        return true;
-    }
-    if std::env::var_os("CI").is_some() {
-        let install = "apt-get install -y tmux || sudo -n apt-get install -y tmux";
-        let _ = Command::new("sh").args(["-c", install]).output();
-    }
-    let there = is_there();
+    let version = Command::new("tmux").arg("-V").output();
+    let there = version.is_ok_and(|output| output.status.success());
     if !there {
-        eprintln!("skipped: there is no tmux");
+        crate::skips::skip("tmux", "there is no tmux");
     }
     there
 }

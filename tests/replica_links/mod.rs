@@ -56,6 +56,7 @@ pub fn config(id: u16, replicas: u16) -> Config {
             election_check_interval_us: 10_000,
             initialize_wait_us: 5_000_000,
             build: "test".into(),
+            level: chat::types::LEVEL,
         },
         write_timeout_us: 5_000_000,
         read_timeout_us: 5_000_000,

@@ -8,7 +8,7 @@ use chat::storage::{
     open_directory,
 };
 use chat::types::entry::{Entry, Kind};
-use chat::types::{Hash, Incarnation, Index, Level, Members, ReplicaId, Stamp, Term, WallTime};
+use chat::types::{Hash, Incarnation, Index, Members, ReplicaId, Stamp, Term, WallTime};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -71,7 +71,7 @@ impl End {
             .map(|_| {
                 let index = end.stamp.index.next();
                 let entry = if index == Index(1) {
-                    Entry::formation(&members(), Level(1))
+                    Entry::formation(&members())
                 } else {
                     let payload = vec![(index.0 * 31 + term) as u8; payload];
                     let stamp = Stamp::new(Term(term), index);

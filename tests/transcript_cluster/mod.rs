@@ -6,7 +6,8 @@ use chat::consensus::{
 };
 use chat::types::entry::{Entry, Kind};
 use chat::types::{
-    Hash, Incarnation, Index, Members, Monotonic, ReplicaId, RunNonce, Stamp, Term, WallTime,
+    FORMATION_LEVEL, Hash, Incarnation, Index, Level, Members, Monotonic, ReplicaId, RunNonce,
+    Stamp, Term, WallTime,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,6 +38,8 @@ pub struct Cluster {
     /// The last printed answer of each replica: repeated ones are left out.
     answered: BTreeMap<ReplicaId, String>,
     names: BTreeMap<&'static str, ReplicaId>,
+    /// The highest level that a replica's build knows, if not the first.
+    knows: BTreeMap<ReplicaId, Level>,
     out: Vec<String>,
 }
 
@@ -82,6 +85,10 @@ impl Cluster {
             "read" => self.read(id(1)),
             "kill" => self.kill(id(1)),
             "restart" => self.restart(id(1)),
+            "knows" => {
+                let level = words[2].parse().expect("a level");
+                self.knows.insert(id(1), Level(level));
+            }
             "wipe" => {
                 self.kill(id(1));
                 let replica = self.replicas.get_mut(&id(1)).unwrap();
@@ -209,6 +216,7 @@ impl Cluster {
             election_check_interval_us: 4_000,
             initialize_wait_us: 60_000,
             build: "transcript".into(),
+            level: self.knows.get(&id).copied().unwrap_or(FORMATION_LEVEL),
         };
         let now = self.now();
         let replica = self.replicas.get_mut(&id).unwrap();
@@ -230,6 +238,7 @@ impl Cluster {
             config,
             hard_state: replica.disk.hard.clone(),
             members: Members::new(),
+            level: Level(0),
             term_runs,
             last: log.last().map_or(Stamp::ZERO, Entry::stamp),
             tail: log.clone(),
@@ -272,7 +281,8 @@ impl Cluster {
     /// Its state after `at` has a digest that this letter stands for.
     fn digest(&mut self, id: ReplicaId, at: Index, letter: u8) {
         if let Some(node) = self.node(id) {
-            node.set_applied(at, vec![(at, Hash([letter; 32]))], false);
+            let level = node.status().level;
+            node.set_applied((at, level), vec![(at, Hash([letter; 32]))], false);
         }
         self.settle();
     }
@@ -450,8 +460,13 @@ impl Cluster {
             };
             let status = node.status();
             let serving = if status.serving { ", serving" } else { "" };
+            let level = if status.level > FORMATION_LEVEL {
+                format!(", level {}", status.level)
+            } else {
+                String::new()
+            };
             self.out.push(format!(
-                "{id}: {:?}{serving}, term {}, follows {:?}, last {}, durable {}, commit {}",
+                "{id}: {:?}{serving}, term {}, follows {:?}, last {}, durable {}, commit {}{level}",
                 status.role,
                 status.term,
                 status.primary,

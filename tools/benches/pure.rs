@@ -8,8 +8,8 @@ use chat::state_machine::{Auth, Command, NewToken, Operation, Reply, StateMachin
 use chat::storage::{Slice, StateReader, StorageError, Tree};
 use chat::types::entry::{Entry, Kind};
 use chat::types::{
-    ClientId, Hash, Incarnation, Index, LEVEL, Members, ReplicaId, RequestId, Stamp, Term,
-    TokenHash, WallTime,
+    ClientId, Hash, Incarnation, Index, Members, ReplicaId, RequestId, Stamp, Term, TokenHash,
+    WallTime,
 };
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use std::collections::BTreeMap;
@@ -85,7 +85,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let members: Members = [(ReplicaId(1), Incarnation([1; 16]))].into();
-        let formation = Entry::formation(&members, LEVEL);
+        let formation = Entry::formation(&members);
         let mut rig = Self {
             machine: StateMachine::open(None).expect("an empty machine"),
             trees: Trees::default(),

@@ -90,6 +90,7 @@ pub fn config(id: ReplicaId) -> Config {
         election_check_interval_us: 1,
         initialize_wait_us: 8,
         build: String::new(),
+        level: chat::types::LEVEL,
     }
 }
 

@@ -113,6 +113,7 @@ impl Replica {
             tail_previous_hash: Hash::default(),
             commit,
             applied: Index(0),
+            level: chat::types::LEVEL,
             damage: None,
             run: RunNonce(u64::from(id.0) * 100 + u64::from(run)),
             seed: u64::from(run),
@@ -391,7 +392,7 @@ pub fn disk_of(id: ReplicaId, term: Term, terms_of_log: &[u64]) -> Disk {
     let members: Members = (0..REPLICAS)
         .map(|place| (id_of(place), Incarnation([place as u8 + 1; 16])))
         .collect();
-    let mut log = vec![Entry::formation(&members, chat::types::LEVEL)];
+    let mut log = vec![Entry::formation(&members)];
     for term in terms_of_log {
         let previous = log.last().map_or_else(Hash::default, Entry::hash);
         let stamp = Stamp::new(Term(*term), Index(log.len() as u64 + 1));

@@ -7,9 +7,11 @@
 //! first violation ends the run.
 
 use super::network::{id_of, slot};
-use chat::consensus::{HardState, Repair, Role};
+use chat::consensus::{HardState, Role};
 use chat::types::entry::{Entry, Kind, ReplaceIncarnation};
-use chat::types::{ClusterId, Hash, Incarnation, Index, Members, ReplicaId, RunNonce, Stamp, Term};
+use chat::types::{
+    ClusterId, Hash, Incarnation, Index, Level, Members, ReplicaId, RunNonce, Stamp, Term,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A broken invariant.
@@ -55,33 +57,6 @@ pub struct View {
     pub exchanging: Option<(Vec<Mark>, Index)>,
 }
 
-impl View {
-    /// Stamp of the last durable entry.
-    pub fn durable_last(&self) -> Stamp {
-        self.durable.last().map_or(Stamp::ZERO, |m| m.0)
-    }
-    /// May a crash leave this log?
-    pub fn allows(&self, log: &[Mark]) -> bool {
-        let mut possible = self.durable.clone();
-        let mut good = possible == log;
-        for (keep, appended) in &self.unsynced {
-            possible.truncate(*keep);
-            possible.extend(appended);
-            good |= possible == log;
-        }
-        good
-    }
-    /// Would the next process begin or go on with a repair?
-    pub fn is_repairing(&self) -> bool {
-        let hard = self.hard_durable.as_ref();
-        hard.is_some_and(|hard| hard.repair != Repair::No)
-    }
-    /// This incarnation, once there is one.
-    pub fn incarnation(&self) -> Option<Incarnation> {
-        self.hard_live.as_ref().map(|hard| hard.incarnation)
-    }
-}
-
 /// What one process run has shown.
 #[derive(Clone, Debug, Default)]
 pub struct Run {
@@ -96,9 +71,11 @@ pub struct Run {
     pub stepped_down: Option<Term>,
     /// The term in which it was primary after the last step.
     pub leads: Option<Term>,
-    /// Its term and durable index after the last step, as it knows them.
+    /// Its term and durable stamp after the last step, as it knows them.
     pub term: Term,
-    pub durable: Index,
+    pub durable: Stamp,
+    /// Of each question that it heard: the oldest durable stamp that it has had since.
+    pub heard: BTreeMap<(ReplicaId, u64), Stamp>,
     /// For each term that it left: the next one, and what it knew to be durable then.
     pub left: Vec<(Term, Index)>,
     /// Last stamp after the step before this one.
@@ -116,6 +93,8 @@ pub struct Checker {
     pub views: Vec<View>,
     /// Process runs.
     pub runs: Vec<Run>,
+    /// The highest level that each one's build knew when it last ran.
+    pub levels: Vec<Level>,
     /// Virtual time, for reports.
     pub violation: Option<Violation>,
     pub(super) stamps: HashMap<Stamp, Hash>,
@@ -131,6 +110,10 @@ pub struct Checker {
     /// Index of the formation, or of the last readmission that is committed.
     pub last_readmission: Index,
     cluster: Option<ClusterId>,
+    /// The last stamp that each question named: who asks, and its nonce.
+    pub(super) asks: BTreeMap<(ReplicaId, u64), Stamp>,
+    /// No token is idle for so long that it may expire.
+    pub nobody_expires: bool,
     pub(super) primaries: BTreeMap<Term, (ReplicaId, RunNonce)>,
     pub(super) grants: BTreeMap<(Term, ReplicaId), Vec<(Incarnation, ReplicaId)>>,
     pub(super) ballots: BTreeMap<(Term, ReplicaId), Vec<CastBallot>>,
@@ -145,6 +128,7 @@ impl Checker {
             replicas,
             views: vec![View::default(); replicas],
             runs: vec![Run::default(); replicas],
+            levels: vec![Level::default(); replicas],
             violation: None,
             stamps: HashMap::new(),
             replacements: HashMap::new(),
@@ -155,6 +139,8 @@ impl Checker {
             ended: BTreeSet::new(),
             last_readmission: Index(1),
             cluster: None,
+            asks: BTreeMap::new(),
+            nobody_expires: false,
             primaries: BTreeMap::new(),
             grants: BTreeMap::new(),
             ballots: BTreeMap::new(),
@@ -189,6 +175,7 @@ impl Checker {
     /// Same stamp, same hash.
     pub fn on_entry(&mut self, at: usize, entry: &Entry) {
         let (stamp, hash) = (entry.stamp(), entry.hash());
+        let new = !self.stamps.contains_key(&stamp);
         let known = *self.stamps.entry(stamp).or_insert(hash);
         self.check(known == hash, "same stamp, same hash", || {
             format!("{stamp} is {known:?} and, on replica {}, {hash:?}", at + 1)
@@ -198,6 +185,17 @@ impl Checker {
             && self.replacements.insert(stamp, replace).is_none()
         {
             self.check_alone(stamp);
+        }
+        if self.nobody_expires && new {
+            self.check_expiry(entry);
+        }
+        if let Some(level) = entry.raise_level().filter(|_| new) {
+            let all = self.levels.iter().all(|known| *known >= level);
+            let levels = self.levels.clone();
+            self.check(all, "a level is raised when every member knows it", || {
+                format!("{stamp} raises to {level}, and the builds know {levels:?}")
+            });
+            self.count("levels raised");
         }
         if let Some(formation) = entry.as_formation() {
             self.founders = Some(formation.members);
@@ -332,9 +330,9 @@ impl Checker {
         self.runs[at].admitted = node.members.get(&id) == Some(&node.incarnation);
         let run = &mut self.runs[at];
         if node.term > run.term {
-            run.left.push((node.term, run.durable));
+            run.left.push((node.term, run.durable.index));
         }
-        (run.term, run.durable) = (node.term, node.durable.index);
+        run.note(node.term, node.durable);
         let ended = run.leads.take();
         if node.role == Role::Primary {
             run.leads = Some(node.term);

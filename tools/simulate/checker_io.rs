@@ -3,8 +3,22 @@
 use super::checker::{Checker, Mark, Run};
 use super::network::{id_of, slot};
 use chat::consensus::{AppendReply, Body, Event, HardState, Message};
+use chat::state_machine::{Command, Operation};
 use chat::storage::{Recovered, Write};
-use chat::types::{Index, RunNonce, Stamp};
+use chat::types::entry::{Entry, Kind};
+use chat::types::{Index, ReplicaId, RunNonce, Stamp, Term};
+
+impl Run {
+    /// Term and durable stamp after a step. The latter falls where entries are replaced.
+    pub(super) fn note(&mut self, term: Term, durable: Stamp) {
+        if durable < self.durable {
+            for own in self.heard.values_mut() {
+                *own = durable.min(*own);
+            }
+        }
+        (self.term, self.durable) = (term, durable);
+    }
+}
 
 impl Checker {
     /// A process starts from what its disk holds.
@@ -254,14 +268,49 @@ impl Checker {
                 self.on_match(at, message, *index, *counting);
             }
             Body::Poll { above, .. } => self.on_poll(at, message.term, *above),
-            Body::RoundReply { .. } | Body::Agree { .. } => {
-                let admitted = self.runs[at].admitted;
-                self.check(admitted, "only admitted replicas count", || {
-                    format!("replica {id} sends {}", name(&message.body))
-                });
+            Body::Ask { nonce, last } => {
+                self.asks.insert((id, *nonce), *last);
             }
+            Body::RoundReply { .. } | Body::Agree { .. } => self.on_answer(at, message),
             _ => {}
         }
+    }
+
+    fn on_answer(&mut self, at: usize, message: &Message) {
+        if let Body::Agree { nonce } = message.body {
+            self.on_agree(at, message.to, nonce);
+        }
+        let admitted = self.runs[at].admitted;
+        self.check(admitted, "only admitted replicas count", || {
+            format!("replica {} sends {}", at + 1, name(&message.body))
+        });
+    }
+
+    /// Who agrees lets the asker raise its term: it must have a chance to win. The answer leaves when
+    /// the term is durable, and the own copy may have grown by then.
+    fn on_agree(&mut self, at: usize, to: ReplicaId, nonce: u64) {
+        let asked = self.asks.get(&(to, nonce)).copied();
+        let own = self.runs[at].heard.get(&(to, nonce)).copied();
+        let good = own.is_some() && asked >= own;
+        self.check(good, "agreed is only with a copy as new", || {
+            format!(
+                "replica {} with {own:?} agrees with {to}, which has {asked:?}",
+                at + 1
+            )
+        });
+    }
+
+    /// Nobody was idle for long, whatever a clock says.
+    pub(super) fn check_expiry(&mut self, entry: &Entry) {
+        let command = (entry.kind() == Kind::Command).then(|| Command::decode(entry.payload()));
+        let Some(Operation::ExpireTokens { tokens, .. }) = command.flatten().map(|c| c.operation)
+        else {
+            return;
+        };
+        self.check(tokens.is_empty(), "one wrong clock logs nobody out", || {
+            let (stamp, time) = (entry.stamp(), entry.time());
+            format!("{stamp} at {time} expires {} tokens", tokens.len())
+        });
     }
 
     fn on_ballot(&mut self, at: usize, message: &Message, last: Stamp) {
@@ -403,6 +452,11 @@ impl Checker {
             } else if covered.0 == message.term {
                 covered.1 = covered.1.max(upto);
             }
+        }
+        if let Body::Ask { nonce, .. } = message.body {
+            let run = &mut self.runs[at];
+            let own = run.durable;
+            run.heard.entry((message.from, nonce)).or_insert(own);
         }
     }
 

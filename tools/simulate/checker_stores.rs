@@ -3,10 +3,11 @@
 //! A view's log is always the whole one, from index 1: what is cut or comes as a snapshot is taken
 //! from the committed prefix, whose hash at the cut the store must name.
 
-use super::checker::{Checker, Mark};
+use super::checker::{Checker, Mark, View};
 use super::network::id_of;
+use chat::consensus::Repair;
 use chat::storage::Write;
-use chat::types::{Base, Index, Term};
+use chat::types::{Base, Incarnation, Index, Stamp, Term};
 
 /// The next store, as the writes that went through the probe leave it.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +15,33 @@ pub struct Next {
     base: Base,
     log: Vec<Mark>,
     commit: Index,
+}
+
+impl View {
+    /// Stamp of the last durable entry.
+    pub fn durable_last(&self) -> Stamp {
+        self.durable.last().map_or(Stamp::ZERO, |m| m.0)
+    }
+    /// May a crash leave this log?
+    pub fn allows(&self, log: &[Mark]) -> bool {
+        let mut possible = self.durable.clone();
+        let mut good = possible == log;
+        for (keep, appended) in &self.unsynced {
+            possible.truncate(*keep);
+            possible.extend(appended);
+            good |= possible == log;
+        }
+        good
+    }
+    /// Would the next process begin or go on with a repair?
+    pub fn is_repairing(&self) -> bool {
+        let hard = self.hard_durable.as_ref();
+        hard.is_some_and(|hard| hard.repair != Repair::No)
+    }
+    /// This incarnation, once there is one.
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        self.hard_live.as_ref().map(|hard| hard.incarnation)
+    }
 }
 
 impl Checker {

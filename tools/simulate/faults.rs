@@ -5,7 +5,7 @@
 //! [`Director`] replaces the draw by a schedule of its own.
 
 use super::disk::Disk;
-use super::network::{Weather, id_of};
+use super::network::Weather;
 use super::rng::Rng;
 use super::world::{Clock, Happening, Options, World};
 use chat::consensus::Role;
@@ -53,12 +53,14 @@ pub enum Fault {
     Rollback,
     /// Two disks change places: neither is opened until they are back.
     Swap,
+    /// Builds know levels of their own, and a replica comes back under one that knows more.
+    Upgrade,
     /// Two halves that only one replica reaches both of, or a ring.
     Bridge,
 }
 
 /// All kinds with their names.
-pub const FAULTS: [(&str, Fault); 20] = [
+pub const FAULTS: [(&str, Fault); 21] = [
     ("loss", Fault::Loss),
     ("delay", Fault::Delay),
     ("duplicate", Fault::Duplicate),
@@ -79,6 +81,7 @@ pub const FAULTS: [(&str, Fault); 20] = [
     ("rollback", Fault::Rollback),
     ("swap", Fault::Swap),
     ("bridge", Fault::Bridge),
+    ("upgrade", Fault::Upgrade),
 ];
 
 /// A set of kinds.
@@ -310,6 +313,7 @@ impl World {
             Fault::Rollback,
             Fault::Swap,
             Fault::Bridge,
+            Fault::Upgrade,
         ];
         let fault = *self.rng.pick(&all);
         if self.plan.faults.has(fault) {
@@ -323,6 +327,7 @@ impl World {
         match fault {
             Fault::Partition => self.partition(),
             Fault::Bridge => self.bridge(),
+            Fault::Upgrade => self.upgrade(victim),
             Fault::Rollback => self.roll_back(victim),
             Fault::Swap => {
                 let other = self.rng.below(n as u64) as usize;
@@ -571,28 +576,5 @@ impl World {
         for client in &mut self.clients {
             client.acknowledged_after_heal = false;
         }
-    }
-
-    /// Every replica runs, and all show the same log, commit, state and primary.
-    pub fn settled(&self) -> bool {
-        let Some(first) = self.members[0]
-            .process
-            .as_ref()
-            .and_then(|p| p.status.as_ref())
-        else {
-            return false;
-        };
-        let all_alike = self.members.iter().enumerate().all(|(at, member)| {
-            let status = member.process.as_ref().and_then(|p| p.status.as_ref());
-            status.is_some_and(|s| {
-                s.applied == s.node.last.index
-                    && s.node.commit == s.node.last.index
-                    && s.node.last == first.node.last
-                    && s.digest == first.digest
-                    && s.node.term == first.node.term
-                    && s.node.members.get(&id_of(at)) == Some(&s.node.incarnation)
-            })
-        });
-        all_alike && self.primary().is_some()
     }
 }

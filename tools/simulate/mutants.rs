@@ -23,7 +23,10 @@ pub fn rates(only: &str, seeds: u64, jobs: usize) -> ExitCode {
 }
 
 #[cfg(feature = "mutants")]
-pub use with_variants::gate;
+pub use with_variants::{gate, rates};
+
+#[cfg(test)]
+mod storage;
 
 #[cfg(feature = "mutants")]
 mod with_variants {

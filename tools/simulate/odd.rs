@@ -1,10 +1,13 @@
-//! Odd networks, and disks that are not what they were: bridges and rings, old copies, disks that
-//! change places.
+//! Odd networks, disks that are not what they were, and builds: bridges and rings, old copies, disks
+//! that change places, replicas that come back under a build that knows more.
 
 use super::disk::Disk;
 use super::network::id_of;
 use super::world::{Happening, World};
-use chat::types::Stamp;
+use chat::types::{Level, Stamp};
+
+/// The highest level of any build here.
+const LEVEL_MAX: Level = Level(3);
 
 impl World {
     /// Only some pairs reach each other: two halves and a bridge between them, a ring, or two
@@ -36,6 +39,17 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Comes back under a build that knows one level more.
+    pub fn upgrade(&mut self, at: usize) {
+        if self.members[at].level >= LEVEL_MAX {
+            return;
+        }
+        self.kill(at, "for a newer build");
+        self.members[at].level = Level(self.members[at].level.0 + 1);
+        self.checker.count("upgrades");
+        self.restart_later(at);
     }
 
     /// Takes a copy of the disk, or puts the one back that was taken before: only one that lacks

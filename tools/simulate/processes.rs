@@ -148,6 +148,7 @@ impl World {
             }
         };
         let status = replica.status();
+        self.checker.levels[at] = self.members[at].level;
         self.checker
             .on_started(at, status.node.last, status.node.commit);
         self.members[at].life += 1;
@@ -177,6 +178,7 @@ impl World {
     pub(super) fn replica_config(&self, at: usize) -> Config {
         let mut node = self.config.clone();
         node.id = id_of(at);
+        node.level = self.members[at].level;
         Config {
             node,
             write_timeout_us: 400_000,

@@ -2,6 +2,7 @@
 
 use super::checker::Violation;
 use super::faults::Director;
+use super::network::id_of;
 use super::world::{HEAL_REFRESHES_MAX, LAST_LINES, Options, TRACE_ALL, World};
 use chat::types::{Index, Term};
 use std::cell::RefCell;
@@ -201,6 +202,33 @@ fn nobody_serves(world: &mut World, invariant: &'static str) {
     world
         .checker
         .check(!serving, invariant, || "a primary serves".into());
+}
+
+impl World {
+    /// Every replica runs, and all show the same log, commit, state and primary.
+    pub fn settled(&self) -> bool {
+        let Some(first) = self.members[0]
+            .process
+            .as_ref()
+            .and_then(|p| p.status.as_ref())
+        else {
+            return false;
+        };
+        let known = self.members.iter().map(|member| member.level).min();
+        let all_alike = self.members.iter().enumerate().all(|(at, member)| {
+            let status = member.process.as_ref().and_then(|p| p.status.as_ref());
+            status.is_some_and(|s| {
+                s.applied == s.node.last.index
+                    && s.node.commit == s.node.last.index
+                    && s.node.last == first.node.last
+                    && s.digest == first.digest
+                    && Some(s.node.level) == known
+                    && s.node.term == first.node.term
+                    && s.node.members.get(&id_of(at)) == Some(&s.node.incarnation)
+            })
+        });
+        all_alike && self.primary().is_some()
+    }
 }
 
 /// Who is primary, and in which term.

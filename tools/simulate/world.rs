@@ -8,13 +8,15 @@ use super::checker::Checker;
 use super::checker_io;
 use super::clients::{Client, History};
 use super::disk::{Disk, Failing, Probe};
-use super::faults::{Director, FaultSet, Plan};
+use super::faults::{Director, Fault, FaultSet, Plan};
 use super::network::{Network, id_of};
 use super::rng::Rng;
 use chat::consensus::{self, HardState, Now, Role};
 use chat::replica::{self, DiskDone, DiskJob, Input, Output, PeerMessage, Replica};
 use chat::storage::{MemReader, MemStore};
-use chat::types::{Incarnation, Monotonic, ReplicaId, Stamp, Term, WallTime};
+use chat::types::{
+    FORMATION_LEVEL, Incarnation, Level, Monotonic, ReplicaId, Stamp, Term, WallTime,
+};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
@@ -159,6 +161,8 @@ pub struct Member {
     pub clock: Clock,
     /// Until then its disk is slow.
     pub slow_until: u64,
+    /// The highest level that its build knows.
+    pub level: Level,
     /// Its own committed log names its incarnation.
     pub admitted: bool,
     /// An old copy of its disk, and the incarnation and last stamp on it.
@@ -206,6 +210,7 @@ impl World {
             election_check_interval_us: rng.between(3, 6) * 1_000,
             initialize_wait_us: rng.between(30, 150) * 1_000,
             build: "simulated".into(),
+            level: FORMATION_LEVEL,
         };
         if let Some(director) = &mut director {
             director.tune(&mut plan, &mut config);
@@ -234,12 +239,15 @@ impl World {
         world.network.weather = world.plan.weather.clone();
         for at in 0..n {
             let clock = world.plan.clock(&mut world.rng);
+            let newer = world.plan.faults.has(Fault::Upgrade) && world.rng.chance(300);
+            let level = Level(FORMATION_LEVEL.0 + u32::from(newer));
             world.members.push(Member {
                 disk: Disk::new(),
                 process: None,
                 life: 0,
                 clock,
                 slow_until: 0,
+                level,
                 admitted: false,
                 backup: None,
             });

@@ -23,7 +23,7 @@ const COLUMNS: [&str; 12] = [
 /// Columns with numbers.
 const RIGHT: [usize; 6] = [2, 3, 4, 5, 6, 7];
 
-/// One row for each replica, ascending by id.
+/// One row for each replica, ascending by id, and a line for each adoption.
 pub fn status_table(replicas: &[ReplicaStatus]) -> String {
     let mut table = Table::new();
     table
@@ -40,7 +40,17 @@ pub fn status_table(replicas: &[ReplicaStatus]) -> String {
         }
     }
     let lines = table.lines().map(|line| line.trim().to_owned() + "\n");
-    lines.collect()
+    let notes = replicas.iter().filter_map(adoption);
+    lines.chain(notes).collect()
+}
+
+/// A line below the table.
+fn adoption(replica: &ReplicaStatus) -> Option<String> {
+    let adopted = replica.adopted.as_ref()?;
+    Some(format!(
+        "replica {} has adopted the copy of replica {} that ends at ({},{})\n",
+        replica.id, adopted.from, adopted.last_term, adopted.last_index
+    ))
 }
 
 /// An array with an object for each replica.
@@ -70,6 +80,12 @@ pub fn status_json(replicas: &[ReplicaStatus]) -> Value {
                 "head_hash": hex(&replica.head_hash),
                 "store_bytes": replica.store_bytes,
                 "version": replica.version,
+                "level": replica.level,
+                "adopted": replica.adopted.as_ref().map(|adopted| json!({
+                    "from": adopted.from,
+                    "last_term": adopted.last_term,
+                    "last_index": adopted.last_index,
+                })),
                 "cluster": hex(&replica.cluster),
                 "incarnation": hex(&replica.incarnation),
                 "connected": replica.connected,

@@ -8,8 +8,7 @@ use crate::state_machine::{Auth, Command, NewToken, Operation};
 use crate::storage::CommitRecord;
 use crate::types::entry::{Entry, Kind};
 use crate::types::{
-    ClientId, Hash, Incarnation, Index, Level, Members, ReplicaId, RequestId, Stamp, Term,
-    TokenHash,
+    ClientId, Hash, Incarnation, Index, Members, ReplicaId, RequestId, Stamp, Term, TokenHash,
 };
 use serde_json::json;
 
@@ -44,7 +43,17 @@ fn the_status_table_has_a_row_for_each_replica() {
         unreachable: "no connection".to_owned(),
         ..ReplicaStatus::default()
     };
-    let table = status_table(&[status(1, "primary", 100, 100), damaged, unreachable]);
+    let mut primary = status(1, "primary", 100, 100);
+    primary.adopted = Some(crate::proto::admin::Adoption {
+        from: 3,
+        last_term: 2,
+        last_index: 41,
+    });
+    assert_eq!(
+        status_json(&[primary.clone()])[0]["adopted"]["last_index"],
+        41
+    );
+    let table = status_table(&[primary, damaged, unreachable]);
     assert_eq!(
         table,
         "\
@@ -52,6 +61,7 @@ ID  ROLE         TERM  PRIMARY  LAST  COMMITTED  APPLIED  LAG  DIGEST        STO
 1   primary         3        1   100        100      100    0  abababababab  1.5 MiB  0.1.0    -
 2   damaged         3        1    90         90       80   20  abababababab  1.5 MiB  0.1.0    damaged at index 7: log at index 7: gone
 3   unreachable     -        -     -          -        -    -  -             -        -        no connection
+replica 1 has adopted the copy of replica 3 that ends at (2,41)
 "
     );
 }
@@ -156,7 +166,7 @@ fn no_secret_is_ever_shown() {
 #[test]
 fn consensus_entries_and_garbage_are_readable_too() {
     let members = Members::from([(ReplicaId(1), Incarnation([1; 16]))]);
-    let formation = Entry::formation(&members, Level(1));
+    let formation = Entry::formation(&members);
     assert_eq!(
         entry_text(&formation, false),
         format!(

@@ -3,7 +3,7 @@
 use super::*;
 use crate::state_machine::Operation;
 use crate::types::entry::Kind;
-use crate::types::{ClientId, Incarnation, Level, Members, Term, TokenHash, WallTime};
+use crate::types::{ClientId, Incarnation, Members, Term, TokenHash, WallTime};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A replica in memory.
@@ -51,7 +51,7 @@ fn create_account(name: &str, number: u8) -> Vec<u8> {
 /// A cluster of one with accounts, a commit record for every second entry, and its trees.
 fn good() -> (Source, Scope) {
     let members = Members::from([(ReplicaId(1), Incarnation([1; 16]))]);
-    let mut entries = vec![Entry::formation(&members, Level(1))];
+    let mut entries = vec![Entry::formation(&members)];
     for index in 2..=11 {
         let (kind, payload) = if index == 2 {
             (Kind::TermStart, Vec::new())

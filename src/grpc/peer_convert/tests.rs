@@ -383,7 +383,7 @@ fn refusal(envelope: proto::Envelope) -> String {
 }
 
 fn two_entries() -> Vec<Bytes> {
-    let first = Entry::formation(&Members::new(), Level(1));
+    let first = Entry::formation(&Members::new());
     let stamp = Stamp::new(Term(1), Index(2));
     let second = Entry::seal(stamp, WallTime(1), first.hash(), Kind::TermStart, b"");
     vec![first.bytes().clone(), second.bytes().clone()]

@@ -69,7 +69,7 @@ impl<R: StateReader> Replica<R> {
             return Ok(());
         }
         self.standing = Standing::Doubted;
-        self.machine = StateMachine::open(None)?;
+        self.machine = StateMachine::open_knowing(None, self.config.node.level)?;
         self.disk.forget_records();
         self.upkeep.doubted(self.now.mono);
         self.writes.on_jump(Index(u64::MAX - 1));

@@ -15,6 +15,7 @@ impl<R: StateReader> Replica<R> {
             digest: self.machine.digest(),
             digests: self.machine.digests(),
             checkpoint: self.disk.checkpoint(),
+            cleanups: self.machine.cleanups(),
             low: self.room.seen().filter(|_| self.room.is_low()),
             space: self.room.seen(),
             refuses_writes: self.node.refuses_for_space(),

@@ -1,12 +1,12 @@
-//! What a [`Replica`] proposes for itself: uses of tokens, and on the primary what expires.
+//! What a [`Replica`] proposes for itself: uses of tokens, and on the primary what expires and is removed.
 
 use super::Replica;
 use crate::replica::writes::Origin;
 use crate::state_machine::{Command, Operation};
 use crate::storage::{StateReader, StorageError};
-use crate::types::WallTime;
+use crate::types::{TokenHash, WallTime};
 
-/// The primary looks for idle tokens and old messages this often, in microseconds.
+/// The primary looks for idle tokens, old messages and invisible rows this often, in microseconds.
 const EXPIRE_EVERY_US: u64 = 1_000_000;
 /// Tokens in one `ExpireTokens`.
 const EXPIRE_MAX: usize = 256;
@@ -18,9 +18,7 @@ impl<R: StateReader> Replica<R> {
         if self.stopping.is_some() {
             return Ok(());
         }
-        if self.primary.is_some()
-            && let Some(tokens) = self.tokens.flush(now)
-        {
+        if let Some(tokens) = self.tokens_to_extend()? {
             let operation = Operation::ExtendTokens {
                 tokens: tokens.clone(),
             };
@@ -36,11 +34,31 @@ impl<R: StateReader> Replica<R> {
         Ok(())
     }
 
-    /// Idle tokens, or else old messages. By the log's own clock, by which apply judges too: by a
-    /// wall clock that is ahead, the same would be proposed in vain again and again.
-    fn what_expires(&mut self) -> Result<Option<Operation>, StorageError> {
+    /// Tokens that were used here and that the log does not know as fresh, if it is time. Another
+    /// replica, or an earlier run, may have told their use.
+    fn tokens_to_extend(&mut self) -> Result<Option<Vec<TokenHash>>, StorageError> {
+        if self.primary.is_none() {
+            return Ok(None);
+        }
+        let (now, log_time) = (self.now.mono, self.log_time());
+        let (machine, reader) = (&self.machine, &self.reader);
+        let tokens = self.tokens.flush(now, |token| {
+            let used = machine.token_last_used(reader, token)?;
+            Ok(used.map(|used| log_time.0.saturating_sub(used.0)))
+        });
+        Ok(self.sound(tokens)?.flatten())
+    }
+
+    /// Now, by the log's own clock: by this apply judges what is old.
+    pub(super) fn log_time(&self) -> WallTime {
         let elapsed = self.now.mono.since(self.applied_at);
-        let log_time = WallTime(self.applied_time.0.saturating_add(elapsed));
+        WallTime(self.applied_time.0.saturating_add(elapsed))
+    }
+
+    /// Idle tokens, or else old messages, or else rows that nobody can see. By the log's own clock: by
+    /// a wall clock that is ahead, the same would be proposed in vain again and again.
+    fn what_expires(&mut self) -> Result<Option<Operation>, StorageError> {
+        let log_time = self.log_time();
         let idle_us = self.config.token_idle_us;
         let tokens = self
             .machine
@@ -51,14 +69,16 @@ impl<R: StateReader> Replica<R> {
         if !tokens.is_empty() {
             return Ok(Some(Operation::ExpireTokens { tokens, idle_us }));
         }
-        if self.config.retention_us == 0 {
-            return Ok(None);
+        if self.config.retention_us > 0 {
+            let before = WallTime(log_time.0.saturating_sub(self.config.retention_us));
+            let users = self.machine.old_inboxes(&self.reader, before);
+            let users = self.sound(users)?.unwrap_or_default();
+            if !users.is_empty() {
+                return Ok(Some(Operation::ExpireMessages { users, before }));
+            }
         }
-        let before = WallTime(log_time.0.saturating_sub(self.config.retention_us));
-        let users = self.machine.old_inboxes(&self.reader, before);
-        let users = self.sound(users)?.unwrap_or_default();
-        let found = !users.is_empty();
-        Ok(found.then_some(Operation::ExpireMessages { users, before }))
+        let pending = self.machine.cleanups() > 0;
+        Ok(pending.then(Operation::clean_up))
     }
 }
 

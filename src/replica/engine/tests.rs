@@ -53,6 +53,7 @@ impl Cluster {
                 election_check_interval_us: 4_000,
                 initialize_wait_us: 60_000,
                 build: "test".into(),
+                level: crate::types::LEVEL,
             },
             write_timeout_us: 1_000_000,
             read_timeout_us: 1_000_000,

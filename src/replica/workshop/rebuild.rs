@@ -15,7 +15,7 @@ use crate::replica::ExtraDone;
 use crate::state_machine::StateMachine;
 use crate::storage::{CommitRecord, Slice, StorageError, Store, Write};
 use crate::types::entry::Entry;
-use crate::types::{Base, Index};
+use crate::types::{Base, Index, Level};
 use std::collections::BTreeMap;
 
 /// How far the state is.
@@ -37,7 +37,7 @@ impl Rebuild {
     fn new(from: Option<(Slice, CommitRecord)>, base: Base) -> Result<Self, StorageError> {
         let slice = from.as_ref().map(|(slice, _)| slice.clone());
         Ok(Self {
-            machine: StateMachine::open(slice.as_ref())?,
+            machine: StateMachine::open_knowing(slice.as_ref(), Level(u32::MAX))?,
             log: base.stamp.index,
             base,
             record: from.as_ref().map(|(_, record)| *record),

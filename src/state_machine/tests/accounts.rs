@@ -236,5 +236,35 @@ fn the_rows_of_a_deleted_account_are_removed_a_few_at_a_time() {
         rig.check();
     }
     assert_eq!(rows(&mut rig), 0);
+    assert_eq!(rig.machine.cleanups(), 0);
+    rig.check();
+}
+
+#[test]
+fn what_nobody_can_see_is_removed_without_any_client() {
+    let mut rig = Rig::new();
+    let (mut alice, mut bob) = (rig.create("alice"), rig.create("bob"));
+    let body = "x".repeat(3_000);
+    for _ in 0..600 {
+        rig.run(&bob.next(send("alice", &body)));
+    }
+    rig.run(&alice.next(Operation::DeleteAccount));
+    let mut entries = 0;
+    while rig.machine.cleanups() > 0 {
+        let clean_up = Command {
+            auth: None,
+            request: None,
+            operation: Operation::clean_up(),
+            front: false,
+        };
+        let before = rig.machine.digest();
+        assert_eq!(rig.run(&clean_up), Reply::Done);
+        assert_eq!(rig.machine.digest(), before, "outside the digest");
+        entries += 1;
+    }
+    assert!(entries < 12, "{entries}: many rows at once");
+    rig.drain();
+    let (from, to) = crate::state_machine::records::keys::of_user(b"", alice.id);
+    assert_eq!(rig.trees.within(Tree::Inboxes, &from, &to).count(), 0);
     rig.check();
 }

@@ -95,7 +95,7 @@ impl Rig {
             log: Vec::new(),
             now: WallTime(1_000 * SECOND),
         };
-        rig.apply_entry(Entry::formation(&members, LEVEL));
+        rig.apply_entry(Entry::formation(&members));
         rig
     }
 

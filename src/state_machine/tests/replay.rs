@@ -2,6 +2,7 @@
 //! written and the replica is restarted.
 
 use super::*;
+use crate::state_machine::check_level_of;
 use crate::types::{InboxSeq, Level};
 
 /// A small seeded generator; the tests must not depend on a crate's idea of one.
@@ -319,6 +320,23 @@ fn membership_and_level_come_from_the_log_and_survive_a_restart() {
     let entry = rig.seal(Kind::RaiseLevel, &beyond);
     let error = rig.machine.apply(&rig.trees, &entry).unwrap_err();
     assert!(error.to_string().contains("newer version"), "{error}");
+
+    // A build that knows it goes on, and its state is no other's from here on.
+    rig.machine = StateMachine::open_knowing(rig.trees.slice.as_ref(), Level(LEVEL.0 + 1)).unwrap();
+    let before = rig.machine.digest();
+    rig.apply_entry(entry);
+    assert_eq!(rig.machine.level(), Level(LEVEL.0 + 1));
+    assert_ne!(rig.machine.digest(), before);
+    rig.drain();
+    let slice = rig.trees.slice.unwrap();
+    assert!(check_level_of(&slice, Level(LEVEL.0 + 1)).is_ok());
+    for error in [
+        check_level_of(&slice, LEVEL),
+        StateMachine::open(Some(&slice)).map(|_| ()),
+    ] {
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("is at level 2"), "{error}");
+    }
 }
 
 #[test]

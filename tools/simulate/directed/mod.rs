@@ -4,6 +4,7 @@
 //! try the same situation in different interleavings. The unmutated code passes every one.
 
 mod again;
+mod clock;
 mod copies;
 mod indirect;
 #[cfg(feature = "mutants")]
@@ -123,6 +124,20 @@ pub const GENERATORS: &[Generator] = &[
         replicas: 3,
         steps: 12_000,
         make: |seed| Box::new(replayed::Replayed::new(Rng::new(seed))),
+    },
+    Generator {
+        name: "one wrong clock, 3",
+        mutants: &[Mutant::OwnClock],
+        replicas: 3,
+        steps: 8_000,
+        make: |seed| Box::new(clock::WrongClock::new(Rng::new(seed))),
+    },
+    Generator {
+        name: "one wrong clock, 5",
+        mutants: &[Mutant::OwnClock],
+        replicas: 5,
+        steps: 12_000,
+        make: |seed| Box::new(clock::WrongClock::new(Rng::new(seed))),
     },
     Generator {
         name: "lost tails, 3",

@@ -97,6 +97,10 @@ fn give_back() {
 }
 
 #[cfg(test)]
+#[path = "../../../../tests/skips/mod.rs"]
+mod skips;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
@@ -123,7 +127,7 @@ mod tests {
             .stdin(Stdio::null())
             .output();
         let Ok(output) = run else {
-            eprintln!("skipped: there is no `script`");
+            super::skips::skip("script", "there is no `script`");
             return;
         };
         let output = String::from_utf8_lossy(&output.stdout).into_owned();
