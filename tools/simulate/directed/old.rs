@@ -1,11 +1,13 @@
 //! A disk goes back to an old copy, again and again, as soon as a majority of the others remembers
 //! more: the replica must notice before it takes part, also if it is killed again while it catches
-//! up.
+//! up, before anybody has told it what is remembered.
 
-use crate::faults::{Director, Plan};
+use crate::faults::{Director, Fate, Plan};
+use crate::network::slot;
 use crate::rng::Rng;
 use crate::world::World;
-use chat::consensus::Config;
+use chat::consensus::{Body, Config};
+use chat::replica::PeerMessage;
 
 /// See the module.
 pub struct OldCopies {
@@ -26,6 +28,7 @@ impl Director for OldCopies {
         plan.double_wipe = false;
         plan.same_damage = 0;
         plan.think_us = 3_000;
+        plan.away_us = 5_000;
     }
 
     fn act(&mut self, world: &mut World) -> u64 {
@@ -47,5 +50,20 @@ impl Director for OldCopies {
             return self.rng.between(20_000, 120_000);
         }
         self.rng.between(60_000, 200_000)
+    }
+
+    /// Nobody has heard of its new run yet, and what vouches for it gets lost.
+    fn fate(&mut self, message: &mut PeerMessage) -> Fate {
+        if self.fresh != Some(slot(message.to())) {
+            return Fate::Pass;
+        }
+        if let PeerMessage::Consensus(m) = message {
+            match &mut m.body {
+                Body::Hello(hello) => hello.knows_run = None,
+                Body::Refresh(refresh) => refresh.knows_run = None,
+                _ => {}
+            }
+        }
+        Fate::Pass
     }
 }
