@@ -386,6 +386,17 @@ impl App {
         self.unsent.len().saturating_sub(failed)
     }
 
+    /// What is said where the screen was, if anything is left to do.
+    pub fn farewell(&self) -> Option<String> {
+        match self.sending() {
+            0 => None,
+            1 => Some("1 message is still on its way; it is sent when chat runs again".into()),
+            left => Some(format!(
+                "{left} messages are still on their way; they are sent when chat runs again"
+            )),
+        }
+    }
+
     /// Ends, and remembers what was being written.
     pub(super) fn quit(&mut self) {
         self.keep_drafts();

@@ -125,11 +125,8 @@ pub async fn run(cluster: Cluster, settings: Settings) -> Result<(), Failure> {
     shell.say_farewell(&mut app, &mut screen).await;
     drop(screen);
     shell.finish();
-    let left = app.sending();
-    if left > 0 {
-        eprintln!(
-            "chat: {left} messages are still on their way; they are sent when chat runs again"
-        );
+    if let Some(farewell) = app.farewell() {
+        eprintln!("chat: {farewell}");
     }
     outcome
 }

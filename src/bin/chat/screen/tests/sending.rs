@@ -85,10 +85,15 @@ fn sent(stage: &Stage) -> Vec<(&str, bool, u64)> {
 #[test]
 fn what_no_replica_took_waits_with_all_behind_it_and_goes_out_by_itself() {
     let mut stage = Stage::logged_in(80, 24);
+    assert_eq!(stage.app.farewell(), None);
     stage.say("/msg bob one");
+    let left = stage.app.farewell().unwrap();
+    assert!(left.starts_with("1 message is still on its way;"), "{left}");
     let first = stage.last_key();
     stage.say("two");
     stage.say("/msg carol three");
+    let left = stage.app.farewell().unwrap();
+    assert!(left.starts_with("3 messages are still on their"), "{left}");
     stage.event(Event::Link(Link::Down { since_us: NOW }));
     let later = Unsent::Later("no replica could take it in time".into());
     stage.event(Event::Sent(first, Err(later)));
