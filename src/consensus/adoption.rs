@@ -121,7 +121,7 @@ impl Node {
         self.send(from, body);
     }
 
-    /// A transfer without progress for one window is dropped.
+    /// A transfer without progress for one window is dropped, and at boot tried again.
     pub(super) fn tick_adoption(&mut self) {
         let limit = self.adoption_limit_us();
         if self
@@ -130,6 +130,8 @@ impl Node {
             .is_some_and(|a| self.now.mono.since(a.moved) > limit)
         {
             self.adoption = None;
+            // A peer gives nothing before others have vouched for it: it may by now.
+            self.may_adopt |= self.boot_until.is_some();
         }
     }
 

@@ -28,7 +28,7 @@ pub mod says {
     /// A replica holds a majority of grants.
     pub const ELECTED: &str = "elected by a majority";
     /// A peer is of another cluster.
-    pub const REFUSES: &str = "refuses to speak with replica";
+    pub const REFUSES: &str = "refused a message of replica";
 }
 
 /// The longest wait for anything.
