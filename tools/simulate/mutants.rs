@@ -44,6 +44,8 @@ mod with_variants {
     const STEPS: u64 = 5_000;
     /// Most seeds of a directed generator.
     const DIRECTED_SEEDS: u64 = 500;
+    /// General seeds of a variant that has a generator: those that are rarer are the generator's.
+    const GENERAL_SEEDS_BESIDE: u64 = 300;
     /// Seeds of each directed generator that the unmutated code must pass.
     const UNMUTATED_SEEDS: u64 = 300;
 
@@ -61,11 +63,16 @@ mod with_variants {
         );
         for mutant in Mutant::ALL.iter().filter(wanted) {
             let name = format!("{mutant:?}");
+            let generators: Vec<&Generator> = directed::for_mutant(*mutant).collect();
+            let max_seeds = if generators.is_empty() {
+                max_seeds
+            } else {
+                max_seeds.min(GENERAL_SEEDS_BESIDE)
+            };
             if let Some((seeds, what)) = hunt(Some(*mutant), max_seeds, jobs, general, None) {
                 println!("{name:<22} {:<28} {seeds:>6}  {what}", "general seeds");
                 continue;
             }
-            let generators: Vec<&Generator> = directed::for_mutant(*mutant).collect();
             let found = generators.iter().find_map(|generator| {
                 let options = |_| generator.options();
                 let hit = hunt(
