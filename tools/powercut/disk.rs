@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Bytes of the image file, which is sparse.
-const IMAGE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+const IMAGE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 
 /// Cuts the power of a disk.
 pub struct Switch(File);

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Cuts of one file system.
-const CUTS_A_DISK: u32 = 20;
+const CUTS_A_DISK: u32 = 10;
 /// After the first receipt the power stays for so long, in milliseconds.
 const RUN_MS: std::ops::Range<u64> = 20..1_500;
 /// Of four cuts one waits for the moment when a rewritten store is about to take the old one's place,
