@@ -349,7 +349,7 @@ pub fn admin(data: &[u8]) {
     }
 }
 
-/// Valid inputs of [`admin`].
+/// Valid inputs of [`admin()`].
 pub fn admin_seeds() -> Vec<Vec<u8>> {
     let status = proto_admin::ReplicaStatus {
         id: 1,
