@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # The one gate: everything that CI runs, in the order in which it fails soonest.
 # `tools/check.sh --quick` leaves out what takes minutes (simulation, mutation gate, demo).
+# CHECK_LONG=1 adds what is left out of CI for its time: the model checker, and the simulator's own tests
+# with the wrong variants in it.
 #
 # A test that lacks something of this machine fails, instead of being skipped as by a plain
 # `cargo test`, unless CHECK_MAY_SKIP names it, separated by commas, or says all: power-cuts (root and
