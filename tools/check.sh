@@ -42,7 +42,7 @@ step() {
 }
 
 step cargo fmt --check
-step cargo clippy --release --all-targets -- -D warnings
+step cargo clippy --release --workspace --all-targets -- -D warnings
 # The README's test command. In release, so that the demo and the simulation use the same build.
 step cargo test --release
 RUSTDOCFLAGS='-D warnings' step cargo doc --release --no-deps

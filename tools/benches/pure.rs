@@ -1,4 +1,4 @@
-//! What the pure parts cost: `cargo bench --bench pure`.
+//! What the pure parts cost: `cargo bench -p chat-benches`.
 //!
 //! Times are of this machine; compare two builds with `--save-baseline` and `--baseline`, or count
 //! instructions under callgrind, which does not depend on the neighbours.

@@ -1,0 +1,1 @@
+//! Benchmarks of the pure parts of the server: `cargo bench -p chat-benches`.
