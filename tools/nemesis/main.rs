@@ -22,6 +22,8 @@ mod network;
 mod plot;
 #[path = "../../src/bin/chat-server/demo/ports.rs"]
 mod ports;
+#[path = "../programs.rs"]
+mod programs;
 mod replicas;
 mod report;
 #[path = "../simulate/rng.rs"]
@@ -29,6 +31,7 @@ mod report;
 mod rng;
 
 use anyhow::{Context as _, Result, bail};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, ValueEnum as _};
 use clients::{Crowd, History, Phase, arena, talk};
 use ending::Tasks;
@@ -53,8 +56,8 @@ struct Arguments {
     /// How long faults are made
     #[arg(long, default_value_t = 2.0)]
     minutes: f64,
-    /// 3 or 5
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(3..=7))]
+    /// How many
+    #[arg(long, default_value = "3", value_parser = replicas_parser())]
     replicas: u16,
     /// Kinds of faults [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -68,7 +71,7 @@ struct Arguments {
     /// Writes report.txt and report.html here
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
-    /// The server [default: the one beside this program]
+    /// The server [default: the one beside this program, which cargo builds if it runs this one]
     #[arg(long, value_name = "FILE")]
     server: Option<PathBuf>,
     /// Proxied links, also where namespaces can be made
@@ -77,6 +80,11 @@ struct Arguments {
     /// Keeps the replicas' directories, also when nothing was found
     #[arg(long)]
     keep: bool,
+}
+
+/// What is run, and what the schedule's bounds are made for.
+fn replicas_parser() -> impl TypedValueParser<Value = u16> {
+    PossibleValuesParser::new(["3", "5"]).try_map(|number| number.parse::<u16>())
 }
 
 fn main() -> ExitCode {
@@ -168,8 +176,12 @@ fn prepare(
     home: &Path,
 ) -> Result<(Nemesis<check::account::Action>, Vec<String>)> {
     let server = match &arguments.server {
-        Some(server) => server.clone(),
-        None => beside("chat-server")?,
+        Some(server) if server.is_file() => server.clone(),
+        Some(server) => bail!("--server: {} is not there", server.display()),
+        None => {
+            let [server] = programs::beside(["chat-server"])?;
+            server
+        }
     };
     let (network, no_namespaces) = Network::new(arguments.replicas, arguments.proxies)?;
     let (replicas, no_disks) = Replicas::new(server, home, arguments.replicas, network)?;
@@ -198,19 +210,6 @@ fn start_clients(nemesis: &Nemesis<check::account::Action>, rate: u64) -> (Crowd
         fights: fights.collect(),
     };
     (crowd, tasks)
-}
-
-/// A program in the directory of this one.
-fn beside(name: &str) -> Result<PathBuf> {
-    let this = std::env::current_exe().context("cannot find this executable")?;
-    let program = this.with_file_name(name);
-    if !program.exists() {
-        bail!(
-            "{} is not there: build it, or give --server",
-            program.display()
-        );
-    }
-    Ok(program)
 }
 
 /// Prints a line with the time of the run.

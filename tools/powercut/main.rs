@@ -14,6 +14,8 @@ mod disk;
 mod ioctl;
 #[path = "../../src/bin/chat-server/demo/ports.rs"]
 mod ports;
+#[path = "../programs.rs"]
+mod programs;
 mod replica;
 mod store;
 
@@ -34,7 +36,7 @@ struct Arguments {
     /// this takes a C compiler: its syncs are replaced by a preloaded library.
     #[arg(long)]
     without_sync: bool,
-    /// The server, if not the one beside this program.
+    /// The server, if not the one beside this program (which cargo builds if it runs this one).
     #[arg(long)]
     server: Option<PathBuf>,
     #[command(subcommand)]

@@ -2,7 +2,7 @@
 
 use crate::bytes_written;
 use crate::disk::Disk;
-use crate::ports;
+use crate::{ports, programs};
 use anyhow::{Context as _, bail};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -67,18 +67,15 @@ impl Preload {
 impl Programs {
     /// The programs beside this one, or a server that is named.
     pub fn find(server: Option<&Path>, without_sync: bool) -> anyhow::Result<Self> {
-        let own = std::env::current_exe()?;
-        let beside = |name: &str| own.with_file_name(name);
-        let server = server.map_or_else(|| beside("chat-server"), Path::to_owned);
-        let admin = beside("chat-admin");
-        for program in [&server, &admin] {
-            if !program.is_file() {
-                bail!(
-                    "{} is missing: `cargo build --release` builds it",
-                    program.display()
-                );
+        let (server, admin) = if let Some(server) = server {
+            if !server.is_file() {
+                bail!("--server: {} is not there", server.display());
             }
-        }
+            let [admin] = programs::beside(["chat-admin"])?;
+            (server.to_owned(), admin)
+        } else {
+            programs::beside(["chat-server", "chat-admin"])?.into()
+        };
         let preload = without_sync.then(Preload::build).transpose()?;
         Ok(Self {
             server,
