@@ -136,6 +136,16 @@ pub struct Flags {
     #[arg(long, value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewrite_mib: Option<u64>,
+    /// And when it was last rewritten so long ago, if there is something of the log to be cut
+    /// [default: never for its age]
+    #[arg(long, value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewrite_age: Option<String>,
+    /// Everything in the store is read again, in the background, so long after the last time and a
+    /// tenth of it after the start; 0s: never [default: 6h]
+    #[arg(long, value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scrub_interval: Option<String>,
     /// Writes are refused while a majority of the replicas has less free space than its store takes,
     /// which is the room to rewrite it, and this many MiB [default: 256]
     #[arg(long, value_name = "MIB")]
@@ -180,6 +190,8 @@ struct Raw {
     keep_entries: u64,
     keep_age: Option<String>,
     rewrite_mib: u64,
+    rewrite_age: Option<String>,
+    scrub_interval: String,
     min_free_mib: u64,
 }
 
@@ -207,6 +219,8 @@ impl Default for Raw {
             keep_entries: Rewriting::default().keep_entries,
             keep_age: None,
             rewrite_mib: Rewriting::default().bytes_min / (1024 * 1024),
+            rewrite_age: None,
+            scrub_interval: "6h".into(),
             min_free_mib: 256,
         }
     }
@@ -215,7 +229,7 @@ impl Default for Raw {
 /// A hundred years: longer is a misspelt unit.
 const RETENTION_DAYS_MAX: u64 = 36_500;
 /// Names of the settings, as in the file; in the environment in capitals after `CHAT_`.
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 24] = [
     "id",
     "data_dir",
     "peers",
@@ -237,6 +251,8 @@ const NAMES: [&str; 22] = [
     "keep_entries",
     "keep_age",
     "rewrite_mib",
+    "rewrite_age",
+    "scrub_interval",
     "min_free_mib",
 ];
 
@@ -280,6 +296,8 @@ pub struct Config {
     pub cache_bytes: u64,
     /// When the store is rewritten, and what of the log is kept then.
     pub rewriting: Rewriting,
+    /// Between two scrubs; zero: none.
+    pub scrub_interval: Duration,
     /// Bytes to leave free on the disk beside the room for a rewriting.
     pub free_bytes_min: u64,
     /// For tests only: where the free space is read instead.
@@ -294,15 +312,16 @@ pub struct Config {
 }
 
 fn rewriting(raw: &Raw) -> Result<Rewriting, ConfigError> {
-    let keep_age = raw.keep_age.as_deref().map(parse::duration).transpose();
-    let keep_age = keep_age.map_err(|problem| ConfigError::Setting {
-        setting: "--keep-age",
-        problem,
-    })?;
+    let age = |setting, age: Option<&str>| {
+        let age = age.map(parse::duration).transpose();
+        let age = age.map_err(|problem| ConfigError::Setting { setting, problem })?;
+        Ok::<u64, ConfigError>(age.map_or(0, |age| age.as_micros() as u64))
+    };
     Ok(Rewriting {
         bytes_min: raw.rewrite_mib.clamp(1, 1024 * 1024) * 1024 * 1024,
+        age_us: age("--rewrite-age", raw.rewrite_age.as_deref())?,
         keep_entries: raw.keep_entries,
-        keep_age_us: keep_age.map_or(0, |age| age.as_micros() as u64),
+        keep_age_us: age("--keep-age", raw.keep_age.as_deref())?,
         keep_log: raw.keep_log,
     })
 }
@@ -408,6 +427,10 @@ impl Config {
             log: raw.log,
             cache_bytes: raw.cache_mib.clamp(8, 1024 * 1024) * 1024 * 1024,
             rewriting,
+            scrub_interval: match raw.scrub_interval.trim() {
+                "0" | "0s" => Duration::ZERO,
+                text => time("--scrub-interval", text)?,
+            },
             free_bytes_min: raw.min_free_mib.min(1024 * 1024 * 1024) * 1024 * 1024,
             free_space_file: None,
             clock_offset_ms: 0,
@@ -449,6 +472,7 @@ impl Config {
             retention_us: self.retention.map_or(0, us),
             checkpoint_entries_max: CHECKPOINT_ENTRIES_MAX,
             rewriting: self.rewriting,
+            scrub_interval_us: us(self.scrub_interval),
             free_bytes_min: self.free_bytes_min,
             digest_every: crate::limits::DIGEST_EVERY,
         }

@@ -59,11 +59,13 @@
 //! trees. A store that is damaged, as the open finds or a run before has found, is put aside by
 //! `storage::repair`, and `consensus::repair` says when the replica counts again.
 //!
+//! **Nothing happens for hours.** `replica::upkeep` decides when the store is rewritten and when all of
+//! it is read again; `replica::workshop` does it, part by part, beside the log.
+//!
 //! # Absent on purpose
 //!
-//! No leases by clock (reads ask a majority). No transport security between replicas yet. No
-//! background scrub yet: damage is found at an open, or when it is read. A majority that is damaged beyond proof waits for
-//! its operator (`chat-admin recover`). No configuration change but readmission.
+//! No leases by clock (reads ask a majority). No transport security between replicas yet. A
+//! majority that is damaged beyond proof waits for its operator (`chat-admin recover`). No configuration change but readmission.
 
 pub mod admin;
 pub mod client;

@@ -117,6 +117,10 @@ pub const SNAPSHOT_MACHINE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of old records that are kept while a snapshot is read and the trees move on; beyond, that
 /// snapshot is given up and a newer one offered.
 pub const SNAPSHOT_PIN_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Of the log, read at once by a scrub, in bytes: a batch may wait behind it.
+pub const SCRUB_PART_BYTES: usize = 128 * 1024;
+/// A scrub of the state rests this many times as long as it has worked.
+pub const SCRUB_REST_TIMES: u32 = 9;
 /// A store that is built is synced each time so many bytes were written to it.
 pub const BUILD_SYNC_BYTES: usize = 4 * 1024 * 1024;
 /// sled's cache while a store is built, in bytes: it is written once and scanned once.

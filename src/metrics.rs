@@ -109,6 +109,10 @@ pub struct Metrics {
     pub adoptions: Counter,
     /// Damage found in a running replica.
     pub damages: Counter,
+    /// Scrubs that came to their end and found nothing.
+    pub scrubs: Counter,
+    /// Entries of the log that they have read.
+    pub scrubbed_entries: Counter,
     /// Times that its state contradicted a majority, and was rebuilt.
     pub quarantines: Counter,
     /// Repairs that came to their end.
@@ -152,6 +156,8 @@ impl Default for Metrics {
             step_downs: Counter::default(),
             adoptions: Counter::default(),
             damages: Counter::default(),
+            scrubs: Counter::default(),
+            scrubbed_entries: Counter::default(),
             quarantines: Counter::default(),
             repairs: Counter::default(),
             readmissions: Counter::default(),

@@ -18,7 +18,9 @@ const REPLICAS: u16 = 3;
 
 fn config(id: u16) -> Config {
     Config {
+        scrub_interval_us: 0,
         rewriting: Rewriting {
+            age_us: 0,
             bytes_min: 1,
             keep_entries: 20,
             ..Rewriting::default()

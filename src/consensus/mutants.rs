@@ -66,6 +66,8 @@ pub enum Mutant {
     SwapWithoutTail,
     /// An fsync that failed is tried again, and believed when it then succeeds.
     RetryFsync,
+    /// A scrub reads nothing, and finds it sound.
+    ScrubNothing,
     /// A poll is asked in the present term, so that what it is about may still arrive.
     UnfencedPoll,
     /// A poll believes one answer fewer than a majority.
@@ -92,7 +94,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every variant.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::DecideLocally,
         Self::ForgetTerm,
         Self::ForgetGrant,
@@ -123,6 +125,7 @@ impl Mutant {
         Self::TruncateDamaged,
         Self::SwapWithoutTail,
         Self::RetryFsync,
+        Self::ScrubNothing,
         Self::UnfencedPoll,
         Self::PollMinority,
         Self::AdmitTwo,

@@ -102,6 +102,7 @@ impl Source {
         self.refusals(&mut page, status.as_ref());
         work(&mut page, &self.metrics);
         events(&mut page, &self.metrics);
+        stores(&mut page, &self.metrics);
         page.0
     }
 
@@ -252,6 +253,14 @@ fn events(page: &mut Page, metrics: &Metrics) {
             "Newer copies adopted at a boot.",
             &metrics.adoptions,
         ),
+    ];
+    for (name, help, counter) in counters {
+        page.counter(name, help, counter.total());
+    }
+}
+
+fn stores(page: &mut Page, metrics: &Metrics) {
+    let counters = [
         (
             "chat_damages_total",
             "Damage found in the running replica.",
@@ -266,6 +275,16 @@ fn events(page: &mut Page, metrics: &Metrics) {
             "chat_repairs_total",
             "Repairs that came to their end.",
             &metrics.repairs,
+        ),
+        (
+            "chat_scrubs_total",
+            "Times that all of the store was read again and found sound.",
+            &metrics.scrubs,
+        ),
+        (
+            "chat_scrubbed_entries_total",
+            "Entries of the log that were read again and found sound.",
+            &metrics.scrubbed_entries,
         ),
         (
             "chat_readmissions_total",

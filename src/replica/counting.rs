@@ -16,6 +16,10 @@ pub(super) fn count(metrics: &Metrics, output: &Output) {
     for (_, answer) in &output.answered {
         count_read(metrics, answer);
     }
+    if let Some(scrubbed) = &output.scrubbed {
+        metrics.scrubs.add(1);
+        metrics.scrubbed_entries.add(scrubbed.entries);
+    }
     let messages = output.notices.iter();
     let messages = messages.filter(|notice| matches!(notice, Notice::Inbox { .. }));
     metrics.messages.add(messages.count() as u64);

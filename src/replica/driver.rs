@@ -209,6 +209,9 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
         for event in &output.events {
             events::log(self.id, event);
         }
+        if let Some(scrubbed) = &output.scrubbed {
+            events::log_scrub(self.id, scrubbed);
+        }
         for message in output.messages {
             self.transport.send(message);
         }

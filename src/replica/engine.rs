@@ -121,7 +121,7 @@ impl<R: StateReader> Replica<R> {
             relays: Relays::new(config.read_timeout_us),
             tokens: TokenUse::new(config.token_idle_us, now.mono),
             disk: Disk::new(recovered.last.index, recovered.commit, recovered.applied),
-            upkeep: Upkeep::new(config.rewriting, recovered.rewritten_bytes),
+            upkeep: Upkeep::new(&config, recovered.rewritten_bytes),
             room: Room::new(config.free_bytes_min),
             config,
             reader,
@@ -267,6 +267,7 @@ impl<R: StateReader> Replica<R> {
                 self.node.on_compacted(now, base);
             }
             Some(News::Rebuilt(rebuilt)) => self.on_rebuilt(&rebuilt)?,
+            Some(News::Scrubbed(scrubbed)) => self.output.scrubbed = Some(scrubbed),
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What happened, as sentences in the log: the only place where the core's events become text.
 
+use super::Scrubbed;
 use crate::consensus::Event;
 use crate::types::{Index, ReplicaId, Stamp};
 use tracing::{error, info, warn};
@@ -20,6 +21,19 @@ pub(super) fn log(id: ReplicaId, event: &Event) {
         | Event::LostMemory { .. } => warn!("replica {id}: {text}"),
         _ => info!("replica {id}: {text}"),
     }
+}
+
+/// Writes the end of a scrub to the log.
+pub(super) fn log_scrub(id: ReplicaId, scrubbed: &Scrubbed) {
+    let Scrubbed {
+        applied,
+        entries,
+        commit_records,
+    } = scrubbed;
+    info!(
+        "replica {id}: scrubbed: {entries} entries, {commit_records} commit records and the state \
+         after {applied} are sound"
+    );
 }
 
 /// One sentence about an event, without the replica's own id.

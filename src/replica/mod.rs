@@ -77,6 +77,8 @@ pub struct Config {
     pub checkpoint_entries_max: u64,
     /// When the store is rewritten, and what of the log is kept.
     pub rewriting: Rewriting,
+    /// Between two scrubs, in microseconds; 0: none.
+    pub scrub_interval_us: u64,
     /// Bytes to leave free on the disk beside the room for one rewriting: with less, it is low.
     pub free_bytes_min: u64,
     /// State digests are kept at multiples of this index: the same on every replica, and always
@@ -89,6 +91,9 @@ pub struct Config {
 pub struct Rewriting {
     /// Not before the store has this many bytes times [`crate::limits::REWRITE_GROWTH`].
     pub bytes_min: u64,
+    /// And, however little it has grown, when the last time is so many microseconds ago and there is
+    /// something to be cut; 0: never for its age.
+    pub age_us: u64,
     /// Keep at least this many of the newest entries.
     pub keep_entries: u64,
     /// And those that are younger than this many microseconds, by the log's own clock.
@@ -101,6 +106,7 @@ impl Default for Rewriting {
     fn default() -> Self {
         Self {
             bytes_min: 64 * 1024 * 1024,
+            age_us: 0,
             keep_entries: 100_000,
             keep_age_us: 0,
             keep_log: false,
@@ -306,6 +312,13 @@ pub enum Extra {
     Step(SnapshotStep),
     /// A step of rewriting the store.
     Rewrite(RewriteStep),
+    /// A part of a scrub.
+    Scrub {
+        /// Of a new one.
+        begin: bool,
+        /// What the trees stand at.
+        checkpoint: Slice,
+    },
     /// The state that is held still for snapshots is not needed any more.
     Unpin,
 }
@@ -364,8 +377,21 @@ pub enum ExtraDone {
     Rebuilt(Box<Rebuilt>),
     /// The rewriting was given up.
     RewriteFailed,
+    /// A scrub is over and has found nothing; `None`: it was given up.
+    Scrubbed(Option<Scrubbed>),
     /// Nothing to tell.
     Nothing,
+}
+
+/// What a scrub has compared, all of it sound.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scrubbed {
+    /// The state after this entry.
+    pub applied: Index,
+    /// Entries of the log.
+    pub entries: u64,
+    /// Commit records.
+    pub commit_records: u64,
 }
 
 /// Trees that were computed anew, over the same log.
@@ -407,6 +433,8 @@ pub struct Output {
     pub events: Vec<Event>,
     /// The state is that of another replica now: look at everything again.
     pub jumped: bool,
+    /// A scrub is over.
+    pub scrubbed: Option<Scrubbed>,
     /// A repair is over: to be remembered by the store.
     pub repaired: Option<RepairEnd>,
     /// Shut down completely: the role is handed over and everything is on the disk.

@@ -334,6 +334,7 @@ mod tests {
             retention_us: 0,
             checkpoint_entries_max: 1_000,
             rewriting: crate::replica::Rewriting::default(),
+            scrub_interval_us: 0,
             free_bytes_min: 0,
             digest_every: crate::limits::DIGEST_EVERY,
         }

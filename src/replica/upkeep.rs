@@ -1,14 +1,18 @@
 //! When the disk works beside the log: parts of the state for peers, the next store's steps, the
-//! rewriting that cuts the log and gives space back, and the rebuilding of a state that is doubted.
+//! rewriting that cuts the log and gives space back, the rebuilding of a state that is doubted, and
+//! the scrub that reads everything again.
 //!
 //! It decides; [`super::Workshop`] does. One piece of work at a time, and none of it in a job of the
 //! core's.
 
-use super::{Extra, ExtraDone, Rebuilt, RewriteStep, Rewriting};
+mod scrubbing;
+
+use super::{Config, Extra, ExtraDone, Rebuilt, RewriteStep, Rewriting, Scrubbed};
 use crate::consensus::{SnapshotChunk, SnapshotHead, SnapshotRead, SnapshotStep, StepDone};
 use crate::limits::{REPLICAS_MAX, REWRITE_GROWTH};
 use crate::storage::Slice;
 use crate::types::{Base, Index, Monotonic, ReplicaId, WallTime};
+use scrubbing::Scrubbing;
 use std::collections::VecDeque;
 
 /// A check that goes on is looked at again after this long, in microseconds.
@@ -83,11 +87,14 @@ pub(super) enum News {
     Compacted(Base),
     /// The store has other trees, computed anew.
     Rebuilt(Box<Rebuilt>),
+    /// All of the store was read again, and is sound.
+    Scrubbed(Scrubbed),
 }
 
 /// See the module.
 pub(super) struct Upkeep {
     policy: Rewriting,
+    scrubbing: Scrubbing,
     stage: Stage,
     step: Option<SnapshotStep>,
     /// The step that is out, in case it goes on.
@@ -107,12 +114,20 @@ pub(super) struct Upkeep {
     computed: Index,
     size: u64,
     rewritten: u64,
+    /// When that was, or when this process first looked.
+    rewritten_at: Option<Monotonic>,
 }
 
 impl Upkeep {
-    pub(super) fn new(policy: Rewriting, rewritten: u64) -> Self {
+    /// `rewritten`: the store's size after the last rewriting.
+    pub(super) fn new(config: &Config, rewritten: u64) -> Self {
+        Self::with(config.rewriting, config.scrub_interval_us, rewritten)
+    }
+
+    fn with(policy: Rewriting, scrub_interval_us: u64, rewritten: u64) -> Self {
         Self {
             policy,
+            scrubbing: Scrubbing::new(scrub_interval_us),
             stage: Stage::Idle,
             step: None,
             out: None,
@@ -126,12 +141,14 @@ impl Upkeep {
             computed: Index(0),
             size: 0,
             rewritten,
+            rewritten_at: None,
         }
     }
 
     /// The core's next step of building the next store. A rewriting is given up for it.
     pub(super) fn step(&mut self, step: SnapshotStep) {
         self.stage = Stage::Idle;
+        self.scrubbing.dropped();
         self.step = Some(step);
     }
 
@@ -158,6 +175,7 @@ impl Upkeep {
     /// The next store became the live one by a snapshot.
     pub(super) fn installed(&mut self) {
         self.stage = Stage::Idle;
+        self.scrubbing.dropped();
         self.step = None;
         self.reads.clear();
         self.pinned = None;
@@ -167,6 +185,7 @@ impl Upkeep {
     /// the first time.
     pub(super) fn doubted(&mut self, now: Monotonic) {
         self.stage = Stage::Idle;
+        self.scrubbing.dropped();
         self.reads.clear();
         self.not_before = now.plus(self.rebuild_pause_us());
     }
@@ -245,7 +264,10 @@ impl Upkeep {
             return Some(Extra::Rewrite(step));
         }
         let step = match self.stage {
-            Stage::Idle | Stage::Computing => self.begin(sight)?,
+            Stage::Idle | Stage::Computing => match self.begin(sight) {
+                Some(begin) => begin,
+                None => return self.scrub(sight),
+            },
             Stage::Copying => RewriteStep::Copy,
             Stage::Checking => RewriteStep::Check,
             Stage::Installing => RewriteStep::Install,
@@ -277,7 +299,28 @@ impl Upkeep {
         }
     }
 
+    /// Only while nothing else is built: that reads and checks all of it, too.
+    fn scrub(&mut self, sight: Sight<'_>) -> Option<Extra> {
+        let checkpoint = sight.checkpoint?;
+        let begin = self.scrubbing.next(sight.now)?;
+        Some(Extra::Scrub {
+            begin,
+            checkpoint: checkpoint.clone(),
+        })
+    }
+
+    /// It was last rewritten long ago, and a tenth of its log or more can go.
+    fn is_old(&mut self, sight: Sight<'_>, applied: Index) -> bool {
+        let since = *self.rewritten_at.get_or_insert(sight.now);
+        let kept = self.policy.keep_entries;
+        let above = applied.0.saturating_sub(sight.base.0);
+        let age_us = self.policy.age_us;
+        age_us > 0 && sight.now.since(since) >= age_us && above > kept + kept / 10
+    }
+
     fn begin(&mut self, sight: Sight<'_>) -> Option<RewriteStep> {
+        let applied = sight.checkpoint?.clone();
+        let old = !self.policy.keep_log && self.is_old(sight, applied.applied);
         let most = self.policy.bytes_min.max(self.rewritten);
         // Early where space is short, if there is anything to be had.
         let enough = if sight.low {
@@ -285,10 +328,10 @@ impl Upkeep {
         } else {
             most.saturating_mul(REWRITE_GROWTH)
         };
-        if self.size <= enough || !sight.fits || sight.now < self.not_before {
+        let wanted = old || self.size > enough;
+        if !wanted || !sight.fits || sight.now < self.not_before {
             return None;
         }
-        let applied = sight.checkpoint?.clone();
         let mut base = sight.base;
         if !self.policy.keep_log {
             let cut = Index(applied.applied.0.saturating_sub(self.policy.keep_entries));
@@ -297,6 +340,7 @@ impl Upkeep {
             base = base.max(cut.min(pinned));
         }
         self.stage = Stage::Copying;
+        self.scrubbing.dropped();
         self.rebuilds = false;
         let keep_age_us = self.policy.keep_age_us;
         Some(RewriteStep::Begin {
@@ -343,6 +387,7 @@ impl Upkeep {
             ExtraDone::Rewritten(base) => {
                 self.stage = Stage::Idle;
                 self.rewritten = size_bytes;
+                self.rewritten_at = Some(now);
                 return Some(News::Compacted(base));
             }
             ExtraDone::RewriteFailed => {
@@ -354,6 +399,10 @@ impl Upkeep {
                     FAILED_PAUSE_US
                 };
                 self.not_before = now.plus(pause);
+            }
+            ExtraDone::Scrubbed(scrubbed) => {
+                self.scrubbing.is_over(scrubbed.is_some(), now);
+                return scrubbed.map(News::Scrubbed);
             }
             ExtraDone::Head(peer, head) => {
                 let base = head.base.stamp.index;
@@ -377,6 +426,7 @@ mod tests {
 
     const POLICY: Rewriting = Rewriting {
         bytes_min: 100,
+        age_us: 0,
         keep_entries: 10,
         keep_age_us: 0,
         keep_log: false,
@@ -398,7 +448,7 @@ mod tests {
     #[test]
     fn a_store_is_rewritten_when_it_has_grown_and_only_exchanged_when_it_was_checked() {
         let checkpoint = slice(50);
-        let mut upkeep = Upkeep::new(POLICY, 0);
+        let mut upkeep = Upkeep::with(POLICY, 0, 0);
         upkeep.on_done(None, 100 * REWRITE_GROWTH, ms(0));
         assert!(upkeep.next(sight(&checkpoint)).is_none());
         upkeep.on_done(None, 100 * REWRITE_GROWTH + 1, ms(0));
@@ -438,7 +488,7 @@ mod tests {
             low: true,
             ..sight(&checkpoint)
         };
-        let mut upkeep = Upkeep::new(POLICY, 0);
+        let mut upkeep = Upkeep::with(POLICY, 0, 0);
         upkeep.on_done(None, 150, ms(0));
         assert!(upkeep.next(low).is_none(), "nothing to be had");
         upkeep.on_done(None, 151, ms(0));
@@ -455,13 +505,43 @@ mod tests {
             keep_log: true,
             ..POLICY
         };
-        let mut upkeep = Upkeep::new(policy, 0);
+        let mut upkeep = Upkeep::with(policy, 0, 0);
         upkeep.on_done(None, 1_000, ms(0));
         let begun = upkeep.next(sight(&checkpoint));
         assert!(matches!(
             begun,
             Some(Extra::Rewrite(RewriteStep::Begin { base: Index(0), .. }))
         ));
+    }
+
+    #[test]
+    fn a_store_is_rewritten_for_its_age_if_some_of_the_log_can_go() {
+        let policy = Rewriting {
+            age_us: 1_000,
+            ..POLICY
+        };
+        let checkpoint = slice(50);
+        let at = |now: u64, base: u64| Sight {
+            now: Monotonic(now),
+            base: Index(base),
+            ..sight(&checkpoint)
+        };
+        let mut upkeep = Upkeep::with(policy, 0, 0);
+        upkeep.on_done(None, 1, ms(0));
+        assert!(upkeep.next(at(5_000, 0)).is_none(), "not before it is old");
+        assert!(upkeep.next(at(6_000, 39)).is_none(), "11 entries, 10 stay");
+        let begun = upkeep.next(at(6_000, 38));
+        assert!(matches!(
+            begun,
+            Some(Extra::Rewrite(RewriteStep::Begin {
+                base: Index(40),
+                ..
+            }))
+        ));
+        let done = ExtraDone::Rewritten(Base::default());
+        upkeep.on_done(Some(done), 1, Monotonic(7_000));
+        assert!(upkeep.next(at(7_999, 0)).is_none());
+        assert!(upkeep.next(at(8_000, 0)).is_some());
     }
 
     #[test]
@@ -472,7 +552,7 @@ mod tests {
             wanted: None,
             at_least: Index(at_least),
         };
-        let mut upkeep = Upkeep::new(POLICY, 0);
+        let mut upkeep = Upkeep::with(POLICY, 0, 0);
         upkeep.read(vec![read(60), read(51)]);
         assert!(upkeep.wants_checkpoint(Index(50)));
         assert!(upkeep.next(sight(&slice(50))).is_none());

@@ -14,11 +14,14 @@
 //! this one's place, and the last entries are copied in the very job that exchanges the two: no
 //! entry that was acknowledged can be missing in it.
 //!
+//! **A scrub** reads all that was written long ago again: see [`scrub`].
+//!
 //! **A rebuilding** is a rewriting whose rows are not copied, because they are wrong, but computed
 //! anew: see [`rebuild`].
 
 mod pin;
 mod rebuild;
+mod scrub;
 
 use super::{Extra, ExtraDone, Rebuilt, RewriteStep};
 use crate::consensus::{
@@ -32,6 +35,7 @@ use crate::types::{Base, Hash, Index, Level, WallTime};
 use bytes::Bytes;
 use pin::Pin;
 use rebuild::Rebuild;
+use scrub::Scrub;
 
 /// Above every key of a state tree.
 const KEYS_END: [u8; 64] = [0xFF; 64];
@@ -42,6 +46,7 @@ pub struct Workshop {
     pin: Option<Pin>,
     rewrite: Option<Rewrite>,
     rebuild: Option<Rebuild>,
+    scrub: Option<Scrub>,
     /// The snapshot that the next store is built from.
     receiving: Option<Box<SnapshotHead>>,
 }
@@ -80,6 +85,9 @@ impl Workshop {
         store: &S,
         write: &Write,
     ) -> Result<(), StorageError> {
+        if let Some(scrub) = &mut self.scrub {
+            scrub.before_write(&store.reader(), write)?;
+        }
         let (Some(pin), Some(slice)) = (&mut self.pin, &write.slice) else {
             return Ok(());
         };
@@ -140,6 +148,7 @@ impl Workshop {
             Extra::Read(read, checkpoint) => self.read(store, read, &checkpoint),
             Extra::Step(step) => Ok(self.step(store, step)),
             Extra::Rewrite(step) => self.rewrite(store, step),
+            Extra::Scrub { begin, checkpoint } => self.scrub(store, begin, &checkpoint),
             Extra::Unpin => {
                 self.pin = None;
                 Ok(ExtraDone::Nothing)
@@ -198,7 +207,7 @@ impl Workshop {
     ) -> Result<ExtraDone, StorageError> {
         match step {
             SnapshotStep::Begin { head, keep } => {
-                self.rewrite = None;
+                (self.rewrite, self.scrub) = (None, None);
                 store.next_begin(keep.as_ref().unwrap_or(&head.base))?;
                 self.rebuild = keep
                     .map(|base| Rebuild::from_state(&head, base))
@@ -365,7 +374,7 @@ impl Workshop {
             slice: Some(applied.clone()),
             ..Write::default()
         })?;
-        (self.receiving, self.rebuild) = (None, None);
+        (self.receiving, self.rebuild, self.scrub) = (None, None, None);
         self.rewrite = Some(Rewrite {
             rows: None,
             rows_done: false,

@@ -11,6 +11,7 @@
 
 mod next;
 mod other;
+mod rot;
 mod source;
 
 use super::hard_state::{BLOCKS, Blocks, SECTOR_BYTES, Unreadable, Writer, read};
@@ -70,6 +71,7 @@ struct Image {
     bytes: u64,
     /// The same when this store became the live one by a rewriting.
     rewritten: u64,
+    rot: rot::Rot,
 }
 
 #[derive(Default)]
@@ -108,6 +110,7 @@ impl Image {
 
     fn truncate(&mut self, after: Index) -> Vec<Entry> {
         let keep = self.kept(after);
+        self.rot.cut_after(after);
         let removed = self.log.split_off(keep);
         self.bytes -= removed.iter().map(|e| e.bytes().len() as u64).sum::<u64>();
         removed
@@ -119,6 +122,7 @@ impl Image {
     }
 
     fn put_commit(&mut self, key: u64, record: Option<CommitRecord>) -> Option<CommitRecord> {
+        self.rot.wrote_commit(key);
         match record {
             Some(record) => self.commits.insert(key, record),
             None => self.commits.remove(&key),
@@ -127,6 +131,7 @@ impl Image {
 
     /// Puts or removes a record; returns the change that takes it back.
     fn change(&mut self, change: Change) -> Change {
+        self.rot.wrote_row(change.tree, &change.key);
         let tree = &mut self.trees[change.tree as usize];
         let old = match change.value {
             Some(value) => tree.insert(change.key.clone(), value),
@@ -277,25 +282,6 @@ impl MemDisk {
         };
     }
 
-    /// Loses the end of the log durably and silently, as a disk does that lied about a sync; the
-    /// commit records and slices about it go too. The process that was writing is dead.
-    pub fn lose_log_after(&self, after: Index) {
-        let disk = &mut *self.lock();
-        disk.epoch += 1;
-        disk.unsynced.clear();
-        disk.live.truncate(after);
-        disk.live.commits.split_off(&after.next().0);
-        if disk
-            .live
-            .applied
-            .as_ref()
-            .is_some_and(|s| s.applied > after)
-        {
-            disk.live.applied = None;
-            disk.live.trees = Default::default();
-        }
-    }
-
     /// Puts the store aside for an empty one; the hard state stays. The process that was writing is
     /// dead.
     pub fn discard(&self) {
@@ -318,19 +304,6 @@ impl MemDisk {
         let live = &self.lock().live;
         let applied = live.applied.as_ref().map(|slice| slice.applied);
         (live.base.stamp.index, applied.unwrap_or_default())
-    }
-
-    /// Turns the durable log's entry at this index into another one that continues the same
-    /// history and that its successor does not continue. The process that was writing is dead.
-    pub fn rewrite_entry(&self, index: Index, payload: &[u8]) {
-        let disk = &mut *self.lock();
-        disk.epoch += 1;
-        disk.unsynced.clear();
-        let place = disk.live.kept(index.previous());
-        if let Some(entry) = disk.live.log.get_mut(place) {
-            let (stamp, time) = (entry.stamp(), entry.time());
-            *entry = Entry::seal(stamp, time, entry.previous_hash(), entry.kind(), payload);
-        }
     }
 }
 
@@ -488,7 +461,9 @@ impl Store for MemStore {
             bytes += entry.bytes().len();
             first || bytes <= bytes_max
         };
-        Ok(entries.iter().take_while(fits).cloned().collect())
+        let read: Vec<Entry> = entries.iter().take_while(fits).cloned().collect();
+        disk.live.rot.read_entries(&read)?;
+        Ok(read)
     }
 
     fn commit_records(&self, from: Index, to: Index) -> Result<Vec<CommitRecord>, StorageError> {
@@ -496,6 +471,7 @@ impl Store for MemStore {
             return Ok(Vec::new());
         }
         let disk = self.disk.lock();
+        disk.live.rot.read_commits(from, to)?;
         Ok(disk
             .live
             .commits
@@ -548,22 +524,26 @@ impl Store for MemStore {
 pub struct MemReader(MemDisk);
 
 impl MemReader {
-    fn collect<T>(
+    fn collect(
         &self,
         tree: Tree,
         from: &[u8],
         to: &[u8],
-        take: impl FnOnce(&mut dyn DoubleEndedIterator<Item = (Bytes, Bytes)>) -> Vec<T>,
-    ) -> Vec<T> {
+        take: impl FnOnce(&mut dyn DoubleEndedIterator<Item = (Bytes, Bytes)>) -> Vec<(Bytes, Bytes)>,
+    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
         if from >= to {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let disk = self.0.lock();
         let bounds = (Bound::Included(from), Bound::Excluded(to));
         let mut range = disk.readable().trees[tree as usize]
             .range::<[u8], _>(bounds)
             .map(|(key, value)| (key.clone(), value.clone()));
-        take(&mut range)
+        let rows = take(&mut range);
+        for (key, _) in &rows {
+            disk.readable().rot.read_row(tree, key)?;
+        }
+        Ok(rows)
     }
 }
 
@@ -573,9 +553,10 @@ impl StateReader for MemReader {
     }
 
     fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        Ok(self.0.lock().readable().trees[tree as usize]
-            .get(key)
-            .cloned())
+        let disk = self.0.lock();
+        let image = disk.readable();
+        image.rot.read_row(tree, &Bytes::copy_from_slice(key))?;
+        Ok(image.trees[tree as usize].get(key).cloned())
     }
 
     fn range(
@@ -585,7 +566,7 @@ impl StateReader for MemReader {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        Ok(self.collect(tree, from, to, |range| range.take(limit).collect()))
+        self.collect(tree, from, to, |range| range.take(limit).collect())
     }
 
     fn range_back(
@@ -595,6 +576,6 @@ impl StateReader for MemReader {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        Ok(self.collect(tree, from, to, |range| range.rev().take(limit).collect()))
+        self.collect(tree, from, to, |range| range.rev().take(limit).collect())
     }
 }

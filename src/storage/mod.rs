@@ -246,6 +246,14 @@ pub trait Store: Send {
     /// A handle for reads of the state trees.
     fn reader(&self) -> Self::Reader;
 
+    /// Does a long piece of reading where it holds up nobody: at once, unless the store has a thread
+    /// for it. `work` is given what it calls between two reads, which takes the time that others
+    /// are to have.
+    fn beside(&self, work: Beside) -> Result<(), StorageError> {
+        work(&|| ());
+        Ok(())
+    }
+
     /// Begins to build the next store beside this one, with a log that begins after this base and
     /// nothing else. One that is half built goes. This store stays as it is.
     fn next_begin(&mut self, base: &Base) -> Result<(), StorageError>;
@@ -273,6 +281,9 @@ pub trait Store: Send {
         Ok(())
     }
 }
+
+/// Work for [`Store::beside`].
+pub type Beside = Box<dyn FnOnce(&dyn Fn()) + Send>;
 
 /// Recomputes the digest of the state trees as they stand at a slice.
 pub type Scan = fn(&Slice, &dyn StateReader) -> Result<Hash, StorageError>;

@@ -91,6 +91,33 @@ async fn a_replica_that_comes_upon_damage_while_it_runs_repairs_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_scrub_finds_damage_that_nobody_reads_and_none_where_there_is_none() {
+    let mut cluster = TestCluster::start_with(3, &["--scrub-interval", "1s"]).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    let load = Load::start(&alice, "bob");
+    load.more(200).await;
+    // Under load, on every replica, again and again.
+    for id in 1..=3 {
+        for _ in 0..2 {
+            let from = cluster.log_len(id);
+            says(&cluster, id, from, "scrubbed: ").await;
+        }
+    }
+    load.more(1).await;
+    let sent = load.stop().await;
+    let victim = cluster.primary(&bob).await % 3 + 1;
+    assert!(cluster.terminate(victim).await.success());
+    let from = cluster.log_len(victim);
+    cluster.spawn(victim);
+    cluster.reader_on(victim, &bob).who_am_i().await.unwrap();
+    flip(&writable(db(&cluster, victim)));
+    says(&cluster, victim, from, "begins again, to repair its store").await;
+    says(&cluster, victim, from, "repaired: ").await;
+    check_inbox(&read_inbox(&cluster.reader_on(victim, &bob)).await, &sent);
+    cluster.finish(&bob).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_comes_upon_damage_too_often_ends_and_is_repaired_by_its_next_start() {
     let mut cluster = TestCluster::start(3).await;
     let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);

@@ -64,6 +64,7 @@ pub fn config(id: u16, replicas: u16) -> Config {
         retention_us: 0,
         checkpoint_entries_max: 10_000,
         rewriting: chat::replica::Rewriting::default(),
+        scrub_interval_us: 0,
         free_bytes_min: 0,
         digest_every: chat::limits::DIGEST_EVERY,
     }

@@ -47,6 +47,8 @@ pub struct View {
     pub lost: Option<(Incarnation, Vec<Mark>)>,
     /// Faults have damaged this disk on purpose, and it is not repaired yet.
     pub damaged: bool,
+    /// Something on this disk could not be read any more, at some time of this store.
+    pub rotten: bool,
     /// Its state was made wrong on purpose.
     pub wrong: Option<super::wrong::Wrong>,
     /// The replica says that its state is doubted, since before this step.

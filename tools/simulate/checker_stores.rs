@@ -52,8 +52,10 @@ impl Checker {
             return Vec::new();
         }
         let known = self.committed.get(index - 1).map(|c| (c.0, c.1));
+        // The formation is committed from the first; that there is one only is checked elsewhere.
+        let formation = index == 1 && known.is_none();
         self.check(
-            known == Some((base.stamp, base.hash)),
+            formation || known == Some((base.stamp, base.hash)),
             "a log begins after a committed entry",
             || {
                 format!(
@@ -64,6 +66,9 @@ impl Checker {
                 )
             },
         );
+        if formation {
+            return vec![(base.stamp, base.hash)];
+        }
         let known = self.committed.iter().take(index);
         known.map(|(stamp, hash, _)| (*stamp, *hash)).collect()
     }
@@ -138,6 +143,7 @@ impl Checker {
             return;
         };
         let view = &mut self.views[at];
+        view.rotten = false;
         view.live.clone_from(&log);
         view.durable = log;
         view.unsynced.clear();
@@ -178,7 +184,7 @@ impl Checker {
         view.durable.truncate(kept);
         view.unsynced.clear();
         if kept == 0 {
-            view.wrong = None;
+            (view.wrong, view.rotten) = (None, false);
             (view.commit_live, view.commit_durable) = (Index(0), Index(0));
         }
     }

@@ -60,6 +60,20 @@ impl Disk {
     pub fn rewrite_entry(&self, index: Index) {
         self.inner.rewrite_entry(index, b"rotten");
     }
+    /// Something that was written long ago cannot be read any more: below an index, or anywhere in the
+    /// commit records and the state.
+    pub fn rot(&self, upto: Index, rng: &mut Rng) -> bool {
+        self.inner.rot(upto, &mut |n| rng.below(n as u64) as usize)
+    }
+    /// That is so.
+    pub fn is_rotten(&self) -> bool {
+        self.inner.is_rotten()
+    }
+    /// The log from its base on, as marks, whether it can be read or not.
+    pub fn log(&self) -> Vec<Mark> {
+        let log = self.inner.log_as_written();
+        log.iter().map(|e| (e.stamp(), e.hash())).collect()
+    }
     /// Where the log begins, and what the trees stand at.
     pub fn base_and_applied(&self) -> (Index, Index) {
         self.inner.base_and_applied()
@@ -75,19 +89,6 @@ impl Disk {
     /// Operations succeed again.
     pub fn heal(&self) {
         self.inner.fail_after(u64::MAX / 2, Effect::None);
-    }
-}
-
-/// The log of a store from its base on, as marks.
-pub fn log_of(store: &MemStore) -> Result<Vec<Mark>, StorageError> {
-    let mut log = Vec::new();
-    let base = store.base()?.stamp.index.0;
-    loop {
-        let entries = store.entries(Index(base + log.len() as u64 + 1), 64 * 1024)?;
-        if entries.is_empty() {
-            return Ok(log);
-        }
-        log.extend(entries.iter().map(|e| (e.stamp(), e.hash())));
     }
 }
 

@@ -4,13 +4,14 @@
 //! own, so that some runs are nearly calm and others see one kind only (swarm testing). A
 //! [`Director`] replaces the draw by a schedule of its own.
 
-use super::disk::Disk;
 use super::network::Weather;
 use super::rng::Rng;
 use super::world::{Clock, Happening, Options, World};
 use chat::consensus::Role;
 use chat::replica::{DiskJob, Input, PeerMessage};
-use chat::types::Index;
+
+/// Bytes free on a disk that has room.
+pub const FREE_ENOUGH: u64 = 1 << 40;
 
 /// A kind of fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,12 +56,16 @@ pub enum Fault {
     Swap,
     /// Builds know levels of their own, and a replica comes back under one that knows more.
     Upgrade,
+    /// Appends arrive without their last entries.
+    Prefix,
+    /// Disks become nearly full, and have room again.
+    Space,
     /// Two halves that only one replica reaches both of, or a ring.
     Bridge,
 }
 
 /// All kinds with their names.
-pub const FAULTS: [(&str, Fault); 21] = [
+pub const FAULTS: [(&str, Fault); 23] = [
     ("loss", Fault::Loss),
     ("delay", Fault::Delay),
     ("duplicate", Fault::Duplicate),
@@ -81,6 +86,8 @@ pub const FAULTS: [(&str, Fault); 21] = [
     ("rollback", Fault::Rollback),
     ("swap", Fault::Swap),
     ("bridge", Fault::Bridge),
+    ("prefix", Fault::Prefix),
+    ("space", Fault::Space),
     ("upgrade", Fault::Upgrade),
 ];
 
@@ -182,6 +189,8 @@ pub struct Plan {
     pub cache_bytes: usize,
     /// When stores are rewritten, and what of the log is kept.
     pub rewriting: chat::replica::Rewriting,
+    /// Between two scrubs of a store; 0: none.
+    pub scrub_us: u64,
     /// State digests are kept and compared at multiples of this index.
     pub digest_every: u64,
     /// At the end two of three disks are replaced: nothing may form.
@@ -209,6 +218,7 @@ impl Plan {
             loss: rate(Fault::Loss, [5, 40, 200]),
             duplicate: rate(Fault::Duplicate, [5, 50, 300]),
             reorder: rate(Fault::Reorder, [20, 200, 700]),
+            prefix: rate(Fault::Prefix, [20, 200, 700]),
             late: rate(Fault::Delay, [5, 50, 200]),
             delay_us_max: 300 + rate(Fault::Delay, [300, 2_000, 8_000]),
         };
@@ -232,9 +242,16 @@ impl Plan {
             cache_bytes: *rng.pick(&[1, 1_000, 16 * 1024 * 1024]),
             rewriting: chat::replica::Rewriting {
                 bytes_min: *rng.pick(&[200, 2_000, 1 << 40]),
+                age_us: *rng.pick(&[0, 0, 100_000]),
                 keep_entries: *rng.pick(&[0, 5, 100]),
                 keep_age_us: 0,
                 keep_log: rng.chance(100),
+            },
+            // Where records rot somebody must look; the end of a run waits for it.
+            scrub_us: if faults.has(Fault::Damage) {
+                *rng.pick(&[40_000, 200_000, 1_000_000])
+            } else {
+                *rng.pick(&[0, 0, 40_000])
             },
             digest_every: *rng.pick(&[4, 16, 64]),
             double_wipe: options.replicas == 3 && faults.has(Fault::Wipe) && rng.chance(100),
@@ -257,6 +274,7 @@ impl Plan {
                 0
             },
             started: 0,
+            wall_stopped: None,
             wall_ahead_us: if drifts {
                 rng.below(200_000_000) as i64 - 100_000_000
             } else {
@@ -314,6 +332,7 @@ impl World {
             Fault::Swap,
             Fault::Bridge,
             Fault::Upgrade,
+            Fault::Space,
         ];
         let fault = *self.rng.pick(&all);
         if self.plan.faults.has(fault) {
@@ -328,6 +347,11 @@ impl World {
             Fault::Partition => self.partition(),
             Fault::Bridge => self.bridge(),
             Fault::Upgrade => self.upgrade(victim),
+            Fault::Space => {
+                let free = *self.rng.pick(&[0, 900, 100_000]);
+                self.members[victim].free = free;
+                self.checker.count("disks that filled or emptied");
+            }
             Fault::Rollback => self.roll_back(victim),
             Fault::Swap => {
                 let other = self.rng.below(n as u64) as usize;
@@ -358,12 +382,7 @@ impl World {
                 let long = self.rng.around(60_000);
                 self.members[victim].slow_until = self.now + long;
             }
-            Fault::Clock => {
-                let jump = self.rng.below(20_000_000_000) as i64 - 10_000_000_000;
-                let small = self.rng.below(2_000_000) as i64 - 1_000_000;
-                let jump = if self.rng.chance(300) { jump } else { small };
-                self.members[victim].clock.wall_ahead_us += jump;
-            }
+            Fault::Clock => self.turn_clock(victim),
             Fault::Handover => {
                 self.note(|| format!("{} is asked to stop", victim + 1));
                 if self.members[victim].process.is_some() {
@@ -385,6 +404,21 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// A wall clock stands still, or goes again and is wrong by seconds or hours.
+    fn turn_clock(&mut self, at: usize) {
+        if self.rng.chance(250) {
+            let now = self.clock(at).wall;
+            self.members[at].clock.wall_stopped = Some(now);
+            self.checker.count("wall clocks that stood still");
+            return;
+        }
+        self.members[at].clock.wall_stopped = None;
+        let jump = self.rng.below(20_000_000_000) as i64 - 10_000_000_000;
+        let small = self.rng.below(2_000_000) as i64 - 1_000_000;
+        let jump = if self.rng.chance(300) { jump } else { small };
+        self.members[at].clock.wall_ahead_us += jump;
     }
 
     /// One replica, the primary in half of the cases.
@@ -461,98 +495,6 @@ impl World {
         self.schedule(after, Happening::Boot { at });
     }
 
-    /// One disk at a time, and only once every disk knows that the readmission before is committed:
-    /// two lost disks of three, nearly at once, are outside the fault model.
-    pub fn may_wipe(&self) -> bool {
-        let others = self.members.len() > 1 && self.swapped.is_none();
-        others && self.members.iter().all(|m| m.admitted) && self.wiped < 3 && {
-            let views = &self.checker.views;
-            // A repair is over when its end is durable: until then it begins anew after a kill.
-            self.readmission_is_known()
-                && views
-                    .iter()
-                    .all(|view| !view.damaged && !view.is_repairing())
-        }
-    }
-
-    /// Every disk knows that the last readmission is committed. Before that the loss of another disk
-    /// may leave the rest without a primary.
-    pub fn readmission_is_known(&self) -> bool {
-        let readmitted = self.checker.last_readmission;
-        let mut views = self.checker.views.iter();
-        views.all(|view| view.commit_durable >= readmitted)
-    }
-
-    /// The tail is lost down to below what was acknowledged, or an entry among the last is another:
-    /// what an open must see.
-    pub fn damage(&mut self, at: usize) {
-        let mark = self.mark(at);
-        if self.rng.chance(500) && self.rot(at) || mark == 0 {
-            return;
-        }
-        let base = self.members[at].disk.base_and_applied().0.0;
-        if base < mark {
-            let after = self.rng.between(base, mark - 1);
-            self.lose_tail(at, after);
-        }
-    }
-
-    /// What a replica has promised to hold, at least.
-    pub fn mark(&self, at: usize) -> u64 {
-        let hard = self.checker.views[at].hard_durable.as_ref();
-        hard.map_or(0, |hard| hard.mark.index.0)
-    }
-
-    /// Another entry stands before the last one. False if an open would not see that: below what
-    /// the trees stand at it does not look, that is a scrub's business.
-    pub fn rot(&mut self, at: usize) -> bool {
-        let (base, applied) = self.members[at].disk.base_and_applied();
-        let last = self.checker.views[at].durable.len() as u64;
-        if last <= 2 || applied.0 >= last || base.0 + 1 >= last {
-            return false;
-        }
-        self.kill(at, "its disk is damaged");
-        // What was not synced may have gone with that.
-        let last = self.checker.views[at].durable.len() as u64;
-        self.note(|| format!("{}: entry {} rots", at + 1, last - 1));
-        self.members[at].disk.rewrite_entry(Index(last - 1));
-        self.harmed(at);
-        true
-    }
-
-    /// The log's end is gone.
-    pub fn lose_tail(&mut self, at: usize, after: u64) {
-        self.kill(at, "its disk is damaged");
-        self.note(|| format!("{} loses its log above {after}", at + 1));
-        self.members[at].disk.lose_log_after(Index(after));
-        self.harmed(at);
-    }
-
-    pub(super) fn harmed(&mut self, at: usize) {
-        self.wiped += 1;
-        self.members[at].admitted = false;
-        self.checker.on_damaged(at);
-    }
-
-    /// Replaces the disk by an empty one.
-    pub fn wipe(&mut self, at: usize) {
-        self.kill(at, "its disk is replaced");
-        self.note(|| format!("{} has an empty disk", at + 1));
-        self.wiped += 1;
-        self.members[at].disk = Disk::new();
-        self.members[at].admitted = false;
-        self.checker.on_wiped(at);
-    }
-
-    /// Loses the hard state, and nothing else.
-    pub fn lose_promises(&mut self, at: usize) {
-        self.kill(at, "its hard state is lost");
-        self.wiped += 1;
-        self.members[at].disk.lose_hard_state();
-        self.members[at].admitted = false;
-        self.checker.on_promises_lost(at);
-    }
-
     /// Faults end: everything is started, the network is perfect, clocks run true.
     pub fn heal(&mut self) {
         self.healing = true;
@@ -567,6 +509,8 @@ impl World {
         self.plan.disk_slow = 0;
         for at in 0..self.members.len() {
             self.members[at].slow_until = 0;
+            self.members[at].clock.wall_stopped = None;
+            self.members[at].free = FREE_ENOUGH;
             self.schedule(1, Happening::Boot { at });
             let life = self.members[at].life;
             if self.process(at).is_some_and(|p| p.paused) {

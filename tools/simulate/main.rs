@@ -11,6 +11,7 @@ mod clients;
 mod directed;
 mod disk;
 mod faults;
+mod harm;
 mod mutants;
 mod network;
 mod odd;

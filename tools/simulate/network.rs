@@ -6,6 +6,7 @@
 
 use super::faults::Fate;
 use super::world::{Happening, World};
+use chat::consensus::Body;
 use chat::replica::{Input, PeerMessage};
 use chat::types::ReplicaId;
 
@@ -14,6 +15,8 @@ use chat::types::ReplicaId;
 pub struct Weather {
     /// Messages lost, of a thousand.
     pub loss: u64,
+    /// Appends that arrive without some of their last entries, of a thousand.
+    pub prefix: u64,
     /// Messages delivered twice, of a thousand.
     pub duplicate: u64,
     /// Messages that do not wait for those before them, of a thousand.
@@ -87,6 +90,9 @@ impl World {
             return;
         }
         let weather = self.network.weather.clone();
+        if self.rng.chance(weather.prefix) {
+            self.shorten(&mut message);
+        }
         let fate = self.fate(&mut message);
         if let Fate::Late(after) = fate {
             self.schedule(after, Happening::Deliver(Box::new(message)));
@@ -111,6 +117,20 @@ impl World {
                 link.last_arrival = at;
             }
             self.schedule(at - now, Happening::Deliver(Box::new(message.clone())));
+        }
+    }
+
+    /// An append with fewer entries: its sender could as well have sent that.
+    fn shorten(&mut self, message: &mut PeerMessage) {
+        let PeerMessage::Consensus(message) = message else {
+            return;
+        };
+        if let Body::Append(append) = &mut message.body
+            && !append.entries.is_empty()
+        {
+            let kept = self.rng.below(append.entries.len() as u64) as usize;
+            append.entries.truncate(kept);
+            self.checker.count("appends cut to a prefix");
         }
     }
 

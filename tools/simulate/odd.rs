@@ -93,7 +93,10 @@ impl World {
     fn take_copy(&mut self, at: usize) {
         self.kill(at, "its disk is copied");
         let view = &self.checker.views[at];
-        let whole = !view.damaged && !view.is_repairing() && view.exchanging.is_none();
+        let whole = !view.damaged
+            && !view.is_repairing()
+            && view.exchanging.is_none()
+            && !self.members[at].disk.is_rotten();
         let hard = view.hard_durable.as_ref().filter(|_| whole);
         if let Some(life) = hard.map(|hard| hard.incarnation)
             && let Some(last) = self.last_on(at)

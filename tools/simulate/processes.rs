@@ -1,6 +1,6 @@
 //! Processes of the world: boots, kills, and what is fed to them.
 
-use super::disk::{self, Probe};
+use super::disk::Probe;
 use super::network::id_of;
 use super::world::{Happening, Process, World, brief};
 use chat::consensus::{HardState, Repair, Role};
@@ -30,15 +30,10 @@ impl World {
             self.checker.count("foreign disks refused");
             return;
         }
-        let log = match disk::log_of(&store) {
-            Ok(log) => log,
-            Err(error) => {
-                self.checker.fail("a crash damages nothing", || {
-                    format!("cannot read: {error}")
-                });
-                return;
-            }
-        };
+        let log = self.members[at].disk.log();
+        if self.members[at].disk.is_rotten() && !recovered.damage.is_empty() {
+            self.harmed(at);
+        }
         self.note(|| {
             let last = log.last().map_or(Stamp::ZERO, |m| m.0);
             format!(
@@ -140,6 +135,13 @@ impl World {
         );
         let replica = match started {
             Ok(replica) => replica,
+            Err(StorageError::Damaged(_)) if self.members[at].disk.is_rotten() => {
+                self.checker.count("damage met at a start");
+                self.members[at].disk.noted = true;
+                self.harmed(at);
+                self.restart_later(at);
+                return;
+            }
             Err(error) => {
                 self.checker.fail("a replica starts from its own disk", || {
                     format!("{error:?}")
@@ -187,7 +189,8 @@ impl World {
             retention_us: 0,
             checkpoint_entries_max: self.plan.checkpoint_entries,
             rewriting: self.plan.rewriting,
-            free_bytes_min: 0,
+            scrub_interval_us: self.plan.scrub_us,
+            free_bytes_min: 1_000,
             digest_every: self.plan.digest_every,
         }
     }
@@ -248,12 +251,21 @@ impl World {
 
     /// A run ends by itself only over damage, which begins its repair.
     pub(super) fn on_stopped(&mut self, at: usize, error: StorageError) {
+        if self.is_rot(at, &error) {
+            self.meets_damage(at, error);
+            return;
+        }
         let damaged = matches!(error, StorageError::Damaged(_)) && self.checker.views[at].damaged;
         self.checker
             .check(damaged, "a replica never stops by itself", || {
                 format!("replica {}: {error:?}", at + 1)
             });
         self.end_damaged(at);
+    }
+
+    /// What was read is damage that this disk has, and nobody knew.
+    pub(super) fn is_rot(&self, at: usize, error: &StorageError) -> bool {
+        matches!(error, StorageError::Damaged(_)) && self.members[at].disk.is_rotten()
     }
 
     /// A disk job comes upon damage. The process may be gone before it has written that down: then

@@ -225,6 +225,7 @@ impl World {
                     && Some(s.node.level) == known
                     && s.node.term == first.node.term
                     && s.node.members.get(&id_of(at)) == Some(&s.node.incarnation)
+                    && !member.disk.is_rotten()
             })
         });
         all_alike && self.primary().is_some()

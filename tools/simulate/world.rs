@@ -8,7 +8,7 @@ use super::checker::Checker;
 use super::checker_io;
 use super::clients::{Client, History};
 use super::disk::{Disk, Failing, Probe};
-use super::faults::{Director, Fault, FaultSet, Plan};
+use super::faults::{Director, FREE_ENOUGH, Fault, FaultSet, Plan};
 use super::network::{Network, id_of};
 use super::rng::Rng;
 use chat::consensus::{self, HardState, Now, Role};
@@ -132,6 +132,8 @@ pub struct Clock {
     pub started: u64,
     /// Wall clock minus true time, in microseconds.
     pub wall_ahead_us: i64,
+    /// What the wall clock shows if it stands still.
+    pub wall_stopped: Option<WallTime>,
 }
 
 /// A running process.
@@ -161,6 +163,8 @@ pub struct Member {
     pub clock: Clock,
     /// Until then its disk is slow.
     pub slow_until: u64,
+    /// Bytes free on it.
+    pub free: u64,
     /// The highest level that its build knows.
     pub level: Level,
     /// Its own committed log names its incarnation.
@@ -247,6 +251,7 @@ impl World {
                 life: 0,
                 clock,
                 slow_until: 0,
+                free: FREE_ENOUGH,
                 level,
                 admitted: false,
                 backup: None,
@@ -294,9 +299,10 @@ impl World {
         let clock = self.members[at].clock;
         let elapsed = self.now as i64;
         let drifted = elapsed + elapsed / 1_000 * clock.drift_ppm / 1_000;
+        let wall = WallTime((1_700_000_000_000_000 + elapsed + clock.wall_ahead_us) as u64);
         Now {
             mono: Monotonic(clock.started + drifted as u64),
-            wall: WallTime((1_700_000_000_000_000 + elapsed + clock.wall_ahead_us) as u64),
+            wall: clock.wall_stopped.unwrap_or(wall),
         }
     }
 
@@ -320,6 +326,9 @@ impl World {
                 if self.lives(at, life) {
                     let after = self.rng.between(2_500, 4_500);
                     self.schedule(after, Happening::Tick { at, life });
+                    if self.plan.faults.has(Fault::Space) {
+                        self.feed(at, Input::DiskSpace(self.members[at].free));
+                    }
                     self.feed(at, Input::Tick);
                 }
             }
@@ -507,7 +516,7 @@ impl World {
                 let after = self.rng.between(1, 60);
                 self.schedule(after, Happening::DiskTells { at, life });
             }
-            Err(error) if meets => self.meets_damage(at, error),
+            Err(error) if meets || self.is_rot(at, &error) => self.meets_damage(at, error),
             Err(error) => {
                 self.checker
                     .check(dies, "a disk job succeeds", || format!("{error:?}"));

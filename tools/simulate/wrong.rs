@@ -97,7 +97,7 @@ impl Checker {
     /// The replica knows that its state is wrong.
     pub(super) fn on_quarantined(&mut self, at: usize, index: Index, reason: &str) {
         self.count("replicas quarantined");
-        let meant = self.views[at].wrong.is_some();
+        let meant = self.views[at].wrong.is_some() || self.views[at].rotten;
         self.check(meant, "a good state is not doubted", || {
             format!("replica {} at {index}: {reason}", at + 1)
         });

@@ -1,13 +1,16 @@
 //! A few replicas with a perfect network and disks that take no time: a state that is wrong is
 //! noticed and rebuilt.
 
+mod scrub;
+
 use super::*;
 use crate::consensus::{Body, HardState};
 use crate::replica::{
-    Consistency, DiskJob, Extra, ReadError, RewriteStep, Rewriting, Workshop, Written, execute,
+    Consistency, DiskJob, Extra, ReadError, RewriteStep, Rewriting, Scrubbed, Workshop, Written,
+    execute,
 };
 use crate::state_machine::{Answer, NewToken, Operation, Query};
-use crate::storage::{MemDisk, MemReader, MemStore, Store};
+use crate::storage::{MemDisk, MemReader, MemStore, StorageError, Store};
 use crate::types::{ClientId, Incarnation, TokenHash};
 use std::collections::BTreeMap;
 
@@ -38,11 +41,21 @@ struct Cluster {
     events: Vec<(usize, Event)>,
     /// Kinds of message that were sent, by sender.
     offers: Vec<usize>,
+    /// Scrubs that found nothing.
+    scrubs: Vec<(usize, Scrubbed)>,
+    /// Jobs that failed; any does if nobody `fails`.
+    failures: Vec<(usize, StorageError)>,
+    fails: bool,
 }
 
 impl Cluster {
     /// Formed, with a serving primary.
     fn new(n: u16, rewriting: Rewriting) -> Self {
+        Self::scrubbing(n, rewriting, 0)
+    }
+
+    /// The same, with scrubs.
+    fn scrubbing(n: u16, rewriting: Rewriting, scrub_interval_us: u64) -> Self {
         let ids: Vec<ReplicaId> = (1..=n).map(ReplicaId).collect();
         let config = Config {
             node: crate::consensus::Config {
@@ -60,6 +73,7 @@ impl Cluster {
             token_idle_us: 1 << 44,
             retention_us: 0,
             checkpoint_entries_max: 4,
+            scrub_interval_us,
             rewriting,
             free_bytes_min: 0,
             digest_every: DIGEST_EVERY,
@@ -73,6 +87,9 @@ impl Cluster {
             answered: BTreeMap::new(),
             events: Vec::new(),
             offers: Vec::new(),
+            scrubs: Vec::new(),
+            failures: Vec::new(),
+            fails: false,
         };
         for at in 0..usize::from(n) {
             let member = cluster.boot(at, MemDisk::new());
@@ -191,9 +208,14 @@ impl Cluster {
         }
         let moved = job.is_some() || !output.messages.is_empty();
         if let Some(job) = job {
-            let done = execute(&mut member.store, &mut member.workshop, job).unwrap();
-            let done = Input::DiskDone(done);
-            member.replica.handle(done, now).unwrap();
+            match execute(&mut member.store, &mut member.workshop, job) {
+                Ok(done) => {
+                    let done = Input::DiskDone(done);
+                    member.replica.handle(done, now).unwrap();
+                }
+                Err(error) if self.fails => self.failures.push((at, error)),
+                Err(error) => panic!("replica {}: {error}", at + 1),
+            }
         }
         for message in output.messages {
             if let PeerMessage::Consensus(message) = &message
@@ -205,6 +227,7 @@ impl Cluster {
             let input = Input::Peer(message);
             self.members[to].replica.handle(input, now).unwrap();
         }
+        self.scrubs.extend(output.scrubbed.map(|found| (at, found)));
         self.events
             .extend(output.events.into_iter().map(|e| (at, e)));
         let written = output.written.into_iter();
@@ -308,6 +331,7 @@ fn rebuilt(event: &Event) -> bool {
 const CUTS: Rewriting = Rewriting {
     bytes_min: 200,
     keep_entries: 0,
+    age_us: 0,
     keep_age_us: 0,
     keep_log: false,
 };

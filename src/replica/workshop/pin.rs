@@ -9,13 +9,19 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-/// A state that is held still.
+/// What the records that changed since a state was held were then.
+#[derive(Default)]
+pub(super) struct Old {
+    /// `None`: not there.
+    rows: BTreeMap<Place, Option<Bytes>>,
+    bytes: usize,
+}
+
+/// A state that is held still for peers.
 pub(super) struct Pin {
     pub(super) head: SnapshotHead,
     pub(super) name: Hash,
-    /// What the records changed since were; `None`: not there.
-    old: BTreeMap<Place, Option<Bytes>>,
-    bytes: usize,
+    old: Old,
 }
 
 impl Pin {
@@ -30,8 +36,7 @@ impl Pin {
         Self {
             name: head.name(),
             head,
-            old: BTreeMap::new(),
-            bytes: 0,
+            old: Old::default(),
         }
     }
 
@@ -40,22 +45,13 @@ impl Pin {
         self.head.base.stamp.index
     }
 
-    /// BEFORE these changes: keeps what they replace, once. False: that would be too much.
+    /// See [`Old::keep`].
     pub(super) fn keep(
         &mut self,
         reader: &impl StateReader,
         changes: &[Change],
     ) -> Result<bool, StorageError> {
-        for change in changes {
-            let place = place(change.tree, &change.key);
-            if self.old.contains_key(&place) {
-                continue;
-            }
-            let old = reader.get(change.tree, &change.key)?;
-            self.bytes += 64 + place.key.len() + old.as_ref().map_or(0, Bytes::len);
-            self.old.insert(place, old);
-        }
-        Ok(self.bytes <= SNAPSHOT_PIN_BYTES_MAX)
+        self.old.keep(reader, changes)
     }
 
     /// Rows after a place, in order, and whether these were the last ones.
@@ -81,7 +77,7 @@ impl Pin {
                     Some((last, _)) if full => following(last),
                     _ => KEYS_END.to_vec(),
                 };
-                for (key, value) in self.laid_over(tree, &from, &to, page) {
+                for (key, value) in self.old.laid_over(tree, &from, &to, page) {
                     bytes += key.len() + value.len();
                     let place = place(tree, &key);
                     rows.push(Row { place, value });
@@ -97,9 +93,36 @@ impl Pin {
         }
         Ok((rows, true))
     }
+}
 
-    /// The page as it was when the state was pinned.
-    fn laid_over(
+impl Old {
+    /// BEFORE these changes: keeps what they replace, once. False: that would be too much.
+    pub(super) fn keep(
+        &mut self,
+        reader: &impl StateReader,
+        changes: &[Change],
+    ) -> Result<bool, StorageError> {
+        for change in changes {
+            let place = place(change.tree, &change.key);
+            if self.rows.contains_key(&place) {
+                continue;
+            }
+            let old = reader.get(change.tree, &change.key)?;
+            self.bytes += 64 + place.key.len() + old.as_ref().map_or(0, Bytes::len);
+            self.rows.insert(place, old);
+        }
+        Ok(self.bytes <= SNAPSHOT_PIN_BYTES_MAX)
+    }
+
+    /// What was at this place then; `now` is what is there.
+    pub(super) fn before(&self, tree: Tree, key: &[u8], now: Option<Bytes>) -> Option<Bytes> {
+        let key = Bytes::copy_from_slice(key);
+        let old = self.rows.get(&place(tree, &key));
+        old.cloned().unwrap_or(now)
+    }
+
+    /// The page as it was when the state was held.
+    pub(super) fn laid_over(
         &self,
         tree: Tree,
         from: &[u8],
@@ -112,7 +135,7 @@ impl Pin {
             key: Bytes::copy_from_slice(key),
         };
         let changed = (Bound::Included(at(from)), Bound::Excluded(at(to)));
-        for (place, old) in self.old.range(changed) {
+        for (place, old) in self.rows.range(changed) {
             match old {
                 Some(value) => drop(rows.insert(place.key.clone(), value.clone())),
                 None => drop(rows.remove(&place.key)),

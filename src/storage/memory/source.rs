@@ -2,25 +2,39 @@
 
 use super::Image;
 use crate::storage::recovery::{Fault, Source};
-use crate::storage::{CommitRecord, Slice};
+use crate::storage::{CommitRecord, Finding, Slice};
 use crate::types::entry::Entry;
 use crate::types::{Base, Index, Term};
 
 /// Entries that recovery sees as one block.
 const BLOCK_ENTRIES: usize = 16;
 
+impl Image {
+    fn readable_block(&self, start: usize, end: usize) -> Result<Option<Vec<Entry>>, Fault> {
+        let block = self.log.get(start..end).filter(|block| !block.is_empty());
+        if let Some(block) = block {
+            let read = self.rot.read_entries(block);
+            read.map_err(|error| Finding::new("log", block[0].index(), error.to_string()))?;
+        }
+        Ok(block.map(<[Entry]>::to_vec))
+    }
+}
+
 impl Source for Image {
     fn block_at(&self, at: Index) -> Result<Option<Vec<Entry>>, Fault> {
         let end = self.kept(at);
         let start = end.saturating_sub(1) / BLOCK_ENTRIES * BLOCK_ENTRIES;
-        Ok((end > 0).then(|| self.log[start..end].to_vec()))
+        self.readable_block(start, end)
     }
 
     fn block_from(&self, from: Index) -> Result<Option<Vec<Entry>>, Fault> {
         let start = self.kept(from.previous());
         let end = self.log.len().min(start + BLOCK_ENTRIES);
         let begins = self.log.get(start).is_some_and(|e| e.index() == from);
-        Ok(begins.then(|| self.log[start..end].to_vec()))
+        if !begins {
+            return Ok(None);
+        }
+        self.readable_block(start, end)
     }
 
     fn base(&self) -> Result<Base, Fault> {
@@ -41,7 +55,13 @@ impl Source for Image {
     }
 
     fn last_commit(&self) -> Result<Option<CommitRecord>, Fault> {
-        Ok(self.commits.last_key_value().map(|(_, record)| *record))
+        let last = self.commits.last_key_value().map(|(_, record)| *record);
+        if let Some(record) = last {
+            let index = record.stamp.index;
+            let read = self.rot.read_commits(index, index);
+            read.map_err(|error| Finding::new("commits", index, error.to_string()))?;
+        }
+        Ok(last)
     }
 
     fn applied(&self) -> Result<Option<Slice>, Fault> {

@@ -9,15 +9,22 @@ use crate::storage::hard_state::{HardStateFile, Writer};
 use crate::storage::history;
 use crate::storage::recovery::{Source, recover};
 use crate::storage::{
-    Checked, CommitRecord, DirectoryLock, RepairEnd, Scan, StateReader, StorageError, Store, Write,
-    fdatasync_calls, layout, records,
+    Beside, Checked, CommitRecord, DirectoryLock, RepairEnd, Scan, StateReader, StorageError,
+    Store, Write, fdatasync_calls, layout, records,
 };
 use crate::types::entry::Entry;
 use crate::types::{Base, Hash, Index, Stamp};
 use sled::IVec;
+use std::cell::Cell;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
+
+/// Work beside the log rests after so long ...
+const REST_AFTER: Duration = Duration::from_millis(1);
+/// ... for at most this long, so that it hears soon that it is given up.
+const REST_MAX: Duration = Duration::from_millis(100);
 
 /// An open store that is written to.
 ///
@@ -348,6 +355,15 @@ fn check(path: &Path, cache_bytes: u64, scan: Scan) -> Result<(Engine, Checked),
     Ok((engine, checked))
 }
 
+/// Sleeps so that most of the time since the last sleep, and this one, is left to others.
+fn rest(since: &Cell<Instant>) {
+    let worked = since.get().elapsed();
+    if worked >= REST_AFTER {
+        std::thread::sleep((worked * limits::SCRUB_REST_TIMES).min(REST_MAX));
+        since.set(Instant::now());
+    }
+}
+
 impl Store for SledStore {
     type Reader = SledReader;
 
@@ -389,6 +405,17 @@ impl Store for SledStore {
 
     fn reader(&self) -> SledReader {
         self.reader.clone()
+    }
+
+    fn beside(&self, work: Beside) -> Result<(), StorageError> {
+        std::thread::Builder::new()
+            .name("store-scrub".into())
+            .spawn(move || {
+                let since = Cell::new(Instant::now());
+                work(&|| rest(&since));
+            })
+            .map_err(failed("cannot start a thread for", &self.directory))?;
+        Ok(())
     }
 
     fn next_begin(&mut self, base: &Base) -> Result<(), StorageError> {
