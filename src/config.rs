@@ -155,10 +155,10 @@ pub struct Flags {
     #[arg(long, value_name = "PATH", hide = true)]
     #[serde(skip)]
     pub free_space_file: Option<PathBuf>,
-    /// For tests only: this replica's wall clock is wrong by so many milliseconds.
-    #[arg(long, value_name = "MS", hide = true, default_value_t = 0)]
+    /// For tests only: `OFFSET_MS [frozen]` in this file is what is wrong with the wall clock.
+    #[arg(long, value_name = "PATH", hide = true)]
     #[serde(skip)]
-    pub clock_offset_ms: i64,
+    pub clock_file: Option<PathBuf>,
     /// For tests only: `chat-admin bench prepare` may fill this cluster.
     #[arg(long, hide = true)]
     #[serde(skip)]
@@ -302,9 +302,9 @@ pub struct Config {
     pub free_bytes_min: u64,
     /// For tests only: where the free space is read instead.
     pub free_space_file: Option<PathBuf>,
-    /// For tests only: the wall clock is wrong by so many milliseconds. A flag and nothing else,
-    /// so that no forgotten variable or file turns a clock.
-    pub clock_offset_ms: i64,
+    /// For tests only: says what is wrong with the wall clock, also while the replica runs. A flag
+    /// and nothing else names it, so that no forgotten variable or setting turns a clock.
+    pub clock_file: Option<PathBuf>,
     /// For tests only: many accounts may be created under one password hash.
     pub test_cluster: bool,
     /// What is allowed but unwise, as sentences.
@@ -357,11 +357,11 @@ impl Config {
             .map_err(Box::new)?;
         let mut config = Self::check(raw)?;
         config.free_space_file.clone_from(&flags.free_space_file);
-        config.clock_offset_ms = flags.clock_offset_ms;
+        config.clock_file.clone_from(&flags.clock_file);
         config.test_cluster = flags.test_cluster;
-        if config.clock_offset_ms != 0 {
-            let offset = config.clock_offset_ms;
-            let warning = format!("the wall clock is turned by {offset} ms, for a test");
+        if let Some(file) = &config.clock_file {
+            let file = file.display();
+            let warning = format!("the wall clock is as wrong as {file} says, for a test");
             config.warnings.push(warning);
         }
         Ok(config)
@@ -433,7 +433,7 @@ impl Config {
             },
             free_bytes_min: raw.min_free_mib.min(1024 * 1024 * 1024) * 1024 * 1024,
             free_space_file: None,
-            clock_offset_ms: 0,
+            clock_file: None,
             test_cluster: false,
         })
     }

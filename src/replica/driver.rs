@@ -1,5 +1,6 @@
 //! The replica's thread: inputs out of the queue, turns, and what came of them to whom it concerns.
 
+use super::clock::Clock;
 use super::outcomes::{Teller, Waiter};
 use super::queue::{Frozen, Item, Queue, Tickets};
 use super::shared::Shared;
@@ -11,44 +12,15 @@ use crate::limits::BATCH_ENTRIES_MAX;
 use crate::metrics::Metrics;
 use crate::state_machine::Answer;
 use crate::storage::{StateReader, StorageError};
-use crate::types::{Index, Monotonic, ReplicaId, WallTime};
+use crate::types::{Index, Monotonic, ReplicaId};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Microseconds between two ticks: what the core asks for.
 const TICK_US: u64 = 5_000;
-
-/// Both clocks.
-#[derive(Clone, Copy)]
-pub(super) struct Clock {
-    started: Instant,
-    /// Of the wall clock; not 0 in tests only.
-    offset_us: i64,
-}
-
-impl Clock {
-    pub(super) fn start(offset_us: i64) -> Self {
-        Self {
-            started: Instant::now(),
-            offset_us,
-        }
-    }
-
-    pub(super) fn now(self) -> Now {
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        Now {
-            mono: Monotonic(self.started.elapsed().as_micros() as u64),
-            // A clock before 1970 is as wrong as one at 1970; the core raises the alarm.
-            wall: WallTime(
-                wall.map_or(0, |since| since.as_micros() as u64)
-                    .saturating_add_signed(self.offset_us),
-            ),
-        }
-    }
-}
 
 /// A replica on its thread.
 pub(super) struct Driver<R: StateReader, T: Transport> {

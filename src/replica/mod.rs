@@ -13,6 +13,7 @@
 //! a disk or a peer; only the storage thread writes; whoever waits for an outcome gets exactly
 //! one, and `NotApplied` is said only of what certainly was not and never will be.
 
+pub mod clock;
 mod counting;
 mod disk;
 mod driver;

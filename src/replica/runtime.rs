@@ -10,7 +10,8 @@
 //! whichever thread comes upon it, ends them in the same way, and `main` begins again: the next open
 //! repairs the store.
 
-use super::driver::{Clock, Driver};
+use super::clock::{Clock, Turned};
+use super::driver::Driver;
 use super::queue::{Item, Queue};
 use super::shared::Shared;
 use super::storage_thread::{self, Desk, Work};
@@ -106,8 +107,8 @@ pub type FreeBytes = Box<dyn Fn() -> Option<u64> + Send>;
 /// What a replica sees of the machine that it runs on.
 #[derive(Default)]
 pub struct Surroundings {
-    /// The wall clock is wrong by so many microseconds: for tests.
-    pub clock_offset_us: i64,
+    /// Shown instead of the machine's wall clock: for tests.
+    pub clock: Option<Arc<Turned>>,
     /// Looks how much room is left. `None`: nobody looks, and the disk is never low.
     pub free_bytes: Option<FreeBytes>,
     /// Where the replica counts what it does.
@@ -129,7 +130,7 @@ where
     make_sure_of_hard_state(&config, &mut store, &mut recovered)?;
     let (id, knows) = (config.node.id, config.node.level);
     let lost_after_us = config.node.election_timeout_us();
-    let clock = Clock::start(surroundings.clock_offset_us);
+    let clock = Clock::start(surroundings.clock);
     let (run, seed) = (RunNonce(rand::random()), rand::random());
     let reader = store.reader();
     let replica = Replica::start(config, recovered, reader.clone(), run, seed, clock.now())?;

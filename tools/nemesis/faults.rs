@@ -24,7 +24,8 @@ pub enum Kind {
     Damage,
     /// Killed, its data directory removed, started.
     Wipe,
-    /// Killed, started with another wall clock.
+    /// Its wall clock jumps or stands still while it runs, or is another one after a restart; ends with
+    /// the right one.
     Clock,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::faults::{Fault, Kind};
 use crate::network::{Node, Rule};
-use crate::replicas::Replicas;
+use crate::replicas::{Replicas, WallClock};
 use crate::rng::Rng;
 use anyhow::{Context as _, Result};
 use std::fs::File;
@@ -62,17 +62,7 @@ pub fn inflict(replicas: &mut Replicas, fault: Fault, id: Node) -> Result<Harm> 
             replicas.start(id)?;
             String::new()
         }
-        Kind::Clock => {
-            let most = rng.pick(&[2_000, 60_000, CLOCK_OFFSET_MS_MAX]);
-            let offset = rng.between(0, 2 * most) as i64 - *most as i64;
-            replicas.kill(id)?;
-            replicas.set_clock(id, offset)?;
-            replicas.start(id)?;
-            format!(
-                ": its wall clock is now wrong by {:.1} s",
-                offset as f64 / 1e3
-            )
-        }
+        Kind::Clock => turn_clock(replicas, id, &mut rng)?,
     };
     Ok(Harm { fault, id, detail })
 }
@@ -89,12 +79,8 @@ impl Harm {
                 Ok(())
             }
             Kind::Damage if OPERATOR_REPAIRS => operator_step(replicas, self.id),
-            Kind::Damage
-            | Kind::Partition
-            | Kind::OneWay
-            | Kind::Slow
-            | Kind::Wipe
-            | Kind::Clock => Ok(()),
+            Kind::Clock => replicas.set_clock(self.id, WallClock::default()),
+            Kind::Damage | Kind::Partition | Kind::OneWay | Kind::Slow | Kind::Wipe => Ok(()),
         }
     }
 }
@@ -186,6 +172,45 @@ fn slow(replicas: &Replicas, id: Node, rng: &mut Rng) -> String {
         ": {} ms and more each way, {} in a thousand packets lost",
         rule.delay_ms, rule.lost_per_mille
     )
+}
+
+/// Turns or stops a wall clock, mostly under the running process.
+fn turn_clock(replicas: &mut Replicas, id: Node, rng: &mut Rng) -> Result<String> {
+    let most = *rng.pick(&[2_000, 60_000, CLOCK_OFFSET_MS_MAX]);
+    let distance_ms = rng.between(most / 10, most) as i64;
+    let (offset_ms, side) = if rng.chance(500) {
+        (distance_ms, "ahead")
+    } else {
+        (-distance_ms, "behind")
+    };
+    let wrong = format!("{:.1} s {side}", distance_ms as f64 / 1e3);
+    let clock = |stands| WallClock { offset_ms, stands };
+    Ok(match rng.below(4) {
+        0 => {
+            replicas.kill(id)?;
+            replicas.set_clock(id, clock(false))?;
+            replicas.start(id)?;
+            format!(": killed, and started with a wall clock that is {wrong}")
+        }
+        1 => {
+            replicas.set_clock(
+                id,
+                WallClock {
+                    offset_ms: 0,
+                    stands: true,
+                },
+            )?;
+            ": its wall clock stands still".to_owned()
+        }
+        2 => {
+            replicas.set_clock(id, clock(true))?;
+            format!(": its wall clock jumps, and stands still {wrong}")
+        }
+        _ => {
+            replicas.set_clock(id, clock(false))?;
+            format!(": its wall clock jumps, and is {wrong}")
+        }
+    })
 }
 
 /// Changes a file of a store that nobody has open.

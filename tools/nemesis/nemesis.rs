@@ -8,7 +8,7 @@ use crate::faults::{Fault, Kind, Step, Target};
 use crate::harm::{self, Harm};
 use crate::history::{History, Micros};
 use crate::network::Node;
-use crate::replicas::{Health, Replicas};
+use crate::replicas::{Health, Replicas, WallClock};
 use anyhow::{Result, bail};
 use chat::proto::admin::ReplicaStatus;
 use std::collections::{BTreeMap, BTreeSet};
@@ -210,6 +210,7 @@ impl<A> Nemesis<A> {
         for id in self.replicas.ids() {
             self.replicas.disk(id)?.empty()?;
             self.replicas.go_on(id)?;
+            self.replicas.set_clock(id, WallClock::default())?;
             self.replicas.start(id)?;
         }
         self.excused.clear();

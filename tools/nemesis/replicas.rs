@@ -30,8 +30,15 @@ struct Member {
     disk: Disk,
     child: Option<Child>,
     paused: bool,
-    /// Of its wall clock, in milliseconds.
-    clock_offset: i64,
+}
+
+/// What is wrong with a wall clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WallClock {
+    /// It shows so many milliseconds more than the machine's.
+    pub offset_ms: i64,
+    /// It stands still.
+    pub stands: bool,
 }
 
 /// How a replica is.
@@ -69,7 +76,6 @@ impl Replicas {
                 disk,
                 child: None,
                 paused: false,
-                clock_offset: 0,
             };
             members.insert(id, member);
         }
@@ -79,6 +85,9 @@ impl Replicas {
             members,
             network,
         };
+        for id in replicas.ids() {
+            replicas.set_clock(id, WallClock::default())?;
+        }
         Ok((replicas, why))
     }
 
@@ -123,6 +132,7 @@ impl Replicas {
             .open(self.log(id))
             .context("cannot write a log file")?;
         let mut command = self.network.command(id, &self.program);
+        let clock_file = self.clock_file(id);
         let member = self.members.get_mut(&id).context("no such replica")?;
         if member.child.is_some() {
             return Ok(());
@@ -138,10 +148,9 @@ impl Replicas {
             .args(["--client-addr", &self.network.client_address(id)])
             .args(["--token-idle", TOKEN_IDLE])
             .arg("--data-dir")
-            .arg(member.disk.data_dir());
-        if member.clock_offset != 0 {
-            command.arg(format!("--clock-offset-ms={}", member.clock_offset));
-        }
+            .arg(member.disk.data_dir())
+            .arg("--clock-file")
+            .arg(clock_file);
         let child = command
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
@@ -197,11 +206,18 @@ impl Replicas {
         Ok(())
     }
 
-    /// From the next start on its wall clock is wrong by this.
-    pub fn set_clock(&mut self, id: Node, offset_ms: i64) -> Result<()> {
-        let member = self.members.get_mut(&id).context("no such replica")?;
-        member.clock_offset = offset_ms;
-        Ok(())
+    /// Its wall clock is wrong like this: at once if it runs, and from its next start on.
+    pub fn set_clock(&self, id: Node, clock: WallClock) -> Result<()> {
+        let stands = if clock.stands { " frozen" } else { "" };
+        let file = self.clock_file(id);
+        let next = file.with_extension("next");
+        std::fs::write(&next, format!("{}{stands}\n", clock.offset_ms))
+            .and_then(|()| std::fs::rename(&next, &file))
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    fn clock_file(&self, id: Node) -> PathBuf {
+        self.directory.join(format!("replica-{id}.clock"))
     }
 
     /// Those that ended by themselves since the last call, each with what its log said last.

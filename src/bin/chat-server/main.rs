@@ -1,6 +1,7 @@
 //! `chat-server`: one replica (`run`), or a whole cluster to try (`demo`).
 
 mod again;
+mod clock;
 mod demo;
 mod run;
 

@@ -5,7 +5,7 @@
 //! runs, served after. At the end: no new clients, THEN the primary role handed over and
 //! everything written, THEN the links closed.
 
-use super::again;
+use super::{again, clock};
 use anyhow::{Context, anyhow, bail};
 use chat::admin::socket;
 use chat::config::{Address, Config, Flags};
@@ -120,7 +120,8 @@ async fn run(
     let peer_addr = peer_addr.map_or_else(String::new, Address::to_string);
 
     let metrics = Arc::new(Metrics::default());
-    let (handle, replica) = match start_replica(&config, store, recovered, &links, &metrics) {
+    let around = surroundings(&config, &metrics)?;
+    let (handle, replica) = match start_replica(&config, around, store, recovered, &links) {
         Err(StorageError::Damaged(what)) => again::after_damage(&config, &what),
         started => started?,
     };
@@ -245,18 +246,22 @@ async fn listen_if(
     }
 }
 
+fn surroundings(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Surroundings> {
+    let clock = config.clock_file.as_deref().map(clock::of_file);
+    Ok(Surroundings {
+        clock: clock.transpose()?,
+        free_bytes: Some(free_bytes(config)),
+        metrics: Arc::clone(metrics),
+    })
+}
+
 fn start_replica(
     config: &Config,
+    surroundings: Surroundings,
     store: SledStore,
     recovered: Recovered,
     links: &Links,
-    metrics: &Arc<Metrics>,
 ) -> Result<(Handle, Runtime), StorageError> {
-    let surroundings = Surroundings {
-        clock_offset_us: config.clock_offset_ms.saturating_mul(1_000),
-        free_bytes: Some(free_bytes(config)),
-        metrics: Arc::clone(metrics),
-    };
     let settings = config.replica();
     spawn_in(settings, surroundings, store, recovered, |inbox| {
         links.start(Arc::new(inbox));
