@@ -34,6 +34,8 @@ pub struct Tasks {
     pub talk: JoinHandle<Vec<Talker>>,
     /// Fights over accounts.
     pub fights: Vec<JoinHandle<Vec<Left>>>,
+    /// Accounts that are deleted, and the hosts that they leave.
+    pub guests: JoinHandle<Vec<Talker>>,
 }
 
 /// What there is at the end.
@@ -54,11 +56,13 @@ pub async fn end(nemesis: &mut Nemesis<Action>, crowd: &Crowd, mut tasks: Tasks)
     for fight in tasks.fights {
         left.extend(fight.await.context("a client's task failed")?);
     }
+    let hosts = tasks.guests.await.context("a client's task failed")?;
     let drained = tasks.drained.wait_for(Option::is_some);
     let last = drained.await.context("a client's task failed")?.clone();
     listeners_catch_up(nemesis, crowd, &last.unwrap_or_default()).await?;
     tasks.phase.send_replace(Phase::End);
-    let talkers = tasks.talk.await.context("a client's task failed")?;
+    let mut talkers = tasks.talk.await.context("a client's task failed")?;
+    talkers.extend(hosts);
 
     let text = format!(
         "{} inboxes are read, {} accounts asked for",

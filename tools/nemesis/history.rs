@@ -73,6 +73,55 @@ pub struct Heard {
     pub reconnects: u64,
 }
 
+/// What came of a send to or by an account that is deleted meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Acknowledged.
+    Accepted(Place),
+    /// Refused: the recipient has no account.
+    NoRecipient,
+    /// Refused: the sender's login is gone.
+    NoSender,
+    /// Certainly not done.
+    NotDone,
+    /// Nobody told the client.
+    Unknown,
+}
+
+/// A send to or by such an account.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// What the message says.
+    pub number: u64,
+    /// Into its inbox.
+    pub to_guest: bool,
+    /// Under its login.
+    pub by_guest: bool,
+    /// Before the call.
+    pub invoked: Micros,
+    /// After it.
+    pub returned: Micros,
+    /// What came of it.
+    pub answer: Answer,
+}
+
+/// An account that was deleted while others sent to it.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// Its name.
+    pub name: String,
+    /// Before the first attempt to delete it.
+    pub deletion: Micros,
+    /// After the acknowledgement, if there was one.
+    pub deleted: Option<Micros>,
+    /// All sends to it and by it.
+    pub attempts: Vec<Attempt>,
+    /// What its listener heard, from the first message on.
+    pub heard: Vec<(Micros, Delivered)>,
+    /// The inbox of the account that was then created under the name, if it was and could be read.
+    pub next_inbox: Option<Vec<Delivered>>,
+}
+
 /// One operation on one account, as the model of `check::account` knows it.
 #[derive(Clone, Debug)]
 pub struct Call<A> {
@@ -94,6 +143,8 @@ pub struct Record<A> {
     pub looked: Vec<Looked>,
     /// Listeners.
     pub heard: Vec<Heard>,
+    /// Accounts that were deleted while others sent to them.
+    pub guests: Vec<Guest>,
     /// Operations on each account.
     pub accounts: BTreeMap<String, Vec<Call<A>>>,
     /// What no client should ever be told, as sentences.
@@ -133,6 +184,7 @@ impl<A> History<A> {
                 sent: Vec::new(),
                 looked: Vec::new(),
                 heard: Vec::new(),
+                guests: Vec::new(),
                 accounts: BTreeMap::new(),
                 strange: Vec::new(),
                 acknowledged: Vec::new(),

@@ -2,8 +2,8 @@
 //!
 //! Each replica is a `chat-server` process on a machine of its own (a network namespace) with a
 //! disk of its own (a file system in a file). A schedule of faults that depends on the seed alone
-//! is worked through, while clients create accounts, log in and out, change passwords, send, look
-//! into inboxes and listen, through random replicas. Every operation is recorded with its times
+//! is worked through, while clients create and delete accounts, log in and out, change passwords,
+//! send, look into inboxes and listen, through random replicas. Every operation is recorded with its times
 //! and its outcome; afterwards the record is compared with what the replicas hold.
 //!
 //! The schedule is the same for a seed; what comes of it is not: real processes are not a
@@ -33,7 +33,7 @@ mod rng;
 use anyhow::{Context as _, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, ValueEnum as _};
-use clients::{Crowd, History, Phase, arena, talk};
+use clients::{Crowd, History, Phase, arena, guests, talk};
 use ending::Tasks;
 use faults::{Kind, Schedule};
 use nemesis::Nemesis;
@@ -208,6 +208,7 @@ fn start_clients(nemesis: &Nemesis<check::account::Action>, rate: u64) -> (Crowd
         drained,
         talk: tokio::spawn(talk::talk(crowd.clone(), tell)),
         fights: fights.collect(),
+        guests: tokio::spawn(guests::receive(crowd.clone())),
     };
     (crowd, tasks)
 }

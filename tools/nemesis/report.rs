@@ -1,9 +1,11 @@
 //! What a run came to: a text for people, and the same with a plot as a page of its own.
 
 use crate::check::account::Action;
-use crate::check::{self, messages};
+use crate::check::guests::GuestsJudged;
+use crate::check::messages::Judged;
+use crate::check::{self, AccountsJudged, messages};
 use crate::ending::Ending;
-use crate::history::Micros;
+use crate::history::{Micros, Record};
 use crate::measure::{self, Seen};
 use crate::nemesis::{Event, Nemesis};
 use crate::plot;
@@ -38,40 +40,8 @@ impl Report {
         record.acknowledged.sort_unstable();
         let judged = messages::check(&record.sent, &record.looked, &record.heard, &ending.inboxes);
         let accounts = check::accounts(&record.accounts);
-        let reconnects: u64 = record.heard.iter().map(|heard| heard.reconnects).sum();
-        let latencies: Vec<Micros> = record.acknowledged.iter().map(|(_, l)| *l).collect();
-        let slowest = latencies.iter().max().copied().unwrap_or(0);
-        let seconds = record
-            .acknowledged
-            .last()
-            .map_or(0.0, |last| last.0 as f64 / 1e6);
-        let summary = vec![
-            format!(
-                "messages: {} acknowledged ({:.0} a second), {} without an outcome ({} of them \
-                 applied), {} certainly not sent",
-                judged.acknowledged,
-                judged.acknowledged as f64 / seconds.max(1.0),
-                judged.unknown_applied + judged.unknown_lost,
-                judged.unknown_applied,
-                judged.refused
-            ),
-            format!(
-                "latency of an acknowledged message: median {}, 99 of 100 below {}, the slowest {}",
-                time(measure::part(latencies.clone(), 0.5)),
-                time(measure::part(latencies, 0.99)),
-                time(slowest)
-            ),
-            format!(
-                "looks at inboxes: {}; heard by listeners: {} messages across {reconnects} \
-                 reconnects",
-                judged.looks, judged.heard
-            ),
-            format!(
-                "accounts that were fought over: {} with {} operations, searched for an order; \
-                 {} searches were too long",
-                accounts.accounts, accounts.calls, accounts.undecided
-            ),
-        ];
+        let guests = check::guests::check(&record.guests);
+        let summary = summary(&record, &judged, &accounts, &guests);
         let mut findings = nemesis.findings.clone();
         let strange = record.strange.iter();
         findings.extend(
@@ -79,6 +49,7 @@ impl Report {
         );
         findings.extend(judged.findings);
         findings.extend(accounts.findings);
+        findings.extend(guests.findings);
         let starts = nemesis.events.iter().skip(1).map(|event| event.began);
         let starts = starts.chain([Micros::MAX]);
         let events = nemesis.events.iter().zip(starts).map(|(event, next)| {
@@ -195,6 +166,54 @@ impl Report {
             plot::escaped(&self.text())
         )
     }
+}
+
+/// What was judged, in figures.
+fn summary(
+    record: &Record<Action>,
+    judged: &Judged,
+    accounts: &AccountsJudged,
+    guests: &GuestsJudged,
+) -> Vec<String> {
+    let reconnects: u64 = record.heard.iter().map(|heard| heard.reconnects).sum();
+    let latencies: Vec<Micros> = record.acknowledged.iter().map(|(_, l)| *l).collect();
+    let slowest = latencies.iter().max().copied().unwrap_or(0);
+    let seconds = record
+        .acknowledged
+        .last()
+        .map_or(0.0, |last| last.0 as f64 / 1e6);
+    vec![
+        format!(
+            "messages: {} acknowledged ({:.0} a second), {} without an outcome ({} of them \
+             applied), {} certainly not sent",
+            judged.acknowledged,
+            judged.acknowledged as f64 / seconds.max(1.0),
+            judged.unknown_applied + judged.unknown_lost,
+            judged.unknown_applied,
+            judged.refused
+        ),
+        format!(
+            "latency of an acknowledged message: median {}, 99 of 100 below {}, the slowest {}",
+            time(measure::part(latencies.clone(), 0.5)),
+            time(measure::part(latencies, 0.99)),
+            time(slowest)
+        ),
+        format!(
+            "looks at inboxes: {}; heard by listeners: {} messages across {reconnects} \
+             reconnects",
+            judged.looks, judged.heard
+        ),
+        format!(
+            "accounts that were fought over: {} with {} operations, searched for an order; \
+             {} searches were too long",
+            accounts.accounts, accounts.calls, accounts.undecided
+        ),
+        format!(
+            "accounts that were deleted in the middle of {} messages to them and by them: {}; \
+             {} messages refused for it; {} names taken again",
+            guests.sends, guests.deleted, guests.refused, guests.again
+        ),
+    ]
 }
 
 /// `1.25 s`, `340 ms`.

@@ -1,11 +1,12 @@
 //! The judges. They know nothing of processes and networks: a history goes in, sentences come out.
 
 pub mod account;
+pub mod guests;
 pub mod linear;
 pub mod messages;
 
 use crate::history::Call;
-use account::{Accounts, Action};
+use account::{Accounts, Action, Name};
 use linear::Verdict;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -31,7 +32,7 @@ pub fn accounts(histories: &BTreeMap<String, Vec<Call<Action>>>) -> AccountsJudg
     };
     for (name, calls) in histories {
         judged.calls += calls.len();
-        match linear::check::<Accounts>(None, calls) {
+        match linear::check::<Accounts>(Name::default(), calls) {
             Verdict::Linearizable => {}
             Verdict::Undecided => judged.undecided += 1,
             Verdict::Impossible { stuck } => {

@@ -1,5 +1,6 @@
 //! Accounts that several clients fight over: they create it at once, log in, use, revoke and share
-//! its tokens, and change its password. Short histories, so that the search over their orders ends.
+//! its tokens, change its password, delete it and create it anew. Short histories, so that the search
+//! over their orders ends.
 
 use super::{Crowd, History, Phase, patience};
 use crate::check::account::Action;
@@ -26,6 +27,8 @@ struct Board {
     tokens: Vec<Token>,
     /// Those that may be in force, the newest last.
     passwords: Vec<u32>,
+    /// The account was deleted, and nobody is known to have created the next one.
+    gone: bool,
 }
 
 #[derive(Clone)]
@@ -34,6 +37,15 @@ struct Token {
     data: SessionData,
     /// Request ids under this login, whoever uses it.
     next_sequence: Arc<AtomicU64>,
+}
+
+/// What a token is for besides being used. None is for both: the password that comes with a deletion
+/// is compared when the request arrives, and if this very login changes it in that moment, the
+/// deletion still is one by the owner's login. Any other login that changes it ends this one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Deletes,
+    Changes,
 }
 
 /// An account when its workers are done.
@@ -95,13 +107,22 @@ impl Arena {
                 return;
             };
             match rand::random_range(0..100) {
-                0..15 => self.login(&cluster).await,
-                15..65 => self.who_am_i(&cluster).await,
-                65..80 => self.list(&cluster).await,
-                80..90 => self.log_out(&cluster).await,
+                0..50 if self.is_gone() => self.create_next(&cluster).await,
+                0..3 => self.create_next(&cluster).await,
+                3..18 => self.login(&cluster).await,
+                18..62 => self.who_am_i(&cluster).await,
+                62..76 => self.list(&cluster).await,
+                76..84 => self.log_out(&cluster).await,
+                84..92 => self.delete(&cluster).await,
                 _ => self.change(&cluster).await,
             }
         }
+    }
+
+    /// Under a password that no account of this name had.
+    async fn create_next(&self, cluster: &Cluster) {
+        let password = self.numbers.fetch_add(1, Ordering::Relaxed);
+        self.create(cluster, password).await;
     }
 
     async fn create(&self, cluster: &Cluster, password: u32) {
@@ -115,17 +136,28 @@ impl Arena {
         match result {
             Ok(client) => {
                 let token = Some(self.keep(&client));
-                self.board().passwords.push(password);
+                self.took_effect(password);
                 self.ok(invoked, Action::Created { password, token });
+                // An earlier attempt may have created one that was deleted before the next attempt.
+                if cluster.stats().retries > 0 {
+                    self.perhaps(invoked, unknown);
+                }
             }
             Err(error) if error.reason == "NAME_TAKEN" => {
                 self.ok(invoked, Action::NameTaken);
                 // An earlier attempt may have been the one that took it, if the password has
                 // changed since.
                 self.perhaps(invoked, unknown);
-                self.board().passwords.push(password);
+                self.board().passwords.insert(0, password);
             }
-            Err(error) => self.failed(invoked, &error, Some(unknown), "create an account"),
+            // It was created, and deleted before the repeated request was given its token.
+            Err(error) if error.reason == "USER_UNKNOWN" => self.perhaps(invoked, unknown),
+            Err(error) => {
+                if error.reason != "NOT_APPLIED" {
+                    self.took_effect(password);
+                }
+                self.failed(invoked, &error, Some(unknown), "create an account");
+            }
         }
     }
 
@@ -152,7 +184,17 @@ impl Arena {
         };
         let invoked = self.now();
         match client.who_am_i().await {
-            Ok(_) => self.ok(invoked, Action::Valid { token }),
+            Ok((account, _)) => {
+                self.ok(invoked, Action::Valid { token });
+                let expected = client.session().data().user_id;
+                if (account.username.as_str(), account.user_id) != (&self.name, expected) {
+                    let sentence = format!(
+                        "about a login of {}, user {expected}: {account:?}",
+                        self.name
+                    );
+                    self.crowd.history.strange(sentence);
+                }
+            }
             Err(error) if error.reason == "TOKEN_INVALID" => {
                 self.ok(invoked, Action::Invalid { token });
             }
@@ -176,7 +218,7 @@ impl Arena {
     }
 
     async fn change(&self, cluster: &Cluster) {
-        let Some((client, token)) = self.some_token(cluster) else {
+        let Some((client, token)) = self.some_token_for(cluster, Role::Changes) else {
             return;
         };
         let old = self.some_password();
@@ -202,6 +244,36 @@ impl Arena {
                 }
             }
             Err(error) => self.failed(invoked, &error, Some(done), "change a password"),
+        }
+    }
+
+    async fn delete(&self, cluster: &Cluster) {
+        let Some((client, token)) = self.some_token_for(cluster, Role::Deletes) else {
+            return;
+        };
+        let password = self.some_password();
+        let text = self.password(password);
+        let done = Action::Deleted { token, password };
+        let invoked = self.now();
+        let result = client.delete_account(&text).await;
+        match result {
+            Ok(()) => {
+                self.board().gone = true;
+                if cluster.stats().retries == 0 {
+                    self.ok(invoked, done);
+                    return;
+                }
+                // To the client's retry a token that somebody else revoked looks the same.
+                self.ok(invoked, Action::Invalid { token });
+                self.perhaps(invoked, done);
+            }
+            Err(error) if error.reason == "TOKEN_INVALID" => {
+                self.ok(invoked, Action::Invalid { token });
+            }
+            Err(error) if error.reason == "BAD_CREDENTIALS" => {
+                self.ok(invoked, Action::DeleteRefused { token, password });
+            }
+            Err(error) => self.failed(invoked, &error, Some(done), "delete an account"),
         }
     }
 
@@ -259,15 +331,25 @@ impl Arena {
 
     /// Any token, also one that is revoked, through this handle.
     fn some_token(&self, cluster: &Cluster) -> Option<(Client, u32)> {
-        let board = self.board();
-        let count = board.tokens.len();
-        if count == 0 {
-            return None;
-        }
-        // The newer half more often.
-        let at = rand::random_range(0..count).max(rand::random_range(0..count));
-        let token = board.tokens[at].clone();
-        Some((token.client(cluster)?, token.number))
+        let tokens = self.board().tokens.clone();
+        some_of(&tokens, cluster)
+    }
+
+    fn some_token_for(&self, cluster: &Cluster, role: Role) -> Option<(Client, u32)> {
+        let mut tokens = self.board().tokens.clone();
+        tokens.retain(|token| Role::of(token.number) == role);
+        some_of(&tokens, cluster)
+    }
+
+    fn is_gone(&self) -> bool {
+        self.board().gone
+    }
+
+    /// This password is, or may be, that of a new account.
+    fn took_effect(&self, password: u32) {
+        let mut board = self.board();
+        board.passwords.push(password);
+        board.gone = false;
     }
 
     /// Mostly the newest; sometimes one that was never in force.
@@ -294,6 +376,27 @@ impl Arena {
     /// Held for a few instructions at a time, never across an await.
     fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn some_of(tokens: &[Token], cluster: &Cluster) -> Option<(Client, u32)> {
+    let count = tokens.len();
+    if count == 0 {
+        return None;
+    }
+    // The newer half more often.
+    let at = rand::random_range(0..count).max(rand::random_range(0..count));
+    let token = &tokens[at];
+    Some((token.client(cluster)?, token.number))
+}
+
+impl Role {
+    fn of(token: u32) -> Self {
+        if token.is_multiple_of(3) {
+            Self::Deletes
+        } else {
+            Self::Changes
+        }
     }
 }
 

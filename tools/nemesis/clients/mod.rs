@@ -2,6 +2,7 @@
 //! short, so that outcomes are really unknown.
 
 pub mod arena;
+pub mod guests;
 pub mod talk;
 
 use crate::check::account::Action;

@@ -39,6 +39,15 @@ pub struct Talker {
 }
 
 impl Talker {
+    /// An account and its login. Nobody listens to it.
+    pub(super) fn of(name: &str, client: &Client) -> Self {
+        Self {
+            name: name.to_owned(),
+            data: client.session().data(),
+            heard: Arc::default(),
+        }
+    }
+
     /// The last place that its listener has heard.
     pub fn heard(&self) -> u64 {
         self.heard.load(Ordering::Relaxed)
@@ -63,11 +72,7 @@ async fn accounts(crowd: &Crowd) -> Vec<Talker> {
         let Some((name, client)) = crowd.account("t").await else {
             break;
         };
-        talkers.push(Talker {
-            name,
-            data: client.session().data(),
-            heard: Arc::default(),
-        });
+        talkers.push(Talker::of(&name, &client));
     }
     talkers
 }
@@ -183,7 +188,7 @@ async fn look(crowd: Crowd, talker: Talker, stopping: watch::Receiver<bool>) {
 }
 
 /// All messages after a place that are there when the stream begins.
-async fn backlog(
+pub(super) async fn backlog(
     crowd: &Crowd,
     client: &Client,
     after: u64,
@@ -264,7 +269,7 @@ fn told(crowd: &Crowd, error: &ClientError, doing: &str) {
     }
 }
 
-fn delivered(crowd: &Crowd, message: &Message) -> Delivered {
+pub(super) fn delivered(crowd: &Crowd, message: &Message) -> Delivered {
     let number = number_of(&message.body).unwrap_or_else(|| {
         crowd.history.strange(format!(
             "the message at place {} has a body that nobody sent",
