@@ -1,7 +1,7 @@
 //! One request until it has an outcome: attempts, backoff, failover.
 
 use super::cluster::Cluster;
-use super::error::{Class, ClientError, Verdict, explained, judge};
+use super::error::{ClientError, Verdict, explained, judge};
 use super::mismatch::explain;
 use super::operation::{Operation, attempt, primary_of};
 use super::session::Session;
@@ -161,10 +161,11 @@ pub(super) fn note_failure(cluster: &Cluster, number: usize, status: &Status, ve
 
 impl Progress {
     /// A replica said no. To the retry of a request that ends the login, "no such token" says
-    /// that an earlier attempt has ended it.
+    /// that an earlier attempt has ended it. A client that was dropped says nothing of the kind: its
+    /// token was good, and no attempt of it has run or will.
     fn refused<R: Default>(&self, status: &Status) -> Result<Answer<R>, ClientError> {
         let error = ClientError::from_status(status);
-        let gone = error.class() == Class::NotLoggedIn || error.reason == "USER_UNKNOWN";
+        let gone = matches!(error.reason.as_str(), "TOKEN_INVALID" | "USER_UNKNOWN");
         if gone && self.kind == Kind::LastWrite && self.ambiguous {
             return Ok(Answer {
                 body: R::default(),

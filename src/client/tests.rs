@@ -285,6 +285,15 @@ async fn a_logout_whose_reply_was_lost_is_a_logout() {
 }
 
 #[tokio::test]
+async fn a_logout_of_a_client_that_was_dropped_is_none() {
+    // The token was found good before the client was looked for: nothing has ended the login.
+    let refuse = Step::Refuse(Code::FailedPrecondition, "CLIENT_UNKNOWN", None);
+    let (_fake, address) = Fake::start(vec![Step::Hang, refuse]).await;
+    let error = client(&[&address], LONG).logout().await.unwrap_err();
+    assert_eq!(error.reason, "CLIENT_UNKNOWN");
+}
+
+#[tokio::test]
 async fn a_listener_goes_on_elsewhere_and_drops_what_it_has_seen() {
     let end = Wire::EndOfBacklog(proto::EndOfBacklog {});
     let (_first, a) = Fake::start(vec![Step::Stream(vec![message(4), message(5)])]).await;
