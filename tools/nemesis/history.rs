@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 /// Microseconds since the start of the run.
 pub type Micros = u64;
@@ -163,6 +163,8 @@ const STRANGE_MAX: usize = 200;
 /// Shared by all clients. Cheap to clone.
 pub struct History<A> {
     started: Instant,
+    /// The same by this machine's wall clock, which no fault turns.
+    started_wall: SystemTime,
     record: Arc<Mutex<Record<A>>>,
 }
 
@@ -170,6 +172,7 @@ impl<A> Clone for History<A> {
     fn clone(&self) -> Self {
         Self {
             started: self.started,
+            started_wall: self.started_wall,
             record: Arc::clone(&self.record),
         }
     }
@@ -180,6 +183,7 @@ impl<A> History<A> {
     pub fn start() -> Self {
         Self {
             started: Instant::now(),
+            started_wall: SystemTime::now(),
             record: Arc::new(Mutex::new(Record {
                 sent: Vec::new(),
                 looked: Vec::new(),
@@ -197,6 +201,13 @@ impl<A> History<A> {
     /// The time.
     pub fn now(&self) -> Micros {
         self.started.elapsed().as_micros() as Micros
+    }
+
+    /// Microseconds since the Unix epoch that lie between the start of the run and now, or beside it by
+    /// no more than `off`.
+    pub fn is_of_this_run(&self, time_us: u64, off: Duration) -> bool {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_micros(time_us);
+        time + off >= self.started_wall && time <= self.started_wall + self.started.elapsed() + off
     }
 
     /// What is recorded. Held for a few instructions at a time, never across an await.
@@ -279,6 +290,23 @@ mod tests {
             let last = body.len() - 1;
             body[last] ^= 1;
             assert_eq!(number_of(&body), None);
+        }
+    }
+
+    #[test]
+    fn a_time_that_a_wrong_clock_made_is_not_of_this_run() {
+        let history: History<()> = History::start();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now_us = now.unwrap().as_micros() as u64;
+        let off = Duration::from_secs(120);
+        for (time_us, of_this_run) in [
+            (now_us, true),
+            (now_us - 60_000_000, true),
+            (now_us + 60_000_000, true),
+            (now_us - 200_000_000, false),
+            (now_us + 200_000_000, false),
+        ] {
+            assert_eq!(history.is_of_this_run(time_us, off), of_this_run);
         }
     }
 

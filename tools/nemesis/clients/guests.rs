@@ -188,6 +188,7 @@ async fn listen(
     let mut heard: Vec<(Micros, Delivered)> = Vec::new();
     let mut stopping = stopping.clone();
     let hear = async {
+        let mut last_us = 0;
         loop {
             let after = heard.last().map_or(0, |(_, (place, ..))| *place);
             let mut listener = client.listen(Listen {
@@ -197,7 +198,10 @@ async fn listen(
             while let Some(event) = listener.next().await {
                 match event {
                     Ok(Event::Message(message)) => {
-                        heard.push((crowd.history.now(), delivered(crowd, &message)));
+                        heard.push((
+                            crowd.history.now(),
+                            delivered(crowd, &mut last_us, &message),
+                        ));
                     }
                     Ok(_) => {}
                     Err(error) if error.reason == "TOKEN_INVALID" => return,

@@ -25,6 +25,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(400);
 const LOOK_WAIT: Duration = Duration::from_secs(10);
 /// Places before the end as last known that a look reads again.
 const LOOK_BACK: u64 = 20;
+/// The time of a message is not off by more, however wrong the clock of one replica is: a term begins
+/// at the median, and is steered by a minute at most. Twice that, for two terms.
+const TIME_OFF: Duration = Duration::from_secs(120);
 /// Messages that a listener hears before it moves its cursor.
 const ACK_EVERY: u64 = 200;
 
@@ -193,14 +196,14 @@ pub(super) async fn backlog(
     client: &Client,
     after: u64,
 ) -> Result<Vec<Delivered>, ClientError> {
-    let mut messages = Vec::new();
+    let (mut messages, mut last_us) = (Vec::new(), 0);
     let mut listener = client.listen(Listen {
         after: Some(after),
         heartbeat: Duration::from_millis(500),
     });
     while let Some(event) = listener.next().await {
         match event {
-            Ok(Event::Message(message)) => messages.push(delivered(crowd, &message)),
+            Ok(Event::Message(message)) => messages.push(delivered(crowd, &mut last_us, &message)),
             Ok(Event::EndOfBacklog) => break,
             Ok(_) => {}
             Err(error) => {
@@ -234,6 +237,7 @@ async fn hear(crowd: &Crowd, talker: &Talker, heard: &mut Heard) {
     let Ok(client) = Client::resume(&cluster, talker.data.clone()) else {
         return;
     };
+    let mut last_us = 0;
     loop {
         let after = heard.messages.last().map_or(0, |(_, last)| last.0);
         let mut listener = client.listen(Listen {
@@ -244,7 +248,9 @@ async fn hear(crowd: &Crowd, talker: &Talker, heard: &mut Heard) {
             match event {
                 Ok(Event::Message(message)) => {
                     let now = crowd.history.now();
-                    heard.messages.push((now, delivered(crowd, &message)));
+                    heard
+                        .messages
+                        .push((now, delivered(crowd, &mut last_us, &message)));
                     talker.heard.store(message.inbox_seq, Ordering::Relaxed);
                     if message.inbox_seq.is_multiple_of(ACK_EVERY) {
                         // Sequences of its own: other tasks use the same login to look only.
@@ -269,7 +275,20 @@ fn told(crowd: &Crowd, error: &ClientError, doing: &str) {
     }
 }
 
-pub(super) fn delivered(crowd: &Crowd, message: &Message) -> Delivered {
+pub(super) fn delivered(crowd: &Crowd, last_us: &mut u64, message: &Message) -> Delivered {
+    let (time_us, place) = (message.time_us, message.inbox_seq);
+    if time_us < *last_us {
+        crowd.history.strange(format!(
+            "the message at place {place} is of {time_us}, and one before it of {last_us}"
+        ));
+    }
+    if !crowd.history.is_of_this_run(time_us, TIME_OFF) {
+        let off_s = TIME_OFF.as_secs();
+        crowd.history.strange(format!(
+            "the message at place {place} is of {time_us}: more than {off_s} s off"
+        ));
+    }
+    *last_us = time_us;
     let number = number_of(&message.body).unwrap_or_else(|| {
         crowd.history.strange(format!(
             "the message at place {} has a body that nobody sent",
