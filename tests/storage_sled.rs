@@ -165,6 +165,32 @@ fn a_newer_format_is_refused_and_nothing_is_changed() {
     assert!(Inspection::open(directory.path()).is_err());
 }
 
+#[test]
+fn a_directory_that_was_open_to_others_is_closed_by_the_first_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let mode = |path: &Path, mode| {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(path, permissions).unwrap();
+    };
+    // As of a disk that was just mounted.
+    std::fs::create_dir(directory.path().join("lost+found")).unwrap();
+    mode(directory.path(), 0o755);
+    let (store, _) = open(directory.path());
+    let now = directory.path().metadata().unwrap().permissions().mode();
+    assert_eq!(now & 0o777, 0o700);
+    drop(store);
+
+    let shared = tempfile::tempdir().unwrap();
+    mode(shared.path(), 0o1777);
+    let Err(StorageError::Unusable(sentence)) = open_directory(shared.path(), &options(1)) else {
+        panic!("it should not open");
+    };
+    assert!(sentence.contains("name one inside it"), "{sentence}");
+    let after = shared.path().metadata().unwrap().permissions().mode();
+    assert_eq!(after & 0o7777, 0o1777);
+    assert_eq!(shared.path().read_dir().unwrap().count(), 0);
+}
+
 /// The sentence that says what is wrong, `None` if nothing is.
 fn damage(path: &Path) -> Option<String> {
     open_directory(path, &options(1))
@@ -262,6 +288,31 @@ fn lost_promises_of_a_cluster_of_one_are_damage() {
     let opened = open_directory(directory.path(), &alone).unwrap();
     let (_, sentence) = opened.damage().expect("nobody can readmit it");
     assert!(sentence.contains("hard_state"), "{sentence}");
+    assert!(advises_a_backup(&sentence), "{sentence}");
+}
+
+/// What a cluster of one is told: an empty directory would be the end of all messages.
+fn advises_a_backup(sentence: &str) -> bool {
+    sentence.contains("restore it from a backup")
+        && sentence.contains("do not start with one")
+        && !sentence.contains("it is readmitted")
+}
+
+#[test]
+fn only_a_replica_that_others_can_fill_is_told_to_begin_with_an_empty_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path());
+    std::fs::remove_file(directory.path().join("CURRENT")).unwrap();
+    let alone = OpenOptions {
+        ids: vec![ReplicaId(1)],
+        ..options(1)
+    };
+    let opened = open_directory(directory.path(), &alone).unwrap();
+    let (_, sentence) = opened.damage().expect("CURRENT is missing");
+    assert!(advises_a_backup(&sentence), "{sentence}");
+    drop(opened);
+    let sentence = damage(directory.path()).expect("CURRENT is missing");
+    assert!(sentence.contains("it is readmitted"), "{sentence}");
 }
 
 #[test]

@@ -132,7 +132,8 @@ pub fn open_directory(path: &Path, options: &OpenOptions) -> Result<Opened, Stor
     let (engine, db_file, recovered) = match opened {
         Ok(opened) => opened,
         Err(StorageError::Damaged(sentence)) => {
-            return Ok(damaged(path, found.map(|f| f.state), &sentence, lock));
+            let state = found.map(|found| found.state);
+            return Ok(damaged((path, options), state, &sentence, lock));
         }
         Err(error) => return Err(error),
     };
@@ -140,7 +141,7 @@ pub fn open_directory(path: &Path, options: &OpenOptions) -> Result<Opened, Stor
         Some(found) => found,
         None => match begin_life(path, &engine, &recovered, options, lost)? {
             Ok(found) => found,
-            Err(sentence) => return Ok(damaged(path, None, &sentence, lock)),
+            Err(sentence) => return Ok(damaged((path, options), None, &sentence, lock)),
         },
     };
     let mut hard_state = HardStateFile::open(&hard_state_path)?;
@@ -240,15 +241,14 @@ impl Place<'_> {
     }
 }
 
-/// Creates the directory, or closes one that is ours (or will be) to other users. One that holds
-/// something else is left as it is: it might be a system's, named by mistake.
+/// Creates the directory, or closes one that is ours (or will be) to other users. One that everybody
+/// may write to, as `/tmp`, is a system's and was named by mistake.
 fn prepare(path: &Path) -> Result<(), StorageError> {
-    let foreign = match std::fs::read_dir(path) {
-        Ok(mut entries) => entries.next().is_some() && !path.join("CURRENT").exists(),
-        Err(_) => false,
-    };
-    if foreign {
-        return Ok(());
+    if files::is_shared(path) {
+        return Err(StorageError::Unusable(format!(
+            "{} is a directory that all users share: name one inside it",
+            path.display()
+        )));
     }
     private_directory(path)
 }
@@ -269,21 +269,36 @@ fn create_first_store(path: &Path, cache_bytes: u64) -> Result<(), StorageError>
 }
 
 fn damaged(
-    path: &Path,
+    (path, options): (&Path, &OpenOptions),
     hard_state: Option<HardState>,
     sentence: &str,
     lock: DirectoryLock,
 ) -> Opened {
+    let next = what_next((path, options.id), options.ids.len() == 1);
     Opened::Damaged {
         hard_state,
         sentence: format!(
             "the store in {} is damaged and this replica takes no part ({sentence}). Nothing was \
-             changed. If the other replicas are well, move the directory away and start this \
-             replica with an empty one: it is readmitted and catches up",
+             changed. {next}",
             path.display()
         ),
         lock,
     }
+}
+
+/// An empty directory is filled by the others, and loses everything where there are none.
+fn what_next((path, id): (&Path, ReplicaId), alone: bool) -> String {
+    if !alone {
+        return "If the other replicas are well, move the directory away and start this replica \
+                with an empty one: it is readmitted and catches up"
+            .to_owned();
+    }
+    format!(
+        "There is no other replica to fill an empty directory: do not start with one, everything \
+         would be lost. Keep this directory and restore it from a backup; without one, \
+         `chat-admin recover --data-dir {id}={}` shows what is left in it",
+        path.display()
+    )
 }
 
 impl Opened {

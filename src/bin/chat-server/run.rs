@@ -97,7 +97,8 @@ fn open_store(config: &Config) -> anyhow::Result<(SledStore, Recovered)> {
                 bail!(
                     "the store in {} is damaged and there is no other replica to repair it from \
                      ({sentence}). Nothing was changed. Next: `chat-admin verify --data-dir` shows \
-                     everything that is wrong; restore the directory from a backup",
+                     everything that is wrong; restore the directory from a backup, or see what \
+                     `chat-admin recover --data-dir` can save",
                     config.data_dir.display()
                 );
             }
