@@ -28,7 +28,7 @@ const CHECKPOINT_ENTRIES_MAX: u64 = 16_384;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file, the environment or the flags cannot be read as settings.
-    #[error("cannot read the settings: {0}")]
+    #[error("cannot read the settings")]
     Read(#[from] Box<figment::Error>),
     /// A setting has a value that makes no sense.
     #[error("{setting}: {problem}")]
@@ -171,26 +171,42 @@ pub struct Flags {
 struct Raw {
     id: Option<u16>,
     data_dir: Option<PathBuf>,
+    #[serde(deserialize_with = "parse::optional_text")]
     peers: Option<String>,
+    #[serde(deserialize_with = "parse::text")]
     client_addr: String,
+    #[serde(deserialize_with = "parse::optional_text")]
     advertise_addr: Option<String>,
+    #[serde(deserialize_with = "parse::optional_text")]
     wire_addr: Option<String>,
+    #[serde(deserialize_with = "parse::optional_text")]
     wire_advertise_addr: Option<String>,
+    #[serde(deserialize_with = "parse::optional_text")]
     metrics_addr: Option<String>,
+    #[serde(deserialize_with = "parse::text")]
     refresh_interval: String,
     election_iters: u32,
+    #[serde(deserialize_with = "parse::text")]
     initialize_wait: String,
+    #[serde(deserialize_with = "parse::text")]
     election_check_interval: String,
+    #[serde(deserialize_with = "parse::text")]
     write_timeout: String,
+    #[serde(deserialize_with = "parse::text")]
     token_idle: String,
+    #[serde(deserialize_with = "parse::optional_text")]
     retention: Option<String>,
+    #[serde(deserialize_with = "parse::text")]
     log: String,
     cache_mib: u64,
     keep_log: bool,
     keep_entries: u64,
+    #[serde(deserialize_with = "parse::optional_text")]
     keep_age: Option<String>,
     rewrite_mib: u64,
+    #[serde(deserialize_with = "parse::optional_text")]
     rewrite_age: Option<String>,
+    #[serde(deserialize_with = "parse::text")]
     scrub_interval: String,
     min_free_mib: u64,
 }
@@ -228,6 +244,16 @@ impl Default for Raw {
 
 /// A hundred years: longer is a misspelt unit.
 const RETENTION_DAYS_MAX: u64 = 36_500;
+/// Tokens and messages that go sooner are gone before anybody can use them.
+const LIFE_MIN: Duration = Duration::from_secs(1);
+/// A cluster that misses its primary only after a day has misspelt a unit.
+const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// A TiB of memory or of growth is a number too many.
+const MIB_MAX: u64 = 1024 * 1024;
+/// sled's own threads need a few MiB of it.
+const CACHE_MIB_MIN: u64 = 8;
+/// A PiB that is to stay free is on no disk.
+const MIN_FREE_MIB_MAX: u64 = 1024 * 1024 * 1024;
 /// Names of the settings, as in the file; in the environment in capitals after `CHAT_`.
 const NAMES: [&str; 24] = [
     "id",
@@ -317,8 +343,12 @@ fn rewriting(raw: &Raw) -> Result<Rewriting, ConfigError> {
         let age = age.map_err(|problem| ConfigError::Setting { setting, problem })?;
         Ok::<u64, ConfigError>(age.map_or(0, |age| age.as_micros() as u64))
     };
+    let bytes_min = parse::mib(raw.rewrite_mib, 1, MIB_MAX);
     Ok(Rewriting {
-        bytes_min: raw.rewrite_mib.clamp(1, 1024 * 1024) * 1024 * 1024,
+        bytes_min: bytes_min.map_err(|problem| ConfigError::Setting {
+            setting: "--rewrite-mib",
+            problem,
+        })?,
         age_us: age("--rewrite-age", raw.rewrite_age.as_deref())?,
         keep_entries: raw.keep_entries,
         keep_age_us: age("--keep-age", raw.keep_age.as_deref())?,
@@ -332,6 +362,48 @@ fn even_number(replicas: usize) -> Option<String> {
     even.then(|| {
         let fewer = replicas - 1;
         format!("{replicas} replicas survive no more faults than {fewer}: use an odd number")
+    })
+}
+
+/// This replica, and where all of them are.
+fn members(
+    id: Option<u16>,
+    peers: Option<&str>,
+) -> Result<(ReplicaId, BTreeMap<ReplicaId, Address>), ConfigError> {
+    let setting = |setting, problem| ConfigError::Setting { setting, problem };
+    let peers = match peers {
+        None => BTreeMap::new(),
+        Some(text) => parse::peers(text).map_err(|e| setting("--peers", e))?,
+    };
+    let id = ReplicaId(match (id, peers.is_empty()) {
+        (Some(0), _) => return Err(setting("--id", "ids begin at 1".into())),
+        (Some(id), _) => id,
+        (None, true) => 1,
+        (None, false) => {
+            let problem = "is needed with --peers: which of them this replica is";
+            return Err(setting("--id", problem.into()));
+        }
+    });
+    if !peers.is_empty() && !peers.contains_key(&id) {
+        let problem = format!("must name all replicas, and this one ({id}) is missing");
+        return Err(setting("--peers", problem));
+    }
+    Ok((id, peers))
+}
+
+/// How long a primary may be unseen is the product of two settings.
+fn check_election_timeout(refresh_interval: Duration, iters: u32) -> Result<(), ConfigError> {
+    let problem = match refresh_interval.checked_mul(iters) {
+        _ if iters == 0 => "must be at least 1".to_owned(),
+        Some(timeout) if timeout <= ELECTION_TIMEOUT_MAX => return Ok(()),
+        _ => format!(
+            "a primary would be missed only after {iters} times the --refresh-interval: that may \
+             be a day at most"
+        ),
+    };
+    Err(ConfigError::Setting {
+        setting: "--election-iters",
+        problem,
     })
 }
 
@@ -376,26 +448,13 @@ impl Config {
             let problem = "is needed: the directory in which the replica keeps everything";
             setting("--data-dir", problem.into())
         })?;
-        let peers = match raw.peers.as_deref().map(str::trim) {
-            None | Some("") => BTreeMap::new(),
-            Some(text) => parse::peers(text).map_err(|e| setting("--peers", e))?,
+        let (id, peers) = members(raw.id, raw.peers.as_deref())?;
+        let life = |name, time| parse::at_least(time, LIFE_MIN).map_err(|e| setting(name, e));
+        let mib = |name, value, least, most| {
+            parse::mib(value, least, most).map_err(|problem| setting(name, problem))
         };
-        let id = ReplicaId(match (raw.id, peers.is_empty()) {
-            (Some(0), _) => return Err(setting("--id", "ids begin at 1".into())),
-            (Some(id), _) => id,
-            (None, true) => 1,
-            (None, false) => {
-                let problem = "is needed with --peers: which of them this replica is";
-                return Err(setting("--id", problem.into()));
-            }
-        });
-        if !peers.is_empty() && !peers.contains_key(&id) {
-            let problem = format!("must name all replicas, and this one ({id}) is missing");
-            return Err(setting("--peers", problem));
-        }
-        if raw.election_iters == 0 {
-            return Err(setting("--election-iters", "must be at least 1".into()));
-        }
+        let refresh_interval = time("--refresh-interval", &raw.refresh_interval)?;
+        check_election_timeout(refresh_interval, raw.election_iters)?;
         let optional = |name, text: &Option<String>| {
             let text = text.as_deref();
             text.map(|text| address(name, text)).transpose()
@@ -410,7 +469,7 @@ impl Config {
             wire_addr: optional("--wire-addr", &raw.wire_addr)?,
             wire_advertise_addr: optional("--wire-advertise-addr", &raw.wire_advertise_addr)?,
             metrics_addr: optional("--metrics-addr", &raw.metrics_addr)?,
-            refresh_interval: time("--refresh-interval", &raw.refresh_interval)?,
+            refresh_interval,
             election_iters: raw.election_iters,
             initialize_wait: time("--initialize-wait", &raw.initialize_wait)?,
             election_check_interval: time(
@@ -418,20 +477,22 @@ impl Config {
                 &raw.election_check_interval,
             )?,
             write_timeout: time("--write-timeout", &raw.write_timeout)?,
-            token_idle: time("--token-idle", &raw.token_idle)?,
+            token_idle: life("--token-idle", time("--token-idle", &raw.token_idle)?)?,
             retention: raw
                 .retention
                 .map(|text| parse::duration_up_to(&text, RETENTION_DAYS_MAX))
                 .transpose()
-                .map_err(|problem| setting("--retention", problem))?,
+                .map_err(|problem| setting("--retention", problem))?
+                .map(|time| life("--retention", time))
+                .transpose()?,
             log: raw.log,
-            cache_bytes: raw.cache_mib.clamp(8, 1024 * 1024) * 1024 * 1024,
+            cache_bytes: mib("--cache-mib", raw.cache_mib, CACHE_MIB_MIN, MIB_MAX)?,
             rewriting,
             scrub_interval: match raw.scrub_interval.trim() {
                 "0" | "0s" => Duration::ZERO,
                 text => time("--scrub-interval", text)?,
             },
-            free_bytes_min: raw.min_free_mib.min(1024 * 1024 * 1024) * 1024 * 1024,
+            free_bytes_min: mib("--min-free-mib", raw.min_free_mib, 0, MIN_FREE_MIB_MAX)?,
             free_space_file: None,
             clock_file: None,
             test_cluster: false,

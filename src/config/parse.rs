@@ -2,6 +2,7 @@
 
 use crate::limits;
 use crate::types::ReplicaId;
+use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -58,6 +59,11 @@ pub(super) fn peers(text: &str) -> Result<BTreeMap<ReplicaId, Address>, String> 
             return Err(format!("names replica {id} twice"));
         }
     }
+    if peers.is_empty() {
+        return Err(
+            "names nobody: expected ID=HOST:PORT,…, or leave it out for a cluster of one".into(),
+        );
+    }
     if peers.len() > limits::REPLICAS_MAX {
         return Err(format!(
             "names {} replicas: at most {} are supported",
@@ -99,4 +105,53 @@ pub(super) fn duration_up_to(text: &str, days_max: u64) -> Result<Duration, Stri
         ));
     }
     Ok(time)
+}
+
+pub(super) fn at_least(time: Duration, least: Duration) -> Result<Duration, String> {
+    if time < least {
+        return Err(format!("must be at least {least:?}"));
+    }
+    Ok(time)
+}
+
+/// So many MiB in bytes.
+pub(super) fn mib(value: u64, least: u64, most: u64) -> Result<u64, String> {
+    if !(least..=most).contains(&value) {
+        return Err(format!("{value} must be a number from {least} to {most}"));
+    }
+    Ok(value * 1024 * 1024)
+}
+
+/// A setting that is a text. The environment and the file have numbers and truths too, which are
+/// texts here, so that `90` is called no time rather than no string.
+pub(super) fn text<'de, D: Deserializer<'de>>(source: D) -> Result<String, D::Error> {
+    Scalar::deserialize(source).map(Scalar::text)
+}
+
+/// The same for a setting that may be missing.
+pub(super) fn optional_text<'de, D: Deserializer<'de>>(
+    source: D,
+) -> Result<Option<String>, D::Error> {
+    let scalar = Option::<Scalar>::deserialize(source)?;
+    Ok(scalar.map(Scalar::text))
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a text")]
+enum Scalar {
+    Text(String),
+    Whole(i64),
+    Broken(f64),
+    Truth(bool),
+}
+
+impl Scalar {
+    fn text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Whole(number) => number.to_string(),
+            Self::Broken(number) => number.to_string(),
+            Self::Truth(truth) => truth.to_string(),
+        }
+    }
 }

@@ -20,7 +20,100 @@ fn load(flags: &Flags) -> Result<Config, ConfigError> {
 }
 
 fn problem(flags: &Flags) -> String {
-    load(flags).unwrap_err().to_string()
+    sentence(load(flags).unwrap_err())
+}
+
+/// As a person reads it.
+fn sentence(error: ConfigError) -> String {
+    format!("{:#}", anyhow::Error::new(error))
+}
+
+/// With this in the environment.
+fn problem_of(environment: &[(&str, &str)]) -> String {
+    let variables = environment.iter().map(|(name, value)| {
+        let value: figment::value::Value = value.parse().expect("any text is a value");
+        ((*name).to_owned(), value)
+    });
+    let environment: BTreeMap<_, _> = variables.collect();
+    let loaded = Config::load_with(&flags("", None), Serialized::defaults(environment));
+    sentence(loaded.unwrap_err())
+}
+
+#[test]
+fn peers_that_name_nobody_are_not_a_cluster_of_one() {
+    let expected =
+        "--peers: names nobody: expected ID=HOST:PORT,…, or leave it out for a cluster of one";
+    for text in ["", " ", ",", " , "] {
+        let given = Flags {
+            peers: Some(text.to_owned()),
+            ..flags("", None)
+        };
+        assert_eq!(problem(&given), expected, "{text:?}");
+        assert_eq!(problem_of(&[("peers", text)]), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn times_and_sizes_beyond_all_sense_are_refused_and_not_bent() {
+    let given = |change: fn(&mut Flags)| {
+        let mut flags = flags("", None);
+        change(&mut flags);
+        flags
+    };
+    let product = given(|flags| {
+        flags.election_iters = Some(u32::MAX);
+        flags.refresh_interval = Some("30d".into());
+    });
+    let refused = problem(&product);
+    assert!(refused.starts_with("--election-iters: a primary would be missed only after"));
+    let zero = given(|flags| flags.election_iters = Some(0));
+    assert_eq!(problem(&zero), "--election-iters: must be at least 1");
+    for (flags, expected) in [
+        (
+            given(|flags| flags.token_idle = Some("1us".into())),
+            "--token-idle: must be at least 1s",
+        ),
+        (
+            given(|flags| flags.retention = Some("999ms".into())),
+            "--retention: must be at least 1s",
+        ),
+        (
+            given(|flags| flags.cache_mib = Some(7)),
+            "--cache-mib: 7 must be a number from 8 to 1048576",
+        ),
+        (
+            given(|flags| flags.rewrite_mib = Some(0)),
+            "--rewrite-mib: 0 must be a number from 1 to 1048576",
+        ),
+        (
+            given(|flags| flags.min_free_mib = Some(u64::MAX)),
+            "--min-free-mib: 18446744073709551615 must be a number from 0 to 1073741824",
+        ),
+    ] {
+        assert_eq!(problem(&flags), expected);
+    }
+    let day = given(|flags| {
+        flags.election_iters = Some(24);
+        flags.refresh_interval = Some("1h".into());
+    });
+    assert_eq!(
+        load(&day).unwrap().replica().node.election_timeout_us(),
+        86_400_000_000
+    );
+}
+
+#[test]
+fn a_number_in_place_of_a_text_is_told_what_is_expected() {
+    assert_eq!(
+        problem_of(&[("retention", "90")]),
+        "--retention: `90` is no time: expected a number and us, ms, s, m, h or d"
+    );
+    assert_eq!(
+        problem_of(&[("client_addr", "7400")]),
+        "--client-addr: `7400` is no address: expected HOST:PORT"
+    );
+    let told = problem_of(&[("election_iters", "many")]);
+    assert_eq!(told.matches("found string").count(), 1, "{told}");
 }
 
 #[test]
