@@ -178,17 +178,28 @@ pub async fn verify_members(members: Vec<Member>) -> Result<Verdict, AdminError>
     let mut replicas = members.len();
     let mut usable = Vec::new();
     let mut skipped = Vec::new();
+    let mut first_cluster = Vec::new();
     for member in members {
-        let (id, commit, of) = match &member {
-            Member::Stopped(stopped) => (stopped.id(), stopped.commit(), stopped.replicas()),
+        let (id, commit, of, cluster) = match &member {
+            Member::Stopped(stopped) => {
+                let cluster = stopped.cluster().map_or(Vec::new(), |id| id.0.to_vec());
+                let (id, commit) = (stopped.id(), stopped.commit());
+                (id, commit, stopped.replicas(), cluster)
+            }
             Member::Running(client) => {
                 let status = client.clone().local_status().await?;
-                let id = replica_id(status.id);
-                (id, Index(committed(&status)), status.ids.len())
+                let (id, commit) = (replica_id(status.id), Index(committed(&status)));
+                (id, commit, status.ids.len(), status.cluster.to_vec())
             }
         };
         replicas = replicas.max(of);
-        if usable.iter().any(|(known, _, _)| *known == id) {
+        if first_cluster.is_empty() {
+            first_cluster.clone_from(&cluster);
+        }
+        if !cluster.is_empty() && cluster != first_cluster {
+            let what = "it belongs to another cluster than those named before it";
+            skipped.push((id, what.to_owned()));
+        } else if usable.iter().any(|(known, _, _)| *known == id) {
             skipped.push((id, "named twice".to_owned()));
         } else if commit == Index(0) {
             skipped.push((id, "nothing is committed there".to_owned()));

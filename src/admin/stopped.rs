@@ -5,7 +5,7 @@ use crate::consensus::FormationStatus;
 use crate::state_machine::StateMachine;
 use crate::storage::{CommitRecord, Inspection, SledReader, StateReader, StorageError, Tree};
 use crate::types::entry::Entry;
-use crate::types::{Base, Index, ReplicaId};
+use crate::types::{Base, ClusterId, Index, ReplicaId};
 use std::path::Path;
 
 /// A stopped replica.
@@ -14,6 +14,7 @@ pub struct Stopped {
     trees: SledReader,
     id: ReplicaId,
     replicas: usize,
+    cluster: Option<ClusterId>,
 }
 
 impl Stopped {
@@ -21,6 +22,7 @@ impl Stopped {
     pub fn open(data_dir: &Path) -> Result<Self, StorageError> {
         let inspection = Inspection::open(data_dir)?;
         let hard_state = inspection.hard_state().ok().flatten();
+        let cluster = hard_state.and_then(|state| state.cluster);
         let id = hard_state.map_or(ReplicaId(0), |state| state.id);
         let replicas = match hard_state.map(|state| &state.formation) {
             Some(FormationStatus::Formed(members)) => members.len(),
@@ -31,6 +33,7 @@ impl Stopped {
             inspection,
             id,
             replicas,
+            cluster,
         })
     }
 
@@ -42,6 +45,11 @@ impl Stopped {
     /// Replicas in its cluster, as far as it knows.
     pub fn replicas(&self) -> usize {
         self.replicas
+    }
+
+    /// Which cluster; `None` if it belongs to none yet, or its hard state is lost.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.cluster
     }
 
     /// The commit point: the last commit record, or what the state trees hold if that is more.

@@ -155,3 +155,45 @@ async fn a_replica_that_comes_upon_damage_too_often_ends_and_is_repaired_by_its_
     says(&cluster, victim, from, "repaired: ").await;
     cluster.finish(&bob).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_of_a_damaged_store_says_what_is_wrong_and_is_no_success() {
+    let mut cluster = TestCluster::start(1).await;
+    let alice = cluster.account("alice").await;
+    for _ in 0..20 {
+        alice.send("alice", "hello").await.unwrap();
+    }
+    let directory = cluster.data_dir(1).display().to_string();
+    let dump = |more: &[&str]| {
+        let output = TestCluster::admin(&[&["dump", "--data-dir", &directory], more].concat());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let beyond = |(code, out, errors): (Option<i32>, String, String)| {
+        assert_eq!((code, out.as_str()), (Some(0), ""), "{errors}");
+        assert!(errors.contains("nothing is there from 9999 on"), "{errors}");
+    };
+    beyond(dump(&["--from", "9999"]));
+    cluster.kill(&[1]);
+    beyond(dump(&["--from", "9999"]));
+    let (code, whole, errors) = dump(&[]);
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+
+    // The log is readable to its end, and something else is wrong.
+    std::fs::remove_file(cluster.data_dir(1).join("hard_state")).unwrap();
+    let (code, readable, errors) = dump(&[]);
+    assert_eq!((code, readable), (Some(1), whole), "{errors}");
+    assert!(
+        errors.contains("hard_state: the file is missing"),
+        "{errors}"
+    );
+    // Nothing can be read.
+    std::fs::remove_file(db(&cluster, 1)).unwrap();
+    let (code, out, errors) = dump(&[]);
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{errors}");
+    assert!(errors.contains("the store is damaged"), "{errors}");
+}

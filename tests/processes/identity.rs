@@ -269,3 +269,26 @@ async fn bounded(mut command: std::process::Command) -> std::process::Output {
     .await;
     child.wait_with_output().unwrap()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_verify_cannot_compare_is_called_by_its_name() {
+    let mut clusters = [TestCluster::start(1).await, TestCluster::start(1).await];
+    for cluster in &mut clusters {
+        cluster.account("alice").await;
+        cluster.kill(&[1]);
+    }
+    let [first, second] = clusters
+        .each_ref()
+        .map(|c| c.data_dir(1).display().to_string());
+    let verify = ["verify", "--data-dir", &first, "--data-dir", &second];
+    let output = TestCluster::admin(&verify);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("belongs to another cluster"), "{text}");
+
+    let none = clusters[0].scratch().join("none").display().to_string();
+    let output = TestCluster::admin(&["verify", "--data-dir", &none]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert_eq!(text.matches(&none).count(), 1, "{text}");
+}

@@ -4,6 +4,7 @@
 //! in which tree. 2: the request could not be carried out.
 
 mod bench;
+mod dump;
 
 use anyhow::{Context, bail};
 use chat::admin::client::AdminClient;
@@ -11,14 +12,12 @@ use chat::admin::cluster::{Member, Verdict, verify_members, verify_running};
 use chat::admin::format;
 use chat::admin::recover::{Recovery, parse_directory};
 use chat::admin::stopped::Stopped;
-use chat::admin::verify::{Finding, LogSource};
-use chat::limits;
+use chat::admin::verify::Finding;
 use chat::proto::admin::ReplicaStatus;
-use chat::storage::{CommitRecord, StorageError};
+use chat::storage::StorageError;
 use chat::types::Index;
-use chat::types::entry::Entry;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -112,7 +111,7 @@ struct RecoverArgs {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Status(args) => block_on(status(args)),
-        Command::Dump(args) => block_on(dump(args)),
+        Command::Dump(args) => block_on(dump::dump(args)),
         Command::Verify(args) => block_on(verify(args)),
         Command::Recover(args) => recover(&args),
         // It has an executor of its own.
@@ -172,7 +171,7 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
                     index: Index(0),
                     sentence: format!("store in {}: {what}", data_dir.display()),
                 }),
-                _ => return Err(error.context(format!("{}", data_dir.display()))),
+                _ => return Err(naming(error, data_dir)),
             },
         }
     }
@@ -191,6 +190,15 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     };
     io::stdout().write_all(text.as_bytes())?;
     Ok(exit_code(&verdict, alone))
+}
+
+/// The error with the directory that it is about, unless it names it already.
+fn naming(error: anyhow::Error, data_dir: &Path) -> anyhow::Error {
+    let directory = data_dir.display().to_string();
+    if format!("{error:#}").contains(&directory) {
+        return error;
+    }
+    error.context(directory)
 }
 
 fn recover(args: &RecoverArgs) -> anyhow::Result<ExitCode> {
@@ -248,95 +256,4 @@ async fn open(data_dir: &Path) -> anyhow::Result<Member> {
     let data_dir = data_dir.to_owned();
     let stopped = tokio::task::spawn_blocking(move || Stopped::open(&data_dir)).await??;
     Ok(Member::Stopped(Arc::new(stopped)))
-}
-
-async fn dump(args: DumpArgs) -> anyhow::Result<ExitCode> {
-    if args.from > args.to {
-        bail!("--from {} lies behind --to {}", args.from, args.to);
-    }
-    let mut printer = Printer {
-        out: BufWriter::new(io::stdout().lock()),
-        output: args.output,
-        show_bodies: args.show_bodies,
-    };
-    match open(&args.data_dir).await? {
-        Member::Running(mut client) => {
-            let (from, to) = (Index(args.from), Index(args.to));
-            let mut pages = client.entries(from, to).await?;
-            let mut expected = Index(args.from.max(1));
-            while let Some(page) = pages.next().await? {
-                if let (Some(first), Some(last)) = (page.first(), page.last()) {
-                    printer.cut(expected, first)?;
-                    expected = last.index().next();
-                    let records = client.commit_records(first.index(), last.index()).await?;
-                    printer.page(&page, &records)?;
-                }
-            }
-        }
-        Member::Stopped(stopped) => dump_stopped(&stopped, &args, &mut printer)?,
-    }
-    printer.out.flush()?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn dump_stopped(
-    stopped: &Stopped,
-    args: &DumpArgs,
-    printer: &mut Printer<impl Write>,
-) -> anyhow::Result<()> {
-    let mut from = Index(args.from.max(1));
-    while from.0 <= args.to {
-        let mut page = stopped.entries(from, limits::ADMIN_PAGE_BYTES)?;
-        page.retain(|entry| entry.index().0 <= args.to);
-        let (Some(first), Some(last)) = (page.first(), page.last()) else {
-            break;
-        };
-        printer.cut(from, first)?;
-        let (first, last) = (first.index(), last.index());
-        let records = stopped.commit_records(first, last)?;
-        printer.page(&page, &records)?;
-        from = last.next();
-    }
-    Ok(())
-}
-
-struct Printer<W: Write> {
-    out: W,
-    output: Output,
-    show_bodies: bool,
-}
-
-impl<W: Write> Printer<W> {
-    /// Says where the log begins, if that is above what was asked for.
-    fn cut(&mut self, expected: Index, first: &Entry) -> io::Result<()> {
-        if first.index() <= expected {
-            return Ok(());
-        }
-        match self.output {
-            Output::Text => writeln!(self.out, "{}", format::cut_text(first)),
-            Output::Json => writeln!(self.out, "{}", format::cut_json(first)),
-        }
-    }
-
-    /// Each entry, and after it the commit record about it.
-    fn page(&mut self, entries: &[Entry], records: &[CommitRecord]) -> io::Result<()> {
-        let mut records = records.iter().peekable();
-        for entry in entries {
-            match self.output {
-                Output::Text => {
-                    writeln!(self.out, "{}", format::entry_text(entry, self.show_bodies))?;
-                }
-                Output::Json => {
-                    writeln!(self.out, "{}", format::entry_json(entry, self.show_bodies))?;
-                }
-            }
-            while let Some(record) = records.next_if(|r| r.stamp.index <= entry.index()) {
-                match self.output {
-                    Output::Text => writeln!(self.out, "{}", format::commit_record_text(record))?,
-                    Output::Json => writeln!(self.out, "{}", format::commit_record_json(record))?,
-                }
-            }
-        }
-        Ok(())
-    }
 }
