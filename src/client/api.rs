@@ -9,6 +9,7 @@ use super::session::{Session, SessionData};
 use crate::proto::chat as proto;
 use crate::proto::chat::Account;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Peers in one question for receipts: what the servers look at.
 const PEERS_AT_ONCE: usize = 256;
@@ -50,6 +51,8 @@ pub struct Receipt {
     pub attempts: u32,
     /// The replica that answered.
     pub replica: Option<u16>,
+    /// When the attempt that was answered began.
+    pub attempt_began: Instant,
 }
 
 /// A page of account names.
@@ -217,6 +220,7 @@ impl Client {
             time_us: answer.body.time_us,
             attempts: answer.attempts,
             replica: answer.replica,
+            attempt_began: answer.began,
         })
     }
 

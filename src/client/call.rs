@@ -30,6 +30,8 @@ pub(super) struct Answer<R> {
     pub attempts: u32,
     /// Who answered.
     pub replica: Option<u16>,
+    /// When the attempt that was answered began.
+    pub began: Instant,
 }
 
 /// Waits that double, with jitter, so that many clients do not come back at the same moment.
@@ -80,15 +82,15 @@ pub(super) async fn call<Q: Operation>(
     // What hashes a password waits in a queue of such. All else that takes long waits for a primary
     // that hangs, and another replica knows of the next one. The only replica gets the time in which
     // it says what became of a write that it holds for want of a primary.
-    let hurries = Q::LANE == Lane::Fast;
-    let mut attempt_timeout = options.attempt_timeout / if hurries { 4 } else { 1 };
+    let mut attempt_timeout = options.attempt_timeout / if Q::LANE == Lane::Fast { 4 } else { 1 };
     loop {
         progress.attempts += 1;
         if progress.attempts > 1 {
             cluster.count_retry();
         }
         let chosen = cluster.choose();
-        let left = progress.deadline.saturating_duration_since(Instant::now());
+        let began = Instant::now();
+        let left = progress.deadline.saturating_duration_since(began);
         if chosen.only {
             attempt_timeout = attempt_timeout.max(options.attempt_timeout);
         }
@@ -97,6 +99,7 @@ pub(super) async fn call<Q: Operation>(
             Ok(Ok(answer)) => {
                 cluster.on_answer(chosen.number, answer.primary.as_deref());
                 return Ok(Answer {
+                    began,
                     replica: answer.replica,
                     attempts: progress.attempts,
                     body: answer.body,
@@ -113,7 +116,7 @@ pub(super) async fn call<Q: Operation>(
         };
         let (error, verdict) = learn_from(cluster, chosen.number, error).await;
         if !verdict.retry {
-            return progress.refused(&error);
+            return progress.refused(&error, began);
         }
         progress.ambiguous |= verdict.ambiguous;
         if explained(&error) {
@@ -163,7 +166,11 @@ impl Progress {
     /// A replica said no. To the retry of a request that ends the login, "no such token" says
     /// that an earlier attempt has ended it. A client that was dropped says nothing of the kind: its
     /// token was good, and no attempt of it has run or will.
-    fn refused<R: Default>(&self, status: &Status) -> Result<Answer<R>, ClientError> {
+    fn refused<R: Default>(
+        &self,
+        status: &Status,
+        began: Instant,
+    ) -> Result<Answer<R>, ClientError> {
         let error = ClientError::from_status(status);
         let gone = matches!(error.reason.as_str(), "TOKEN_INVALID" | "USER_UNKNOWN");
         if gone && self.kind == Kind::LastWrite && self.ambiguous {
@@ -171,6 +178,7 @@ impl Progress {
                 body: R::default(),
                 attempts: self.attempts,
                 replica: None,
+                began,
             });
         }
         Err(error)

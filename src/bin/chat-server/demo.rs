@@ -13,6 +13,7 @@ mod progress;
 mod replicas;
 mod report;
 mod serve;
+mod shell;
 mod talk;
 
 use anyhow::{Context, Result, bail};
@@ -147,6 +148,7 @@ async fn demo(args: &Args, replicas: &mut Replicas) -> Result<(Report, Accounts)
     let victims = choose_victims(&clients[0], replicas).await?;
     talk.killing(&victims);
     replicas.kill(&victims)?;
+    talk.killed();
     progress.step(&format!("SIGKILL to {}", replicas::names(&victims)));
     talk.until(args.messages / 4 * 3).await?;
     progress.step(&format!("restarting {}", replicas::names(&victims)));

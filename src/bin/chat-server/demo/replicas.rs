@@ -1,6 +1,6 @@
 //! The replicas: real child processes of this very executable.
 
-use super::ports;
+use super::{ports, shell};
 use anyhow::{Context, Result, anyhow};
 use chat::admin::description::{Described, Description};
 use std::collections::BTreeMap;
@@ -125,11 +125,10 @@ impl Replicas {
     /// What to paste to start this replica again.
     pub fn command_line(&self, id: u16) -> Result<String> {
         let program = std::env::current_exe().context("cannot find this executable")?;
-        Ok(format!(
-            "{} {}",
-            program.display(),
-            self.arguments(id)?.join(" ")
-        ))
+        let mut words = vec![shell::word(&program.to_string_lossy()).into_owned()];
+        let arguments = self.arguments(id)?;
+        words.extend(arguments.iter().map(|text| shell::word(text).into_owned()));
+        Ok(words.join(" "))
     }
 
     /// Starts a replica; its output goes to its log file.

@@ -2,6 +2,7 @@
 
 use super::Accounts;
 use super::replicas::Replicas;
+use super::shell;
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::process::ExitCode;
@@ -62,6 +63,7 @@ pub async fn stay(
 fn print_commands(replicas: &Replicas, directory: &Path, accounts: &Accounts) -> Result<()> {
     let program = std::env::current_exe().context("cannot find this executable")?;
     let beside = |name: &str| program.with_file_name(name);
+    let word = |path: &Path| shell::word(&path.to_string_lossy()).into_owned();
     let (chat, admin) = (beside("chat"), beside("chat-admin"));
     println!("\nThe cluster is up. To use it, in another terminal:");
     if !chat.exists() || !admin.exists() {
@@ -70,14 +72,14 @@ fn print_commands(replicas: &Replicas, directory: &Path, accounts: &Accounts) ->
     let servers = replicas.client_addresses().join(",");
     println!("  export CHAT_SERVER={servers}");
     println!("to chat with it (as one of the two who talked, or with an account of your own):");
-    let chat = chat.display();
+    let chat = word(&chat);
     for (name, password) in &accounts.logins {
         println!("  echo {password} | {chat} --profile {name} login {name}");
     }
     println!("  {chat} --profile alice   # full screen; bob in one more terminal");
     println!("  {chat} --profile bob send alice 'hello, alice'");
     println!("  {chat}   # and Ctrl-T for a new account");
-    print_wire(replicas, accounts, &chat.to_string());
+    print_wire(replicas, accounts, &chat);
     println!("to kill a replica:");
     for id in replicas.ids() {
         if let Some(pid) = replicas.pid(id) {
@@ -86,17 +88,14 @@ fn print_commands(replicas: &Replicas, directory: &Path, accounts: &Accounts) ->
     }
     println!("to look at it:");
     let first = directory.join("replica-1");
-    println!(
-        "  {} status --data-dir {}",
-        admin.display(),
-        first.display()
-    );
+    let admin = word(&admin);
+    println!("  {admin} status --data-dir {}", word(&first));
     let all: Vec<String> = replicas
         .data_directories()
         .iter()
-        .map(|path| format!("--data-dir {}", path.display()))
+        .map(|path| format!("--data-dir {}", word(path)))
         .collect();
-    println!("  {} verify {}", admin.display(), all.join(" "));
+    println!("  {admin} verify {}", all.join(" "));
     println!();
     Ok(())
 }

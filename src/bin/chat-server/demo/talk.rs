@@ -37,7 +37,8 @@ pub struct Spoken {
     pub took: Duration,
     /// Sends that needed more than one attempt.
     pub retried: u64,
-    /// From the kill to the next acknowledgement of a replica that lives.
+    /// From the kill to the next acknowledgement that a survivor gave to an attempt which began
+    /// after it.
     pub resumed: Option<Duration>,
 }
 
@@ -62,8 +63,24 @@ struct Record {
     acknowledged: Vec<Acknowledged>,
     delivered: Vec<Delivered>,
     retried: u64,
-    killed: Option<(Instant, Vec<u16>)>,
+    kill: Option<Kill>,
     resumed: Option<Duration>,
+}
+
+struct Kill {
+    victims: Vec<u16>,
+    /// Before the first signal: what is measured begins here.
+    begins: Instant,
+    /// The victims were gone. An attempt that began earlier may be one that they had committed.
+    done: Option<Instant>,
+}
+
+impl Kill {
+    fn is_survived_by(&self, receipt: &Receipt) -> bool {
+        // A reply that a victim sent before its death may be read after it.
+        receipt.replica.is_none_or(|id| !self.victims.contains(&id))
+            && self.done.is_some_and(|done| receipt.attempt_began >= done)
+    }
 }
 
 impl Talk {
@@ -129,9 +146,20 @@ impl Talk {
         }
     }
 
-    /// These are about to be killed: the next acknowledgement by another replica ends the gap.
+    /// These are about to be killed.
     pub fn killing(&self, victims: &[u16]) {
-        self.shared.record().killed = Some((Instant::now(), victims.to_vec()));
+        self.shared.record().kill = Some(Kill {
+            victims: victims.to_vec(),
+            begins: Instant::now(),
+            done: None,
+        });
+    }
+
+    /// They are gone: the next acknowledgement of an attempt that begins now ends the gap.
+    pub fn killed(&self) {
+        if let Some(kill) = &mut self.shared.record().kill {
+            kill.done = Some(Instant::now());
+        }
         self.shared.killed.send_replace(true);
     }
 
@@ -214,11 +242,10 @@ impl Shared {
         record.acknowledged.push(message);
         record.retried += u64::from(receipt.attempts > 1);
         if record.resumed.is_none()
-            && let Some((at, victims)) = &record.killed
-            // A reply that a victim sent before its death may be read after it.
-            && receipt.replica.is_none_or(|id| !victims.contains(&id))
+            && let Some(kill) = &record.kill
+            && kill.is_survived_by(&receipt)
         {
-            record.resumed = Some(at.elapsed());
+            record.resumed = Some(kill.begins.elapsed());
         }
         drop(record);
         self.acknowledged.send_modify(|count| *count += 1);
@@ -283,4 +310,37 @@ async fn hear(number: usize, client: Client, expected: u64, shared: Arc<Shared>)
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_survivor_was_asked_after_the_kill_ends_the_gap() {
+        let begins = Instant::now();
+        let at = |ms| begins + Duration::from_millis(ms);
+        let mut kill = Kill {
+            victims: vec![1],
+            begins,
+            done: None,
+        };
+        let receipt = |replica, attempt_began| Receipt {
+            message_id: 1,
+            inbox_seq: 1,
+            time_us: 1,
+            attempts: 1,
+            replica: Some(replica),
+            attempt_began,
+        };
+        assert!(
+            !kill.is_survived_by(&receipt(2, at(5))),
+            "nobody is dead yet"
+        );
+        kill.done = Some(at(5));
+        let committed_before = receipt(2, at(4));
+        assert!(!kill.is_survived_by(&committed_before));
+        assert!(!kill.is_survived_by(&receipt(1, at(6))), "a victim's");
+        assert!(kill.is_survived_by(&receipt(2, at(6))));
+    }
 }

@@ -196,5 +196,6 @@ fn receipt(id: u64, time_us: u64, attempts: u32) -> Receipt {
         time_us,
         attempts,
         replica: Some(2),
+        attempt_began: std::time::Instant::now(),
     }
 }
