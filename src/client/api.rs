@@ -69,6 +69,8 @@ pub struct Page {
 pub struct Client {
     cluster: Cluster,
     session: Arc<Session>,
+    /// As the reply to the login said.
+    account: Option<Arc<Account>>,
 }
 
 impl Client {
@@ -116,7 +118,13 @@ impl Client {
         Ok(Self {
             cluster: cluster.clone(),
             session: Arc::new(Session::new(data)?),
+            account: None,
         })
+    }
+
+    /// The account as it was at the login; `None` for one that was resumed.
+    pub fn account(&self) -> Option<&Account> {
+        self.account.as_deref()
     }
 
     /// The login.
@@ -308,10 +316,10 @@ impl Client {
         client_id: [u8; 16],
     ) -> Result<Self, ClientError> {
         let account = account.unwrap_or_default();
-        Self::resume(
+        let client = Self::resume(
             cluster,
             SessionData {
-                username: account.username,
+                username: account.username.clone(),
                 user_id: account.user_id,
                 device: if device.is_empty() {
                     "default".into()
@@ -322,7 +330,11 @@ impl Client {
                 client_id,
                 next_sequence: 2,
             },
-        )
+        )?;
+        Ok(Self {
+            account: Some(Arc::new(account)),
+            ..client
+        })
     }
 }
 

@@ -126,19 +126,21 @@ impl Context {
             password: input::new_password("Password for the new account")?,
         };
         let client = Client::create_account(&self.cluster, account).await?;
-        self.keep(&client).await
+        self.keep(&client)
     }
 
     async fn login(&self, name: &str, device: &str) -> Result<(), Failure> {
         let password = input::password("Password")?;
         let client = Client::login(&self.cluster, name, &password, device).await?;
-        self.keep(&client).await
+        self.keep(&client)
     }
 
-    async fn keep(&self, client: &Client) -> Result<(), Failure> {
-        self.profile.store(&client.session().data())?;
-        let (account, device) = client.who_am_i().await?;
-        self.printer.account(&account, &device)
+    /// Asks nobody: what has succeeded must not fail because the replica dies right after it.
+    fn keep(&self, client: &Client) -> Result<(), Failure> {
+        let data = client.session().data();
+        self.profile.store(&data)?;
+        let account = client.account().cloned().unwrap_or_default();
+        self.printer.account(&account, &data.device)
     }
 
     async fn logout(&self) -> Result<(), Failure> {
