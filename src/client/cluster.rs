@@ -313,8 +313,7 @@ impl std::fmt::Debug for Cluster {
 
 impl Node {
     fn new(address: &str, options: &Options, learned: bool) -> Result<Self, ClientError> {
-        let port = address.rsplit_once(':').map(|(_, port)| port);
-        if !port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+        if !is_host_port(address) {
             return Err(invalid(format!("{address:?} is not HOST:PORT")));
         }
         let channel = match options.protocol {
@@ -334,6 +333,18 @@ impl Node {
     fn avoided(&self, now: Instant) -> bool {
         self.avoid_until.is_some_and(|until| until > now)
     }
+}
+
+/// As the server reads its own addresses; an IPv6 address is in brackets.
+fn is_host_port(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return false;
+    };
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let one_host = !host.is_empty() && (bracketed || !host.contains(':'));
+    one_host
+        && !host.contains(|c: char| c == '/' || c.is_whitespace())
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn grpc(address: &str, options: &Options) -> Result<tonic::transport::Channel, ClientError> {

@@ -1,4 +1,4 @@
-//! A server that speaks the other protocol: the right host and the wrong port, most often.
+//! A server that speaks something else: the right host and the wrong port, most often.
 //!
 //! Without this it would look like a server that breaks every connection, and be tried again until
 //! the deadline.
@@ -30,22 +30,34 @@ pub(super) fn wrong_protocol(address: &str, ours: Protocol) -> Status {
     Status::with_error_details(Code::FailedPrecondition, message, details)
 }
 
-/// A broken connection may have been one to a server of the wire protocol. Asked only of a server
-/// that has never answered: one that dies is nobody to wait for.
+/// A server that speaks gRPC and has never heard of our service: a replica's internal address, most
+/// often. It says no word of its own.
+fn no_client_address(address: &str) -> Status {
+    let details = ErrorDetails::with_error_info(WRONG_PROTOCOL, DOMAIN, HashMap::new());
+    let message = format!(
+        "{address} is no client address of a replica: what listens there does not serve chat.v1 \
+         (the replicas' internal addresses, those of --peers, are not for clients)"
+    );
+    Status::with_error_details(Code::FailedPrecondition, message, details)
+}
+
+/// A broken connection may have been one to a server of the wire protocol, and one that knows no such
+/// call a server of something else. Asked only of a server that has never answered: one that dies is
+/// nobody to wait for.
 pub(super) async fn explain(cluster: &Cluster, number: usize, status: Status) -> Status {
     let options = cluster.options();
-    let suspicious = options.protocol == Protocol::Grpc
-        && matches!(status.code(), Code::Internal | Code::Unknown)
-        && !explained(&status)
-        && !cluster.has_answered(number);
-    if !suspicious {
+    let ours = options.protocol == Protocol::Wire || explained(&status);
+    if ours || cluster.has_answered(number) {
         return status;
     }
     let address = cluster.address(number);
-    if speaks_wire(&address, options.connect_timeout).await {
-        return wrong_protocol(&address, Protocol::Grpc);
+    match status.code() {
+        Code::Unimplemented => no_client_address(&address),
+        Code::Internal | Code::Unknown if speaks_wire(&address, options.connect_timeout).await => {
+            wrong_protocol(&address, Protocol::Grpc)
+        }
+        _ => status,
     }
-    status
 }
 
 async fn speaks_wire(address: &str, patience: Duration) -> bool {

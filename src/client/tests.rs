@@ -352,3 +352,44 @@ fn an_address_without_a_port_is_refused() {
         assert_eq!(error.reason, "ADDRESS_INVALID", "{address:?}");
     }
 }
+
+#[tokio::test]
+async fn an_address_that_is_none_is_refused_at_once() {
+    for address in [
+        "http://127.0.0.1:7400",
+        "127.0.0.1:7400/",
+        "127.0.0.1",
+        "127.0.0.1:0",
+        "127.0.0.1:7400:7401",
+        "::1:7400",
+        ":7400",
+        "a host:7400",
+    ] {
+        let refused = Cluster::connect([address]).unwrap_err();
+        assert_eq!(refused.reason, "ADDRESS_INVALID", "{address}");
+    }
+    for address in ["127.0.0.1:7400", "[::1]:7400", "chat.example.org:7400"] {
+        Cluster::connect([address]).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_our_service_is_called_no_client_address_of_a_replica() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (_reporter, other) = tonic_health::server::health_reporter();
+    let server = tonic::transport::Server::builder()
+        .add_service(other)
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    tokio::spawn(server);
+    let cluster = Cluster::connect([&address]).unwrap();
+    let refused = Client::login(&cluster, "alice", "secret", "").await;
+    let refused = refused.err().expect("nobody serves it");
+    assert_eq!(refused.reason, "WRONG_PROTOCOL");
+    let expected = format!("{address} is no client address of a replica");
+    assert!(refused.message.contains(&expected), "{refused}");
+    // One of the addresses is right.
+    let (_fake, good) = Fake::start(vec![Step::Serve]).await;
+    let client = client(&[&address, &good], Duration::from_secs(20));
+    client.send("bob", "hello").await.unwrap();
+}
