@@ -91,6 +91,9 @@ pub const FINDINGS_MAX: usize = 100;
 /// Milliseconds that SIGTERM gives the replica to hand over and write everything, and then the
 /// open client requests to end.
 pub const SHUT_DOWN_MS: (u64, u64) = (10_000, 2_000);
+/// Milliseconds after a signal in which the next one is the same wish told twice: a supervisor that
+/// signals a process and its group, a terminal that closes.
+pub const SIGNAL_REPEAT_MS: u64 = 1_000;
 
 /// Scrapes of the metrics at once.
 pub const METRICS_CONNECTIONS_MAX: usize = 8;

@@ -121,3 +121,17 @@ crate::over_both! {
     a_cluster_of_one_keeps_what_it_acknowledged,
     messages_older_than_the_retention_go_on_every_replica,
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_to_stop_that_is_told_twice_is_no_order_to_abort() {
+    use rustix::process::{Pid, Signal, kill_process};
+
+    let mut cluster = TestCluster::start(1).await;
+    cluster.account("alice").await;
+    let pid = Pid::from_raw(cluster.pid(1).try_into().unwrap()).unwrap();
+    for signal in [Signal::TERM, Signal::INT] {
+        kill_process(pid, signal).unwrap();
+    }
+    let ended = cluster.end(1).await;
+    assert!(ended.success(), "{ended}: {}", cluster.log_since(1, 0));
+}

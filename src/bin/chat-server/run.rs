@@ -29,7 +29,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing_subscriber::EnvFilter;
 
 /// Runs one replica until it is told to stop or fails.
@@ -170,7 +170,7 @@ async fn run(
     }
     let stopped = tokio::select! {
         stopped = stop(replica, &stop_clients, front) => stopped,
-        name = signals.next() => bail!("{name} again: stopped at once"),
+        name = signals.again() => bail!("{name} again: stopped at once"),
     };
     links.stop();
     // The lock outlives the socket's name: nobody else can have bound it meanwhile.
@@ -452,6 +452,18 @@ impl Signals {
             interrupt: listen(SignalKind::interrupt())?,
             stdin_ended,
         })
+    }
+
+    /// The next one that is not the first one's repetition.
+    async fn again(&mut self) -> &'static str {
+        let first = Instant::now();
+        loop {
+            let name = self.next().await;
+            if first.elapsed() >= Duration::from_millis(limits::SIGNAL_REPEAT_MS) {
+                return name;
+            }
+            tracing::info!("{name}: stopping already");
+        }
     }
 
     async fn next(&mut self) -> &'static str {
