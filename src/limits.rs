@@ -59,6 +59,15 @@ pub const PEER_CONNECT_MS: u64 = 1_000;
 pub const PEER_BACKOFF_MS: (u64, u64) = (1, 500);
 /// Milliseconds between HTTP/2 pings, and for the answer: finds a peer whose host went silent.
 pub const PEER_KEEPALIVE_MS: (u64, u64) = (2_000, 3_000);
+/// Connections to one replica's internal listener at once; one more is closed. Each of the others
+/// keeps one, and while it starts and dies over and over a few more until they are noticed as closed;
+/// `chat-admin` comes over those same connections.
+pub const PEER_CONNECTIONS_MAX: usize = 128;
+const _: () = assert!(REPLICAS_MAX * 16 <= PEER_CONNECTIONS_MAX);
+/// HTTP/2 streams of one such connection: the exchange, and what operators relay.
+pub const PEER_STREAMS_MAX: u32 = 64;
+/// Bytes of a replica's headers: ids and two addresses.
+pub const PEER_HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Seconds for which `status` shows that a message of a peer was refused: long enough to be seen
 /// by whoever looks because something is wrong, short enough that a restart is forgotten.
 pub const COMPLAINT_SHOWN_SECONDS: u64 = 30;

@@ -74,7 +74,7 @@ pub async fn serve_counted<B: Backend>(
     let incoming = TcpIncoming::from(listener)
         .with_nodelay(Some(true))
         .with_keepalive(Some(KEEPALIVE_INTERVAL));
-    let incoming = Bounded::new(incoming, limits::CLIENT_CONNECTIONS_MAX, open);
+    let incoming = Bounded::new(incoming, ("clients", limits::CLIENT_CONNECTIONS_MAX), open);
     let (stop, stopped) = oneshot::channel::<()>();
     let server = Server::builder()
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)

@@ -1,4 +1,4 @@
-//! A bound on open client connections.
+//! A bound on the open connections of a listener.
 //!
 //! One connection more is accepted and closed at once: its client sees that, and tries another
 //! replica, instead of waiting in a queue that nobody serves.
@@ -17,17 +17,20 @@ pub(super) struct Bounded<S> {
     incoming: S,
     open: Arc<AtomicUsize>,
     max: usize,
+    /// Whose connections they are, for the log.
+    of: &'static str,
     /// Told once for each time that the bound is reached.
     full: bool,
 }
 
 impl<S> Bounded<S> {
-    /// `open` counts them, for whoever wants to know.
-    pub fn new(incoming: S, max: usize, open: Arc<AtomicUsize>) -> Self {
+    /// At most `max`, of whom the log is told; `open` counts them, for whoever wants to know.
+    pub fn new(incoming: S, (of, max): (&'static str, usize), open: Arc<AtomicUsize>) -> Self {
         Self {
             incoming,
             open,
             max,
+            of,
             full: false,
         }
     }
@@ -57,7 +60,8 @@ where
                 })));
             }
             if !std::mem::replace(&mut self.full, true) {
-                tracing::warn!("{} client connections are open: more are closed", self.max);
+                let Self { of, max, .. } = &*self;
+                tracing::warn!("{max} connections of {of} are open: more are closed");
             }
         }
     }
@@ -136,7 +140,7 @@ mod tests {
         let (to, from) = tokio::sync::mpsc::channel(8);
         let accept = |name: &'static str| to.try_send(Ok(name)).unwrap();
         let incoming = tokio_stream::wrappers::ReceiverStream::new(from);
-        let mut bounded = Bounded::new(incoming, 2, Arc::default());
+        let mut bounded = Bounded::new(incoming, ("tests", 2), Arc::default());
         accept("a");
         accept("b");
         let first = bounded.next().await.unwrap().unwrap();

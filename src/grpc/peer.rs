@@ -3,6 +3,7 @@
 //! Bad input is counted, logged once an hour, and ends that stream; it never reaches the replica.
 
 use super::admin::Admin;
+use super::connections::Bounded;
 use super::peer_convert::{Expected, Received, from_envelope};
 use crate::limits;
 use crate::net::{Inbox, Links, Peer};
@@ -28,6 +29,8 @@ pub fn router(links: Links, admin: Option<Arc<Admin>>) -> Router {
         .max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX);
     tonic::transport::Server::builder()
+        .max_concurrent_streams(limits::PEER_STREAMS_MAX)
+        .http2_max_header_list_size(limits::PEER_HEADER_BYTES_MAX)
         .initial_stream_window_size(limits::PEER_WINDOW_BYTES)
         .initial_connection_window_size(limits::PEER_WINDOW_BYTES)
         .http2_keepalive_interval(Some(Duration::from_millis(interval)))
@@ -42,6 +45,8 @@ pub async fn serve(
     admin: Option<Arc<Admin>>,
 ) -> Result<(), tonic::transport::Error> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let bound = ("replicas", limits::PEER_CONNECTIONS_MAX);
+    let incoming = Bounded::new(incoming, bound, Arc::default());
     router(links, admin).serve_with_incoming(incoming).await
 }
 

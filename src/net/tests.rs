@@ -295,3 +295,28 @@ async fn bytes_that_are_no_http_harm_nobody() {
     two.linked(1).await;
     assert!(!one.server.is_finished());
 }
+
+#[tokio::test]
+async fn a_stranger_s_connections_are_bounded_and_replicas_find_room_when_they_end() {
+    use tokio::io::AsyncReadExt as _;
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = |listener: &TcpListener| {
+        let address = listener.local_addr().unwrap().to_string();
+        Address::parse(&address).unwrap()
+    };
+    let addresses = BTreeMap::from([(ReplicaId(1), at(&listener)), (ReplicaId(2), at(&other))]);
+    let address = listener.local_addr().unwrap();
+    let _first = Node::start(1, &addresses, listener);
+    let mut strangers = Vec::new();
+    for _ in 0..limits::PEER_CONNECTIONS_MAX {
+        strangers.push(TcpStream::connect(address).await.unwrap());
+    }
+    let mut last = TcpStream::connect(address).await.unwrap();
+    let closed = timeout(PATIENCE, last.read_u8()).await;
+    closed.expect("one too many is closed").unwrap_err();
+    drop(strangers);
+    let mut second = Node::start(2, &addresses, other);
+    second.linked(1).await;
+}

@@ -200,6 +200,10 @@ async fn bad_messages_and_patterns_are_refused(protocol: Protocol) {
     let huge = alice.send("alice", vec![b'x'; 8 * 1024 * 1024]).await;
     let refused = huge.expect_err("8 MiB were accepted");
     assert_eq!(refused.class(), Class::Refused, "{refused}");
+    if protocol == Protocol::Grpc {
+        assert_eq!(refused.code, tonic::Code::OutOfRange, "{refused}");
+        assert!(refused.message.contains("262144 bytes"), "{refused}");
+    }
 
     for pattern in ["(", "[z-a]", "((a{1,1000}){1,1000}){1,1000}"] {
         let refused = alice.list_accounts(pattern, 0, "").await;
