@@ -11,12 +11,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Accounts that send. Each has so many requests under way that together they fill batches.
+/// Accounts that send, and the requests that each has under way: 256 together, which a turn of the
+/// replica gathers in one batch. Batches at their full size are what `--store-only` writes.
 const SENDERS: usize = 4;
 const IN_FLIGHT: usize = 64;
 /// Every so many messages one is for the hot recipient.
 const HOT_EVERY: u64 = 4;
-/// Bytes of a body, in turn: many small entries fill a batch by their number, large ones by bytes.
+/// Bytes of a body, in turn: blocks of many small entries, and of a single large one.
 const BODY_BYTES: [usize; 6] = [40, 200, 40, 1_500, 40, limits::BODY_BYTES_MAX];
 /// Longest wait for an answer. After a cut the connection is closed at once.
 const DEADLINE: Duration = Duration::from_secs(20);
