@@ -324,6 +324,32 @@ fn a_file_under_blobs_is_fatal() {
     assert!(sentence.contains("blobs"), "{sentence}");
 }
 
+/// A kill or a loss of power while sled writes its index, which it does at an open. Found by
+/// `powercut states`.
+#[test]
+fn an_index_that_was_half_written_is_no_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let entries = filled(directory.path());
+    let store = directory.path().join("store-0001");
+    // By its name the newest one.
+    let half = store.join("snap.00FFFFFFFFFFFFFF.generating");
+    for content in [
+        &b""[..],
+        b"the first bytes of an index that is not there yet",
+    ] {
+        std::fs::write(&half, content).unwrap();
+        assert_eq!(damage(directory.path()), None);
+        assert!(!half.exists());
+        let (opened, _) = open(directory.path());
+        assert_eq!(all(&opened), entries);
+        drop(opened);
+        std::fs::write(&half, content).unwrap();
+        Inspection::open(directory.path()).unwrap();
+        assert!(half.exists(), "an inspection looks at a copy");
+        std::fs::remove_file(&half).unwrap();
+    }
+}
+
 #[test]
 fn a_cut_file_is_never_an_empty_store() {
     let directory = tempfile::tempdir().unwrap();

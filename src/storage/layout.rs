@@ -192,3 +192,18 @@ pub(super) fn refuse_blobs(store: &Path) -> Result<(), StorageError> {
         Some(Err(error)) => Err(failed("cannot list", &blobs)(error)),
     }
 }
+
+/// sled writes its index beside its place, syncs it, and renames it. One that a crash (also a kill)
+/// left half written is taken for the newest one by the next open, which then calls the store
+/// damaged: sled passes over another suffix than the one that it uses. The index before it is there
+/// still, so that this one is not needed.
+pub(super) fn remove_unfinished_index(store: &Path) -> Result<(), StorageError> {
+    for entry in std::fs::read_dir(store).map_err(failed("cannot list", store))? {
+        let path = entry.map_err(failed("cannot list", store))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            std::fs::remove_file(&path).map_err(failed("cannot remove", &path))?;
+        }
+    }
+    Ok(())
+}

@@ -13,6 +13,8 @@
 //! - `flush_async` can deadlock with itself: never called, and sled's own flusher is off.
 //! - Opening or reading a damaged file may panic or hang: [`super::guard`] makes an error of that.
 //! - A cut file may open as an empty store: recovery compares with the hard state.
+//! - A crash while sled writes its index makes the next open call it damaged:
+//!   [`layout::remove_unfinished_index`].
 
 mod live;
 
@@ -119,6 +121,7 @@ impl Engine {
     /// Opens sled in `path`, which exists. Nothing is migrated: see [`Engine::migrate`].
     pub(super) fn open(path: &Path, cache_bytes: u64) -> Result<Self, StorageError> {
         layout::refuse_blobs(path)?;
+        layout::remove_unfinished_index(path)?;
         let db = open_db(path, cache_bytes)?;
         let format = migrations::format_of(&db).map_err(unreadable("cannot open"))?;
         if format > migrations::FORMAT {
