@@ -6,7 +6,10 @@
 //! every message with a receipt must be there, once and where the receipt says (see `replica`). With
 //! `--store-only` the same for a store by itself (see `store`).
 //!
-//! Needs root and loop devices. Exit code 0: nothing was lost; 1: something was, or the replica says
+//! `powercut states` needs no power to cut: it records what the store does to its files, and opens
+//! every disk that a crash at any moment of it may leave (see `states`).
+//!
+//! The others need root and loop devices. Exit code 0: nothing was lost; 1: something was, or the replica says
 //! that it is damaged, which alone in its cluster it must never be; 2: it could not run.
 
 mod child;
@@ -14,9 +17,11 @@ mod disk;
 mod ioctl;
 #[path = "../../src/bin/chat-server/demo/ports.rs"]
 mod ports;
+mod preload;
 #[path = "../programs.rs"]
 mod programs;
 mod replica;
+mod states;
 mod store;
 
 use clap::{Parser, Subcommand};
@@ -45,6 +50,19 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Role {
+    /// Every state that a crash may leave, one by one, without a real disk.
+    States(states::Arguments),
+    /// Works through a script, and is recorded.
+    #[command(hide = true)]
+    Live {
+        directory: PathBuf,
+        marks: PathBuf,
+        seed: u64,
+        from: usize,
+    },
+    /// Opens each directory that its input names.
+    #[command(hide = true)]
+    Judge,
     /// Writes until it is killed.
     #[command(hide = true)]
     Write { directory: PathBuf },
@@ -77,6 +95,14 @@ fn main() -> ExitCode {
             index,
             hash,
         }) => child::check(directory, *index, hash).map(|()| Outcome::Good),
+        Some(Role::States(arguments)) => states::explore(arguments),
+        Some(Role::Live {
+            directory,
+            marks,
+            seed,
+            from,
+        }) => states::live(directory, marks, *seed, *from).map(|()| Outcome::Good),
+        Some(Role::Judge) => states::judge().map(|()| Outcome::Good),
         None if arguments.store_only => store::cut_repeatedly(&arguments),
         None => replica::cut_repeatedly(&arguments),
     };

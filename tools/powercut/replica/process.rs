@@ -2,6 +2,7 @@
 
 use crate::bytes_written;
 use crate::disk::Disk;
+use crate::preload::Preload;
 use crate::{ports, programs};
 use anyhow::{Context as _, bail};
 use std::fs::OpenOptions;
@@ -27,43 +28,6 @@ pub struct Programs {
     preload: Option<Preload>,
 }
 
-/// A library in a directory of its own, which goes with it.
-struct Preload {
-    directory: PathBuf,
-}
-
-impl Drop for Preload {
-    fn drop(&mut self) {
-        // What stays behind is small, and in the temporary directory.
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
-impl Preload {
-    fn build() -> anyhow::Result<Self> {
-        let name = format!("powercut-lie-{}", std::process::id());
-        let built = Self {
-            directory: std::env::temp_dir().join(name),
-        };
-        std::fs::create_dir_all(&built.directory)?;
-        let source = built.directory.join("lie.c");
-        std::fs::write(&source, WITHOUT_SYNC)?;
-        let made = Command::new("cc")
-            .args(["-shared", "-fPIC", "-w", "-o"])
-            .args([built.library(), source])
-            .status()
-            .context("cannot run a C compiler (cc)")?;
-        if !made.success() {
-            bail!("the C compiler failed");
-        }
-        Ok(built)
-    }
-
-    fn library(&self) -> PathBuf {
-        self.directory.join("lie.so")
-    }
-}
-
 impl Programs {
     /// The programs beside this one, or a server that is named.
     pub fn find(server: Option<&Path>, without_sync: bool) -> anyhow::Result<Self> {
@@ -76,7 +40,9 @@ impl Programs {
         } else {
             programs::beside(["chat-server", "chat-admin"])?.into()
         };
-        let preload = without_sync.then(Preload::build).transpose()?;
+        let preload = without_sync
+            .then(|| Preload::build(WITHOUT_SYNC))
+            .transpose()?;
         Ok(Self {
             server,
             admin,
