@@ -77,6 +77,17 @@ pub struct Fault {
     pub salt: u64,
 }
 
+impl Fault {
+    /// Killed.
+    pub fn of_the_primary() -> Self {
+        Self {
+            kind: Kind::Kill,
+            target: Target::Primary,
+            salt: 0,
+        }
+    }
+}
+
 /// Faults that begin together and heal together.
 #[derive(Clone, Debug)]
 pub struct Step {
@@ -84,6 +95,8 @@ pub struct Step {
     pub quiet_ms: u64,
     /// One, or two on different replicas, or one on each.
     pub faults: Vec<Fault>,
+    /// A moment later the primary is killed too: what a term begins with is seen only by an election.
+    pub then_elect: bool,
     /// Milliseconds that they last.
     pub hold_ms: u64,
 }
@@ -116,7 +129,7 @@ impl Schedule {
         let quiet_ms = self.rng.between(1_000, 4_000);
         let hold_ms = self.rng.between(1_500, 6_000);
         let kind = self.kind();
-        let faults = if kind == Kind::Kill && self.rng.chance(250) {
+        let mut faults: Vec<Fault> = if kind == Kind::Kill && self.rng.chance(250) {
             // Power off in the whole room.
             let all = 0..u64::from(self.replicas);
             all.map(|number| self.fault(kind, Target::Number(number)))
@@ -129,9 +142,16 @@ impl Schedule {
             }
             faults
         };
+        let alone = kind == Kind::Clock && faults.len() == 1;
+        let then_elect = alone && self.kinds.contains(&Kind::Kill) && self.rng.chance(500);
+        if then_elect {
+            // Mostly one that may be elected then.
+            faults[0].target = Target::Number(self.rng.below(1 << 32));
+        }
         Step {
             quiet_ms,
             faults,
+            then_elect,
             hold_ms,
         }
     }

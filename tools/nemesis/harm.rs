@@ -176,7 +176,7 @@ fn slow(replicas: &Replicas, id: Node, rng: &mut Rng) -> String {
 
 /// Turns or stops a wall clock, mostly under the running process.
 fn turn_clock(replicas: &mut Replicas, id: Node, rng: &mut Rng) -> Result<String> {
-    let most = *rng.pick(&[2_000, 60_000, CLOCK_OFFSET_MS_MAX]);
+    let most = *rng.pick(&[2_000, 60_000, CLOCK_OFFSET_MS_MAX, CLOCK_OFFSET_MS_MAX]);
     let distance_ms = rng.between(most / 10, most) as i64;
     let (offset_ms, side) = if rng.chance(500) {
         (distance_ms, "ahead")

@@ -19,6 +19,8 @@ use tokio::time::{Instant, sleep};
 pub const PROGRESS_WAIT: Duration = Duration::from_secs(30);
 /// From the end of a fault until all replicas must be well and equally far.
 pub const WELL_WAIT: Duration = Duration::from_secs(90);
+/// From a turned clock to the election that it takes part in: a replica that was started with it is up.
+const BEFORE_ELECTION: Duration = Duration::from_millis(700);
 /// How often processes are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// Between "all are equally far" and a fault that makes one of them forget: what they know of each
@@ -81,7 +83,7 @@ impl<A> Nemesis<A> {
             }
             self.watch_for(SETTLE).await?;
         }
-        let targets = self.targets(step).await;
+        let targets = self.targets(&step.faults).await;
         self.events.push(Event {
             began: self.history.now(),
             healed: 0,
@@ -92,6 +94,18 @@ impl<A> Nemesis<A> {
         let killed: Vec<Node> = killed.map(|(_, id, _)| *id).collect();
         // Together, so that none can act on the death of another.
         self.replicas.strike(&killed);
+        let mut harms = self.inflict(targets)?;
+        if step.then_elect {
+            self.watch_for(BEFORE_ELECTION).await?;
+            let targets = self.targets(&[Fault::of_the_primary()]).await;
+            harms.extend(self.inflict(targets)?);
+        }
+        self.watch_for(Duration::from_millis(step.hold_ms)).await?;
+        self.heal(&harms).await?;
+        self.progress().await
+    }
+
+    fn inflict(&mut self, targets: Vec<(Fault, Node, String)>) -> Result<Vec<Harm>> {
         let mut harms = Vec::new();
         for (fault, id, role) in targets {
             if matches!(fault.kind, Kind::DiskFull | Kind::Damage) {
@@ -105,9 +119,7 @@ impl<A> Nemesis<A> {
             }
             harms.push(harm);
         }
-        self.watch_for(Duration::from_millis(step.hold_ms)).await?;
-        self.heal(&harms).await?;
-        self.progress().await
+        Ok(harms)
     }
 
     async fn heal(&mut self, harms: &[Harm]) -> Result<()> {
@@ -254,8 +266,8 @@ impl<A> Nemesis<A> {
         Ok(())
     }
 
-    /// Which replica each fault of the step hits, and what that replica is.
-    async fn targets(&self, step: &Step) -> Vec<(Fault, Node, String)> {
+    /// Which replica each of these faults hits, and what that replica is.
+    async fn targets(&self, faults: &[Fault]) -> Vec<(Fault, Node, String)> {
         let all = self.replicas.all_health().await;
         let role = |id: Node| {
             let found = all.iter().find(|(known, _)| *known == id);
@@ -267,7 +279,7 @@ impl<A> Nemesis<A> {
         };
         let mut left = self.replicas.ids();
         let mut targets = Vec::new();
-        for fault in &step.faults {
+        for fault in faults {
             let primary = left.iter().position(|id| role(*id) == "primary");
             let at = match (fault.target, primary) {
                 (Target::Primary, Some(at)) => at,

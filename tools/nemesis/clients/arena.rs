@@ -148,7 +148,9 @@ impl Arena {
                 // An earlier attempt may have been the one that took it, if the password has
                 // changed since.
                 self.perhaps(invoked, unknown);
-                self.board().passwords.insert(0, password);
+                let mut board = self.board();
+                board.passwords.insert(0, password);
+                board.gone = false;
             }
             // It was created, and deleted before the repeated request was given its token.
             Err(error) if error.reason == "USER_UNKNOWN" => self.perhaps(invoked, unknown),
