@@ -136,13 +136,13 @@ pub struct Flags {
     #[arg(long, value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewrite_mib: Option<u64>,
-    /// And when it was last rewritten so long ago, if there is something of the log to be cut
+    /// And when it was last rewritten so long ago, if a tenth of --keep-entries or more can be cut
     /// [default: never for its age]
     #[arg(long, value_name = "TIME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewrite_age: Option<String>,
-    /// Everything in the store is read again, in the background, so long after the last time and a
-    /// tenth of it after the start; 0s: never [default: 6h]
+    /// Log and state are read again, in the background, so long after the last time, and a tenth to
+    /// three tenths of it after the start; 0s: never [default: 6h]
     #[arg(long, value_name = "TIME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scrub_interval: Option<String>,

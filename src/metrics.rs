@@ -111,6 +111,8 @@ pub struct Metrics {
     pub damages: Counter,
     /// Scrubs that came to their end and found nothing.
     pub scrubs: Counter,
+    /// Scrubs whose state changed too much meanwhile.
+    pub scrubs_given_up: Counter,
     /// Entries of the log that they have read.
     pub scrubbed_entries: Counter,
     /// Times that its state contradicted a majority, and was rebuilt.
@@ -157,6 +159,7 @@ impl Default for Metrics {
             adoptions: Counter::default(),
             damages: Counter::default(),
             scrubs: Counter::default(),
+            scrubs_given_up: Counter::default(),
             scrubbed_entries: Counter::default(),
             quarantines: Counter::default(),
             repairs: Counter::default(),

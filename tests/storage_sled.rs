@@ -180,15 +180,16 @@ fn a_directory_that_was_open_to_others_is_closed_by_the_first_start() {
     assert_eq!(now & 0o777, 0o700);
     drop(store);
 
-    let shared = tempfile::tempdir().unwrap();
-    mode(shared.path(), 0o1777);
-    let Err(StorageError::Unusable(sentence)) = open_directory(shared.path(), &options(1)) else {
+    let other = tempfile::tempdir().unwrap();
+    std::fs::write(other.path().join("passwd"), "somebody's").unwrap();
+    mode(other.path(), 0o1777);
+    let Err(StorageError::Unusable(sentence)) = open_directory(other.path(), &options(1)) else {
         panic!("it should not open");
     };
-    assert!(sentence.contains("name one inside it"), "{sentence}");
-    let after = shared.path().metadata().unwrap().permissions().mode();
+    assert!(sentence.contains("holds other files"), "{sentence}");
+    let after = other.path().metadata().unwrap().permissions().mode();
     assert_eq!(after & 0o7777, 0o1777);
-    assert_eq!(shared.path().read_dir().unwrap().count(), 0);
+    assert_eq!(other.path().read_dir().unwrap().count(), 1);
 }
 
 /// The sentence that says what is wrong, `None` if nothing is.

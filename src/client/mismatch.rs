@@ -35,8 +35,8 @@ pub(super) fn wrong_protocol(address: &str, ours: Protocol) -> Status {
 fn no_client_address(address: &str) -> Status {
     let details = ErrorDetails::with_error_info(WRONG_PROTOCOL, DOMAIN, HashMap::new());
     let message = format!(
-        "{address} is no client address of a replica: what listens there does not serve chat.v1 \
-         (the replicas' internal addresses, those of --peers, are not for clients)"
+        "{address} is no client address of a replica: what listens there does not serve chat.v1, or an \
+         older version of it (the replicas' internal addresses, those of --peers, are not for clients)"
     );
     Status::with_error_details(Code::FailedPrecondition, message, details)
 }

@@ -282,6 +282,11 @@ fn stores(page: &mut Page, metrics: &Metrics) {
             &metrics.scrubs,
         ),
         (
+            "chat_scrubs_given_up_total",
+            "Times that the state changed too much while it was read again.",
+            &metrics.scrubs_given_up,
+        ),
+        (
             "chat_scrubbed_entries_total",
             "Entries of the log that were read again and found sound.",
             &metrics.scrubbed_entries,

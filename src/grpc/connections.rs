@@ -8,9 +8,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
+
+/// A connection says its first byte within this time.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Lets at most `max` of the connections of `incoming` be open at a time.
 pub(super) struct Bounded<S> {
@@ -56,6 +61,7 @@ where
                 let place = Place(Arc::clone(&self.open));
                 return Poll::Ready(Some(Ok(Connection {
                     accepted,
+                    silent: Some(Box::pin(tokio::time::sleep(SILENCE_MAX))),
                     _place: place,
                 })));
             }
@@ -76,9 +82,12 @@ impl Drop for Place {
     }
 }
 
-/// An accepted connection, counted.
+/// An accepted connection, counted. One that says nothing at first is closed: it would keep its
+/// place from others for ever.
 pub(super) struct Connection<C> {
     accepted: C,
+    /// Until its first byte.
+    silent: Option<Pin<Box<Sleep>>>,
     _place: Place,
 }
 
@@ -96,7 +105,17 @@ impl<C: AsyncRead + Unpin> AsyncRead for Connection<C> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.accepted).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.accepted).poll_read(cx, buf);
+        let spoke = buf.filled().len() > before;
+        if let Some(silent) = self.silent.as_mut().filter(|_| !spoke) {
+            if read.is_pending() && silent.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        } else {
+            self.silent = None;
+        }
+        read
     }
 }
 
@@ -156,5 +175,25 @@ mod tests {
         drop(first);
         accept("d");
         assert_eq!(bounded.next().await.unwrap().unwrap().accepted, "d");
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_at_first_is_closed_and_who_has_spoken_may_be_silent() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let soon = || Some(Box::pin(tokio::time::sleep(Duration::from_millis(1))));
+        let connection = |accepted, silent| Connection {
+            accepted,
+            silent,
+            _place: Place(Arc::new(AtomicUsize::new(1))),
+        };
+        let (_mute, server) = tokio::io::duplex(8);
+        let mut closed = connection(server, soon());
+        let error = closed.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let (mut client, server) = tokio::io::duplex(8);
+        client.write_u8(7).await.unwrap();
+        let mut open = connection(server, soon());
+        assert_eq!(open.read_u8().await.unwrap(), 7);
+        assert!(open.silent.is_none());
     }
 }

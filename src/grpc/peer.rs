@@ -38,13 +38,18 @@ pub fn router(links: Links, admin: Option<Arc<Admin>>) -> Router {
         .add_service(service)
 }
 
+/// Of TCP: a peer that is gone without a word is noticed also before it has spoken HTTP/2.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
 /// Serves the others on the internal listener until dropped.
 pub async fn serve(
     listener: tokio::net::TcpListener,
     links: Links,
     admin: Option<Arc<Admin>>,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .with_keepalive(Some(KEEPALIVE));
     let bound = ("replicas", limits::PEER_CONNECTIONS_MAX);
     let incoming = Bounded::new(incoming, bound, Arc::default());
     router(links, admin).serve_with_incoming(incoming).await

@@ -20,6 +20,9 @@ pub(super) fn count(metrics: &Metrics, output: &Output) {
         metrics.scrubs.add(1);
         metrics.scrubbed_entries.add(scrubbed.entries);
     }
+    metrics
+        .scrubs_given_up
+        .add(u64::from(output.scrub_given_up));
     let messages = output.notices.iter();
     let messages = messages.filter(|notice| matches!(notice, Notice::Inbox { .. }));
     metrics.messages.add(messages.count() as u64);

@@ -184,6 +184,12 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
         if let Some(scrubbed) = &output.scrubbed {
             events::log_scrub(self.id, scrubbed);
         }
+        if output.scrub_given_up {
+            tracing::warn!(
+                "replica {}: the state changed too much while it was scrubbed; it is tried again later",
+                self.id
+            );
+        }
         for message in output.messages {
             self.transport.send(message);
         }

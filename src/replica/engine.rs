@@ -268,6 +268,8 @@ impl<R: StateReader> Replica<R> {
             }
             Some(News::Rebuilt(rebuilt)) => self.on_rebuilt(&rebuilt)?,
             Some(News::Scrubbed(scrubbed)) => self.output.scrubbed = Some(scrubbed),
+            Some(News::ScrubGivenUp) => self.output.scrub_given_up = true,
+            Some(News::StateWrong(sentence)) => self.doubt(&sentence)?,
         }
         Ok(())
     }

@@ -202,6 +202,7 @@ mod tests {
                 base: Index(1),
                 keep_since: WallTime(9),
                 applied: slice(1),
+                cut_min: 0,
             })),
             ..job(None)
         };

@@ -313,15 +313,21 @@ pub enum Extra {
     Step(SnapshotStep),
     /// A step of rewriting the store.
     Rewrite(RewriteStep),
-    /// A part of a scrub.
-    Scrub {
-        /// Of a new one.
-        begin: bool,
-        /// What the trees stand at.
-        checkpoint: Slice,
-    },
+    /// A part of a scrub. With it, what the trees stand at.
+    Scrub(ScrubPart, Slice),
     /// The state that is held still for snapshots is not needed any more.
     Unpin,
+}
+
+/// A part of a scrub.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ScrubPart {
+    /// The first one of a new scrub.
+    Begin,
+    /// The same of one that leaves out the log: the one before came as far as the state.
+    BeginState,
+    /// The next one.
+    GoOn,
 }
 
 /// A step of rewriting the store.
@@ -335,6 +341,8 @@ pub enum RewriteStep {
         keep_since: WallTime,
         /// What the trees stand at, without changes.
         applied: Slice,
+        /// No rewriting if fewer entries than this are cut.
+        cut_min: u64,
     },
     /// Copy some more.
     Copy,
@@ -378,8 +386,14 @@ pub enum ExtraDone {
     Rebuilt(Box<Rebuilt>),
     /// The rewriting was given up.
     RewriteFailed,
-    /// A scrub is over and has found nothing; `None`: it was given up.
-    Scrubbed(Option<Scrubbed>),
+    /// There is not enough to be cut: no rewriting.
+    NothingToCut,
+    /// A scrub is over, and everything is sound.
+    Scrubbed(Scrubbed),
+    /// The state changed too much while it was scrubbed.
+    ScrubGivenUp,
+    /// The scrub has found the log sound and the state wrong.
+    StateWrong(String),
     /// Nothing to tell.
     Nothing,
 }
@@ -434,8 +448,10 @@ pub struct Output {
     pub events: Vec<Event>,
     /// The state is that of another replica now: look at everything again.
     pub jumped: bool,
-    /// A scrub is over.
+    /// A scrub is over, and everything is sound.
     pub scrubbed: Option<Scrubbed>,
+    /// A scrub was given up.
+    pub scrub_given_up: bool,
     /// A repair is over: to be remembered by the store.
     pub repaired: Option<RepairEnd>,
     /// Shut down completely: the role is handed over and everything is on the disk.

@@ -89,6 +89,10 @@ pub(super) enum News {
     Rebuilt(Box<Rebuilt>),
     /// All of the store was read again, and is sound.
     Scrubbed(Scrubbed),
+    /// The state changed too much meanwhile.
+    ScrubGivenUp,
+    /// The log is sound, and the state is not.
+    StateWrong(String),
 }
 
 /// See the module.
@@ -121,13 +125,14 @@ pub(super) struct Upkeep {
 impl Upkeep {
     /// `rewritten`: the store's size after the last rewriting.
     pub(super) fn new(config: &Config, rewritten: u64) -> Self {
-        Self::with(config.rewriting, config.scrub_interval_us, rewritten)
+        let scrubbing = Scrubbing::new(config.scrub_interval_us, config.node.id);
+        Self::with(config.rewriting, scrubbing, rewritten)
     }
 
-    fn with(policy: Rewriting, scrub_interval_us: u64, rewritten: u64) -> Self {
+    fn with(policy: Rewriting, scrubbing: Scrubbing, rewritten: u64) -> Self {
         Self {
             policy,
-            scrubbing: Scrubbing::new(scrub_interval_us),
+            scrubbing,
             stage: Stage::Idle,
             step: None,
             out: None,
@@ -302,34 +307,35 @@ impl Upkeep {
     /// Only while nothing else is built: that reads and checks all of it, too.
     fn scrub(&mut self, sight: Sight<'_>) -> Option<Extra> {
         let checkpoint = sight.checkpoint?;
-        let begin = self.scrubbing.next(sight.now)?;
-        Some(Extra::Scrub {
-            begin,
-            checkpoint: checkpoint.clone(),
-        })
+        let part = self.scrubbing.next(sight.now)?;
+        Some(Extra::Scrub(part, checkpoint.clone()))
     }
 
     /// It was last rewritten long ago, and a tenth of its log or more can go.
     fn is_old(&mut self, sight: Sight<'_>, applied: Index) -> bool {
         let since = *self.rewritten_at.get_or_insert(sight.now);
-        let kept = self.policy.keep_entries;
+        let least = self.policy.keep_entries.saturating_add(self.cut_min());
         let above = applied.0.saturating_sub(sight.base.0);
         let age_us = self.policy.age_us;
-        age_us > 0 && sight.now.since(since) >= age_us && above > kept + kept / 10
+        age_us > 0 && sight.now.since(since) >= age_us && above >= least
+    }
+
+    /// A store with more bytes than this is rewritten. Earlier where space is short, if there is
+    /// anything to be had.
+    fn enough(&self, low: bool) -> u64 {
+        let most = self.policy.bytes_min.max(self.rewritten);
+        if low {
+            most.saturating_add(most / 2)
+        } else {
+            most.saturating_mul(REWRITE_GROWTH)
+        }
     }
 
     fn begin(&mut self, sight: Sight<'_>) -> Option<RewriteStep> {
         let applied = sight.checkpoint?.clone();
-        let old = !self.policy.keep_log && self.is_old(sight, applied.applied);
-        let most = self.policy.bytes_min.max(self.rewritten);
-        // Early where space is short, if there is anything to be had.
-        let enough = if sight.low {
-            most.saturating_add(most / 2)
-        } else {
-            most.saturating_mul(REWRITE_GROWTH)
-        };
-        let wanted = old || self.size > enough;
-        if !wanted || !sight.fits || sight.now < self.not_before {
+        let grown = self.size > self.enough(sight.low);
+        let old = !grown && !self.policy.keep_log && self.is_old(sight, applied.applied);
+        if !(old || grown) || !sight.fits || sight.now < self.not_before {
             return None;
         }
         let mut base = sight.base;
@@ -347,7 +353,13 @@ impl Upkeep {
             base,
             keep_since: WallTime(sight.log_time.0.saturating_sub(keep_age_us)),
             applied,
+            cut_min: if old { self.cut_min() } else { 0 },
         })
+    }
+
+    /// A rewriting for its age alone cuts at least so many entries.
+    fn cut_min(&self) -> u64 {
+        1 + self.policy.keep_entries / 10
     }
 
     /// A job is done.
@@ -400,9 +412,13 @@ impl Upkeep {
                 };
                 self.not_before = now.plus(pause);
             }
-            ExtraDone::Scrubbed(scrubbed) => {
-                self.scrubbing.is_over(scrubbed.is_some(), now);
-                return scrubbed.map(News::Scrubbed);
+            ExtraDone::NothingToCut => {
+                self.stage = Stage::Idle;
+                self.rewritten_at = Some(now);
+            }
+            done
+            @ (ExtraDone::Scrubbed(_) | ExtraDone::ScrubGivenUp | ExtraDone::StateWrong(_)) => {
+                return self.scrubbing.on_done(done, now);
             }
             ExtraDone::Head(peer, head) => {
                 let base = head.base.stamp.index;
@@ -432,6 +448,10 @@ mod tests {
         keep_log: false,
     };
 
+    fn with(policy: Rewriting) -> Upkeep {
+        Upkeep::with(policy, Scrubbing::new(0, ReplicaId(1)), 0)
+    }
+
     fn sight(checkpoint: &Slice) -> Sight<'_> {
         Sight {
             now: ms(1),
@@ -448,7 +468,7 @@ mod tests {
     #[test]
     fn a_store_is_rewritten_when_it_has_grown_and_only_exchanged_when_it_was_checked() {
         let checkpoint = slice(50);
-        let mut upkeep = Upkeep::with(POLICY, 0, 0);
+        let mut upkeep = with(POLICY);
         upkeep.on_done(None, 100 * REWRITE_GROWTH, ms(0));
         assert!(upkeep.next(sight(&checkpoint)).is_none());
         upkeep.on_done(None, 100 * REWRITE_GROWTH + 1, ms(0));
@@ -488,7 +508,7 @@ mod tests {
             low: true,
             ..sight(&checkpoint)
         };
-        let mut upkeep = Upkeep::with(POLICY, 0, 0);
+        let mut upkeep = with(POLICY);
         upkeep.on_done(None, 150, ms(0));
         assert!(upkeep.next(low).is_none(), "nothing to be had");
         upkeep.on_done(None, 151, ms(0));
@@ -505,7 +525,7 @@ mod tests {
             keep_log: true,
             ..POLICY
         };
-        let mut upkeep = Upkeep::with(policy, 0, 0);
+        let mut upkeep = with(policy);
         upkeep.on_done(None, 1_000, ms(0));
         let begun = upkeep.next(sight(&checkpoint));
         assert!(matches!(
@@ -526,10 +546,13 @@ mod tests {
             base: Index(base),
             ..sight(&checkpoint)
         };
-        let mut upkeep = Upkeep::with(policy, 0, 0);
+        let mut upkeep = with(policy);
         upkeep.on_done(None, 1, ms(0));
         assert!(upkeep.next(at(5_000, 0)).is_none(), "not before it is old");
-        assert!(upkeep.next(at(6_000, 39)).is_none(), "11 entries, 10 stay");
+        assert!(
+            upkeep.next(at(6_000, 39)).is_none(),
+            "11 entries, 10 stay, and 2 are too few"
+        );
         let begun = upkeep.next(at(6_000, 38));
         assert!(matches!(
             begun,
@@ -538,6 +561,12 @@ mod tests {
                 ..
             }))
         ));
+        upkeep.on_done(Some(ExtraDone::NothingToCut), 1, Monotonic(6_500));
+        assert!(
+            upkeep.next(at(7_499, 0)).is_none(),
+            "young entries: a day later"
+        );
+        assert!(upkeep.next(at(7_500, 0)).is_some());
         let done = ExtraDone::Rewritten(Base::default());
         upkeep.on_done(Some(done), 1, Monotonic(7_000));
         assert!(upkeep.next(at(7_999, 0)).is_none());
@@ -552,7 +581,7 @@ mod tests {
             wanted: None,
             at_least: Index(at_least),
         };
-        let mut upkeep = Upkeep::with(POLICY, 0, 0);
+        let mut upkeep = with(POLICY);
         upkeep.read(vec![read(60), read(51)]);
         assert!(upkeep.wants_checkpoint(Index(50)));
         assert!(upkeep.next(sight(&slice(50))).is_none());

@@ -148,7 +148,7 @@ impl Workshop {
             Extra::Read(read, checkpoint) => self.read(store, read, &checkpoint),
             Extra::Step(step) => Ok(self.step(store, step)),
             Extra::Rewrite(step) => self.rewrite(store, step),
-            Extra::Scrub { begin, checkpoint } => self.scrub(store, begin, &checkpoint),
+            Extra::Scrub(part, checkpoint) => self.scrub(store, part, &checkpoint),
             Extra::Unpin => {
                 self.pin = None;
                 Ok(ExtraDone::Nothing)
@@ -291,6 +291,7 @@ impl Workshop {
         }
         let base = rewrite.base.clone();
         store.next_install()?;
+        self.scrub = None;
         let rewrite = self.rewrite.take();
         let rebuilt = rewrite.and_then(|rewrite| {
             rewrite.computed.map(|record| Rebuilt {
@@ -314,7 +315,14 @@ impl Workshop {
                 base,
                 keep_since,
                 applied,
-            } => self.begin_rewrite(store, not_younger(store, base, keep_since)?, applied),
+                cut_min,
+            } => {
+                let base = not_younger(store, base, keep_since)?;
+                if base.0 < store.base()?.stamp.index.0.saturating_add(cut_min) {
+                    return Ok(ExtraDone::NothingToCut);
+                }
+                self.begin_rewrite(store, base, applied)
+            }
             RewriteStep::Replay => self.begin_replay(store),
             RewriteStep::Rebuild {
                 committed,

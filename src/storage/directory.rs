@@ -30,6 +30,7 @@ use crate::consensus::HardState;
 use crate::limits;
 use crate::types::entry::Entry;
 use crate::types::{Incarnation, Index, ReplicaId};
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
@@ -241,12 +242,27 @@ impl Place<'_> {
     }
 }
 
-/// Creates the directory, or closes one that is ours (or will be) to other users. One that everybody
-/// may write to, as `/tmp`, is a system's and was named by mistake.
+/// Creates the directory, or closes one that is ours (or will be) to other users. One that holds
+/// somebody else's files, as `/tmp` does, was named by mistake.
 fn prepare(path: &Path) -> Result<(), StorageError> {
-    if files::is_shared(path) {
+    let names = match std::fs::read_dir(path) {
+        Ok(entries) => entries
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(failed("cannot list", path))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(failed("cannot list", path)(error)),
+    };
+    let ours = |name: &OsString| {
+        let name = name.to_string_lossy();
+        ["lock", "CURRENT", "hard_state"].contains(&&*name) || name.starts_with("store-")
+    };
+    // Of a file system of its own.
+    let empty = names.iter().all(|name| name == "lost+found");
+    if !empty && !names.iter().any(ours) {
         return Err(StorageError::Unusable(format!(
-            "{} is a directory that all users share: name one inside it",
+            "{} is no data directory of a replica and holds other files: name one that is empty, or \
+             that is not there yet",
             path.display()
         )));
     }

@@ -37,12 +37,6 @@ pub(super) fn private_directory(path: &Path) -> Result<(), StorageError> {
         .map_err(failed("cannot close to other users", path))
 }
 
-/// Whether a directory is there for everybody to write to, each user their own files.
-pub(super) fn is_shared(path: &Path) -> bool {
-    const STICKY: u32 = 0o1000;
-    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & STICKY != 0)
-}
-
 /// Makes the entries of a directory durable.
 pub(super) fn sync_directory(path: &Path) -> Result<(), StorageError> {
     File::open(path)

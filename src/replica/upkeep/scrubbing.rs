@@ -1,51 +1,64 @@
 //! When the next part of a scrub is read: never two at once, and with a rest between them.
 
-use crate::types::Monotonic;
+use super::News;
+use crate::replica::{ExtraDone, ScrubPart};
+use crate::types::{Monotonic, ReplicaId};
 
 /// Between two parts of a scrub, in microseconds.
 const SCRUB_PAUSE_US: u64 = 20_000;
-/// A scrub that was given up, because the state changed too much meanwhile, begins again after this
-/// long, or after its interval if that is shorter.
-const SCRUB_FAILED_PAUSE_US: u64 = 600_000_000;
-/// The first scrub comes after so small a part of the interval: few processes live for all of it.
+/// A state that changed too much while it was read is tried again after this long, then twice as long
+/// each time, and never later than the next scrub would come.
+const GIVEN_UP_PAUSE_US: u64 = 600_000_000;
+/// The first scrub comes after so small a part of the interval, for few processes live for all of
+/// it, ...
 const FIRST_SCRUB: u64 = 10;
+/// ... or twice or three times as late: not on all replicas at once.
+const STAGGERED: u64 = 3;
 
 /// When everything in the store is read again.
 pub(super) struct Scrubbing {
     /// 0: never.
     interval_us: u64,
+    first_us: u64,
     /// When the next one begins; unknown before the first look at the clock.
     due: Option<Monotonic>,
     /// One is under way.
     goes_on: bool,
-    /// When its next part is read.
+    /// How often the state was given up since it was last read to its end.
+    given_up: u32,
+    /// When the next part is read.
     part_at: Monotonic,
 }
 
 impl Scrubbing {
-    pub(super) fn new(interval_us: u64) -> Self {
+    pub(super) fn new(interval_us: u64, id: ReplicaId) -> Self {
         Self {
             interval_us,
+            first_us: interval_us / FIRST_SCRUB * (1 + u64::from(id.0) % STAGGERED),
             due: None,
             goes_on: false,
+            given_up: 0,
             part_at: Monotonic(0),
         }
     }
 
-    /// The next part; true: of a new one.
-    pub(super) fn next(&mut self, now: Monotonic) -> Option<bool> {
+    /// The next part, if it is time for one.
+    pub(super) fn next(&mut self, now: Monotonic) -> Option<ScrubPart> {
         if self.interval_us == 0 || now < self.part_at {
             return None;
         }
-        let first = now.plus(self.interval_us / FIRST_SCRUB);
-        let due = now >= *self.due.get_or_insert(first);
-        let begin = !self.goes_on;
-        if begin && !due {
+        let due = now >= *self.due.get_or_insert(now.plus(self.first_us));
+        if !self.goes_on && !due {
             return None;
         }
-        self.goes_on = true;
         self.part_at = now.plus(SCRUB_PAUSE_US);
-        Some(begin)
+        Some(
+            match (std::mem::replace(&mut self.goes_on, true), self.given_up) {
+                (true, _) => ScrubPart::GoOn,
+                (false, 0) => ScrubPart::Begin,
+                (false, _) => ScrubPart::BeginState,
+            },
+        )
     }
 
     /// What was held for it is gone: it begins anew.
@@ -53,14 +66,40 @@ impl Scrubbing {
         self.goes_on = false;
     }
 
-    pub(super) fn is_over(&mut self, sound: bool, now: Monotonic) {
+    /// The last part of a scrub was read.
+    pub(super) fn on_done(&mut self, done: ExtraDone, now: Monotonic) -> Option<News> {
+        match done {
+            ExtraDone::Scrubbed(scrubbed) => {
+                self.is_over(now);
+                Some(News::Scrubbed(scrubbed))
+            }
+            ExtraDone::StateWrong(sentence) => {
+                self.is_over(now);
+                Some(News::StateWrong(sentence))
+            }
+            ExtraDone::ScrubGivenUp => {
+                self.is_given_up(now);
+                Some(News::ScrubGivenUp)
+            }
+            _ => None,
+        }
+    }
+
+    /// It came to its end.
+    fn is_over(&mut self, now: Monotonic) {
+        (self.goes_on, self.given_up) = (false, 0);
+        self.due = Some(now.plus(self.interval_us));
+    }
+
+    /// The log was read to its end, and the state was not.
+    fn is_given_up(&mut self, now: Monotonic) {
+        let pause = GIVEN_UP_PAUSE_US << self.given_up.min(16);
         self.goes_on = false;
-        let pause = if sound {
-            self.interval_us
-        } else {
-            self.interval_us.min(SCRUB_FAILED_PAUSE_US)
-        };
-        self.due = Some(now.plus(pause));
+        self.given_up += 1;
+        if pause >= self.interval_us {
+            self.given_up = 0;
+        }
+        self.due = Some(now.plus(pause.min(self.interval_us)));
     }
 }
 
@@ -72,32 +111,43 @@ mod tests {
     fn a_scrub_goes_on_in_parts_begins_anew_when_it_is_void_and_comes_again() {
         let interval = 1_000_000;
         let first = interval / FIRST_SCRUB;
-        let mut scrubbing = Scrubbing::new(interval);
+        let mut scrubbing = Scrubbing::new(interval, ReplicaId(3));
         let mut at = |now: u64| scrubbing.next(Monotonic(now));
         assert_eq!((at(0), at(first - 1)), (None, None));
-        assert_eq!(
-            (at(first), at(first)),
-            (Some(true), None),
-            "others come between"
-        );
-        assert_eq!(at(first + SCRUB_PAUSE_US), Some(false));
+        assert_eq!(at(first), Some(ScrubPart::Begin));
+        assert_eq!(at(first), None, "others come between");
+        assert_eq!(at(first + SCRUB_PAUSE_US), Some(ScrubPart::GoOn));
         scrubbing.dropped();
         let third = first + 2 * SCRUB_PAUSE_US;
-        assert_eq!(scrubbing.next(Monotonic(third)), Some(true));
-        scrubbing.is_over(true, Monotonic(third));
+        assert_eq!(scrubbing.next(Monotonic(third)), Some(ScrubPart::Begin));
+        scrubbing.is_over(Monotonic(third));
         assert_eq!(scrubbing.next(Monotonic(third + interval - 1)), None);
-        assert_eq!(scrubbing.next(Monotonic(third + interval)), Some(true));
-        assert_eq!(Scrubbing::new(0).next(Monotonic(u64::MAX)), None);
+        let again = scrubbing.next(Monotonic(third + interval));
+        assert_eq!(again, Some(ScrubPart::Begin));
+        let never = Scrubbing::new(0, ReplicaId(1)).next(Monotonic(u64::MAX));
+        assert_eq!(never, None);
     }
 
     #[test]
-    fn one_that_was_given_up_comes_sooner() {
-        let mut scrubbing = Scrubbing::new(100 * SCRUB_FAILED_PAUSE_US);
-        scrubbing.is_over(false, Monotonic(5));
-        assert_eq!(scrubbing.next(Monotonic(4 + SCRUB_FAILED_PAUSE_US)), None);
-        assert_eq!(
-            scrubbing.next(Monotonic(5 + SCRUB_FAILED_PAUSE_US)),
-            Some(true)
-        );
+    fn a_state_that_was_given_up_is_tried_again_alone_and_later_each_time() {
+        let pause = GIVEN_UP_PAUSE_US;
+        let mut scrubbing = Scrubbing::new(3 * pause, ReplicaId(1));
+        let mut now = 0;
+        for (wait, part) in [
+            (pause, ScrubPart::BeginState),
+            (2 * pause, ScrubPart::BeginState),
+            (3 * pause, ScrubPart::Begin),
+        ] {
+            scrubbing.is_given_up(Monotonic(now));
+            assert_eq!(scrubbing.next(Monotonic(now + wait - 1)), None);
+            now += wait;
+            assert_eq!(scrubbing.next(Monotonic(now)), Some(part));
+        }
+    }
+
+    #[test]
+    fn replicas_do_not_begin_at_once() {
+        let first = |id| Scrubbing::new(100, ReplicaId(id)).first_us;
+        assert_eq!([1, 2, 3, 4, 5].map(first), [20, 30, 10, 20, 30]);
     }
 }

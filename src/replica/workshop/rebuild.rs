@@ -140,7 +140,7 @@ impl Workshop {
         if base.stamp.index > Index(0) {
             return Err(lacks(Index(1)));
         }
-        (self.receiving, self.rewrite) = (None, None);
+        (self.receiving, self.rewrite, self.scrub) = (None, None, None);
         store.next_begin(&base)?;
         self.rebuild = Some(Rebuild::new(None, base)?);
         Ok(ExtraDone::GoesOn)

@@ -3,8 +3,9 @@
 //! First the log, in parts that a batch can wait behind: every entry up to what the trees stand at
 //! against the hash chain, and every commit record against its entry. Then the state: what the trees
 //! stand at is held still, as for a snapshot, and all of it is read and summed up beside the
-//! storage thread, with long rests. What is found to be wrong is damage like any other: the run
-//! ends, and the next one repairs the replica.
+//! storage thread, with long rests. What is found to be wrong in the log is damage like any
+//! other: the run ends, and the next one repairs the replica. What is wrong in the state alone makes
+//! the state doubtful, and the log stays: it is rebuilt.
 //!
 //! What sled has in its cache is not read from the disk again; it will be when that page has left.
 
@@ -12,7 +13,7 @@ use super::pin::Old;
 use super::{Workshop, following, scan};
 use crate::consensus::Mutant;
 use crate::limits::SCRUB_PART_BYTES;
-use crate::replica::{ExtraDone, Scrubbed};
+use crate::replica::{ExtraDone, ScrubPart, Scrubbed};
 use crate::storage::{LogVerifier, Slice, StateReader, StorageError, Store, Tree, Write};
 use crate::types::entry::Entry;
 use crate::types::{Hash, Index};
@@ -28,6 +29,8 @@ pub(super) struct Scrub {
     next: Index,
     log: LogVerifier,
     state: Option<StateScan>,
+    /// The state changed too much while it was read.
+    given_up: bool,
 }
 
 /// A state that is read beside the storage thread. Dropped, it is given up.
@@ -46,62 +49,58 @@ impl Drop for StateScan {
 }
 
 impl Workshop {
-    /// A part of a scrub; `begin`: of a new one. `checkpoint` is what the trees stand at.
+    /// A part of a scrub. `checkpoint` is what the trees stand at.
     pub(super) fn scrub<S: Store>(
         &mut self,
         store: &S,
-        begin: bool,
+        part: ScrubPart,
         checkpoint: &Slice,
     ) -> Result<ExtraDone, StorageError> {
-        if begin {
-            let base = store.base()?;
-            self.scrub = Some(Scrub {
-                until: checkpoint.applied,
-                next: base.stamp.index.next(),
-                log: LogVerifier::new(&base),
-                state: None,
-            });
+        match part {
+            ScrubPart::Begin => self.scrub = Some(Scrub::new(store, checkpoint.applied)?),
+            ScrubPart::BeginState => self.scrub = Some(Scrub::new(store, Index(0))?),
+            ScrubPart::GoOn => {}
         }
         let Some(scrub) = self.scrub.as_mut().filter(|_| !Mutant::ScrubNothing.on()) else {
-            return Ok(ExtraDone::Scrubbed(None));
+            return Ok(ExtraDone::ScrubGivenUp);
         };
         if scrub.next <= scrub.until {
             scrub.read_log(store)?;
             return Ok(ExtraDone::GoesOn);
         }
-        let Some(state) = &scrub.state else {
-            scrub.state = Some(StateScan::begin(store, checkpoint)?);
+        if scrub.state.is_none() && !scrub.given_up {
+            scrub.state = StateScan::begin(store, checkpoint)
+                .inspect_err(|error| tracing::warn!("the state is not scrubbed: {error}"))
+                .ok();
+            scrub.given_up = scrub.state.is_none();
             return Ok(ExtraDone::GoesOn);
-        };
-        let given_up = state.given_up.load(Ordering::Relaxed);
-        let outcome = match state.outcome.try_recv() {
-            Err(TryRecvError::Empty) if !given_up => return Ok(ExtraDone::GoesOn),
-            outcome => outcome,
-        };
-        let (applied, digest) = (state.applied, state.digest);
-        let (entries, commit_records) = scrub.log.compared();
-        self.scrub = None;
-        match outcome {
-            Ok(Ok(found)) if found == digest => Ok(ExtraDone::Scrubbed(Some(Scrubbed {
-                applied,
-                entries,
-                commit_records,
-            }))),
-            Ok(Ok(found)) => Err(StorageError::Damaged(format!(
-                "the state at index {applied} has digest {}, but its records add up to {}",
-                digest.short(),
-                found.short()
-            ))),
-            _ if given_up => Ok(ExtraDone::Scrubbed(None)),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(StorageError::Damaged(
-                "reading the state ended without a word".into(),
-            )),
         }
+        let outcome = scrub.state.as_ref().map(|state| state.outcome.try_recv());
+        if let Some(Err(TryRecvError::Empty)) = outcome {
+            return Ok(ExtraDone::GoesOn);
+        }
+        let done = match (&scrub.state, outcome) {
+            (Some(state), Some(outcome)) => state.judge(outcome, scrub.log.compared())?,
+            _ => ExtraDone::ScrubGivenUp,
+        };
+        self.scrub = None;
+        Ok(done)
     }
 }
 
 impl Scrub {
+    /// Of the log up to this entry, and of the state.
+    fn new<S: Store>(store: &S, until: Index) -> Result<Self, StorageError> {
+        let base = store.base()?;
+        Ok(Self {
+            until,
+            next: base.stamp.index.next(),
+            log: LogVerifier::new(&base),
+            state: None,
+            given_up: false,
+        })
+    }
+
     fn read_log<S: Store>(&mut self, store: &S) -> Result<(), StorageError> {
         let mut page = store.entries(self.next, SCRUB_PART_BYTES)?;
         page.retain(|entry| entry.index() <= self.until);
@@ -131,14 +130,46 @@ impl Scrub {
         let (Some(state), Some(slice)) = (&self.state, &write.slice) else {
             return Ok(());
         };
-        if !locked(&state.old).keep(reader, &slice.changes)? {
-            state.given_up.store(true, Ordering::Relaxed);
+        let kept = locked(&state.old).keep(reader, &slice.changes)?;
+        if !kept {
+            // What comes of it after this would be wrong.
+            (self.state, self.given_up) = (None, true);
         }
         Ok(())
     }
 }
 
 impl StateScan {
+    /// What is wrong with the state says nothing about the log: the state is doubted, and computed
+    /// anew from that. A failure of the disk is one.
+    fn judge(
+        &self,
+        outcome: Result<Result<Hash, StorageError>, TryRecvError>,
+        (entries, commit_records): (u64, u64),
+    ) -> Result<ExtraDone, StorageError> {
+        let Self {
+            applied, digest, ..
+        } = self;
+        let wrong = match outcome {
+            Ok(Ok(found)) if found == *digest => {
+                return Ok(ExtraDone::Scrubbed(Scrubbed {
+                    applied: *applied,
+                    entries,
+                    commit_records,
+                }));
+            }
+            Ok(Ok(found)) => format!(
+                "the state at index {applied} has digest {}, but its records add up to {}",
+                digest.short(),
+                found.short()
+            ),
+            Ok(Err(StorageError::Damaged(sentence))) => sentence,
+            Ok(Err(error)) => return Err(error),
+            Err(_) => "reading the state ended without a word".into(),
+        };
+        Ok(ExtraDone::StateWrong(wrong))
+    }
+
     fn begin<S: Store>(store: &S, checkpoint: &Slice) -> Result<Self, StorageError> {
         let old = Arc::new(Mutex::new(Old::default()));
         let given_up = Arc::new(AtomicBool::new(false));
