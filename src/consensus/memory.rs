@@ -13,8 +13,9 @@
 //! readmitted.
 //!
 //! A durable log's last stamp falls only in a repair, which has rules of its own, after a fenced
-//! poll, which is recorded (`HardState::given_up`), and for a moment when a snapshot takes the place of a log that conflicts; a replica that is
-//! killed in that moment is readmitted without need, which costs time and nothing else.
+//! poll, which is recorded (`HardState::given_up`), and for a moment when another log takes the place of
+//! one that conflicts, in parts or by a snapshot. Within a process run that is known to be legal; a replica
+//! that is killed in that moment is readmitted without need, which costs time and nothing else.
 
 use super::{Event, Mutant, Node, Repair};
 use crate::types::{Incarnation, ReplicaId, RunNonce, Stamp};
@@ -81,8 +82,10 @@ impl Node {
         // Until enough others vouch nothing was acknowledged in this run: what came meanwhile proves
         // nothing about the promises.
         let vouched = self.is_vouched_for();
+        // After that nothing is lost but by a truncation, which is legal: what takes the place of the
+        // old entries may come in parts, the first of them older than what the others remember.
         let has = if vouched {
-            self.log.last()
+            self.log.last().max(self.dropped)
         } else {
             self.began_with
         };
@@ -114,7 +117,7 @@ impl Node {
         // What was granted in this term is not known: the one grant is used.
         self.hard.granted_to = Some(self.config.id);
         self.hard.others_marks.clear();
-        self.began_with = self.log.last();
+        (self.began_with, self.dropped) = (self.log.last(), Stamp::ZERO);
         self.jobs.want_life();
         for peer in self.peers.values_mut() {
             peer.vouches = false;

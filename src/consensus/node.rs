@@ -117,6 +117,8 @@ pub struct Node {
     pub(super) poll: Option<super::poll::Poll>,
     /// The last entry that was there before anything of this process run's.
     pub(super) began_with: Stamp,
+    /// The highest last entry that a truncation of this process run has dropped.
+    pub(super) dropped: Stamp,
     /// Nothing can repair this replica: what was told last about that.
     pub(super) halt: Option<Event>,
     pub(super) damage: Option<(Index, String)>,
@@ -187,6 +189,7 @@ impl Node {
             poll: None,
             halt: None,
             began_with: log.last(),
+            dropped: Stamp::ZERO,
             damage: start.damage,
             damage_noted: None,
             applied,
@@ -417,6 +420,7 @@ impl Node {
             self.leading.is_none(),
             "a primary never rewrites its own log"
         );
+        self.dropped = self.dropped.max(self.log.last());
         self.log.truncate(after);
         // In a repair the mark is not of this log, and stays a lower bound of what was lost.
         if self.hard.mark.index > after && self.hard.repair == Repair::No {

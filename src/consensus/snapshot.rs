@@ -338,6 +338,7 @@ impl Node {
         let stamp = base.stamp;
         self.adoption = None;
         self.copies.clear();
+        self.dropped = self.dropped.max(self.log.last());
         self.log = Log::begin_at(base.clone());
         self.commit = stamp.index;
         self.delivered = stamp.index;

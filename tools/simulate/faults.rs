@@ -242,7 +242,7 @@ impl Plan {
             cache_bytes: *rng.pick(&[1, 1_000, 16 * 1024 * 1024]),
             rewriting: chat::replica::Rewriting {
                 bytes_min: *rng.pick(&[200, 2_000, 1 << 40]),
-                age_us: *rng.pick(&[0, 0, 100_000]),
+                age_us: *rng.pick(&[0, 0, 0, 300_000]),
                 keep_entries: *rng.pick(&[0, 5, 100]),
                 keep_age_us: 0,
                 keep_log: rng.chance(100),
@@ -349,7 +349,7 @@ impl World {
             Fault::Upgrade => self.upgrade(victim),
             Fault::Space => {
                 let free = *self.rng.pick(&[0, 900, 100_000]);
-                self.members[victim].free = free;
+                self.has_free(victim, free);
                 self.checker.count("disks that filled or emptied");
             }
             Fault::Rollback => self.roll_back(victim),
@@ -403,6 +403,19 @@ impl World {
                 self.restart_later(victim);
             }
             _ => {}
+        }
+    }
+
+    /// So many bytes are free on its disk from now on.
+    fn has_free(&mut self, at: usize, free: u64) {
+        self.members[at].free = free;
+        self.feed_free(at);
+    }
+
+    /// As a running replica looks every now and then.
+    pub(super) fn feed_free(&mut self, at: usize) {
+        if self.plan.faults.has(Fault::Space) && self.members[at].process.is_some() {
+            self.feed(at, Input::DiskSpace(self.members[at].free));
         }
     }
 
@@ -510,7 +523,7 @@ impl World {
         for at in 0..self.members.len() {
             self.members[at].slow_until = 0;
             self.members[at].clock.wall_stopped = None;
-            self.members[at].free = FREE_ENOUGH;
+            self.has_free(at, FREE_ENOUGH);
             self.schedule(1, Happening::Boot { at });
             let life = self.members[at].life;
             if self.process(at).is_some_and(|p| p.paused) {

@@ -72,7 +72,10 @@ impl World {
             .filter(|(other, view)| {
                 let hard = view.hard_durable.as_ref();
                 let mark = hard.and_then(|hard| hard.others_marks.get(&id));
-                *other != at && mark.is_some_and(|mark| *mark > last)
+                // What is remembered of the life before the last readmission is void, and may be on
+                // a disk still.
+                let since = self.checker.last_readmission;
+                *other != at && mark.is_some_and(|mark| *mark > last && mark.index >= since)
             });
         let remembered = remembering.count() >= self.checker.majority();
         if in_force != Some(life) || !remembered || !self.may_wipe() {

@@ -175,6 +175,7 @@ impl World {
             self.reconnect(at, other, 2_000);
         }
         self.absorb(at);
+        self.feed_free(at);
     }
 
     pub(super) fn replica_config(&self, at: usize) -> Config {

@@ -326,9 +326,6 @@ impl World {
                 if self.lives(at, life) {
                     let after = self.rng.between(2_500, 4_500);
                     self.schedule(after, Happening::Tick { at, life });
-                    if self.plan.faults.has(Fault::Space) {
-                        self.feed(at, Input::DiskSpace(self.members[at].free));
-                    }
                     self.feed(at, Input::Tick);
                 }
             }

@@ -10,9 +10,9 @@
 //! What sled has in its cache is not read from the disk again; it will be when that page has left.
 
 use super::pin::Old;
-use super::{Workshop, following, scan};
+use super::{KEYS_END, Workshop, following, scan};
 use crate::consensus::Mutant;
-use crate::limits::SCRUB_PART_BYTES;
+use crate::limits::{SCRUB_PART_BYTES, SNAPSHOT_ROWS_MAX};
 use crate::replica::{ExtraDone, ScrubPart, Scrubbed};
 use crate::storage::{LogVerifier, Slice, StateReader, StorageError, Store, Tree, Write};
 use crate::types::entry::Entry;
@@ -92,6 +92,8 @@ impl Scrub {
     /// Of the log up to this entry, and of the state.
     fn new<S: Store>(store: &S, until: Index) -> Result<Self, StorageError> {
         let base = store.base()?;
+        // About the base and before it: nothing to compare with.
+        store.commit_records(Index(0), base.stamp.index)?;
         Ok(Self {
             until,
             next: base.stamp.index.next(),
@@ -185,7 +187,11 @@ impl StateScan {
         };
         store.beside(Box::new(move |rest| {
             // Whoever asked may have given it up meanwhile.
-            drop(tell.send(scan(&slice, &Held { rows: &rows, rest })));
+            let held = Held { rows: &rows, rest };
+            drop(tell.send(scan(&slice, &held).and_then(|digest| {
+                read_all(&held)?;
+                Ok(digest)
+            })));
         }))?;
         Ok(Self {
             applied: checkpoint.applied,
@@ -195,6 +201,21 @@ impl StateScan {
             outcome,
         })
     }
+}
+
+/// Also rows that nothing leads to, and that wait for their removal: no sum has them.
+fn read_all(reader: &dyn StateReader) -> Result<(), StorageError> {
+    for tree in Tree::ALL {
+        let mut from = Vec::new();
+        loop {
+            let page = reader.range(tree, &from, &KEYS_END, SNAPSHOT_ROWS_MAX)?;
+            match page.last() {
+                Some((last, _)) if page.len() == SNAPSHOT_ROWS_MAX => from = following(last),
+                _ => break,
+            }
+        }
+    }
+    Ok(())
 }
 
 fn locked(old: &Mutex<Old>) -> MutexGuard<'_, Old> {
