@@ -49,6 +49,8 @@ pub struct View {
     pub damaged: bool,
     /// Something on this disk could not be read any more, at some time of this store.
     pub rotten: bool,
+    /// The state is about to be that of another replica.
+    pub replacing: bool,
     /// Its state was made wrong on purpose.
     pub wrong: Option<super::wrong::Wrong>,
     /// The replica says that its state is doubted, since before this step.

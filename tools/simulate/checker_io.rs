@@ -34,7 +34,11 @@ impl Checker {
             self.views[at].durable.clone_from(&log);
             self.views[at].unsynced.clear();
             self.views[at].commit_durable = commit;
+            if self.views[at].replacing {
+                self.views[at].wrong = None;
+            }
         }
+        self.views[at].replacing = false;
         self.runs[at] = Run {
             nonce: run,
             ..Run::default()
@@ -489,7 +493,8 @@ impl Checker {
                 self.count("adoptions");
             }
             Event::SnapshotInstalled { .. } => {
-                self.views[at].wrong = None;
+                // Once the store is exchanged: until then the old one is there.
+                self.views[at].replacing = true;
                 self.count("snapshots taken");
             }
             Event::Quarantined { index, reason } => self.on_quarantined(at, *index, reason),

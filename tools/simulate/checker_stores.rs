@@ -144,6 +144,9 @@ impl Checker {
         };
         let view = &mut self.views[at];
         view.rotten = false;
+        if std::mem::take(&mut view.replacing) {
+            view.wrong = None;
+        }
         view.live.clone_from(&log);
         view.durable = log;
         view.unsynced.clear();

@@ -73,8 +73,10 @@ impl World {
     /// The process is gone: what it had computed wrongly and not written is gone with it.
     pub fn forget_unwritten(&mut self, at: usize) {
         let (_, applied) = self.members[at].disk.base_and_applied();
-        let written = |wrong: &Wrong| wrong.since.is_some_and(|since| since <= applied);
         let view = &mut self.checker.views[at];
+        // A commit record carries the wrong state's digest also where the trees have not got so far.
+        let reached = applied.max(view.commit_live);
+        let written = |wrong: &Wrong| wrong.since.is_some_and(|since| since <= reached);
         view.wrong = view.wrong.filter(written);
     }
 }
