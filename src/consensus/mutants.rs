@@ -66,7 +66,7 @@ pub enum Mutant {
     SwapWithoutTail,
     /// An fsync that failed is tried again, and believed when it then succeeds.
     RetryFsync,
-    /// A scrub reads nothing, and finds it sound.
+    /// A scrub reads nothing, and so finds nothing.
     ScrubNothing,
     /// A poll is asked in the present term, so that what it is about may still arrive.
     UnfencedPoll,

@@ -2,8 +2,8 @@
 //!
 //! First the log, in parts that a batch can wait behind: every entry up to what the trees stand at
 //! against the hash chain, and every commit record against its entry. Then the state: what the trees
-//! stand at is held still, as for a snapshot, and all of it is read and summed up beside the
-//! storage thread, with long rests. What is found to be wrong in the log is damage like any
+//! stand at is held still, as for a snapshot, and all of it is summed up and then read row by
+//! row beside the storage thread, with long rests. What is found to be wrong in the log is damage like any
 //! other: the run ends, and the next one repairs the replica. What is wrong in the state alone makes
 //! the state doubtful, and the log stays: it is rebuilt.
 //!
