@@ -167,11 +167,17 @@ impl Jobs {
     }
 
     /// Hands the pending job out, if there is one and none is out.
-    pub(super) fn take(&mut self, hard: &HardState, last: Index, now: Monotonic) -> Option<Job> {
-        if self.out.is_some() {
+    pub(super) fn take(
+        &mut self,
+        hard: &HardState,
+        last: Index,
+        now: Monotonic,
+    ) -> Option<Box<Job>> {
+        let wanted = self.hard_state || self.before || !self.pending.is_empty();
+        if self.out.is_some() || !wanted {
             return None;
         }
-        let mut job = std::mem::take(&mut self.pending);
+        let mut job = Box::new(std::mem::take(&mut self.pending));
         let hard = self.as_written(hard);
         let lowered = self.lowered.take().unwrap_or(self.written_mark);
         if std::mem::take(&mut self.before) {

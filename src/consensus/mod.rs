@@ -110,6 +110,7 @@ pub use ready::{
     Event, Fetch, HardState, Job, JobId, NotPrimary, Now, ReadId, Ready, Repair, Role,
     SnapshotRead, SnapshotStep, Start, Status, StepDone,
 };
+pub use status::Glance;
 
 #[cfg(feature = "model")]
 pub use view::Driver;

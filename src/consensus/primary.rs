@@ -212,7 +212,7 @@ impl Node {
     /// Commits what a majority holds durably, if it is of the primary's own term.
     pub(super) fn maybe_commit(&mut self) {
         let durable = self.log.durable().index;
-        let Some(leading) = &mut self.leading else {
+        let Some(leading) = self.leading.as_mut().filter(|_| durable > self.commit) else {
             return;
         };
         let mut held: Vec<Index> = leading

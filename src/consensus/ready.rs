@@ -181,7 +181,7 @@ pub struct ReadId(pub u64);
 pub struct Ready {
     /// For the storage thread. Answer with `on_persisted` when every step is done. Never more
     /// than one outstanding.
-    pub job: Option<Job>,
+    pub job: Option<Box<Job>>,
     /// Send now, in this order for each receiver. May be lost, delayed, doubled or reordered.
     pub messages: Vec<Message>,
     /// Apply in this order. Each index comes once in a process run.

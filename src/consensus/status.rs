@@ -2,9 +2,55 @@
 
 use super::primary::PrimaryState;
 use super::{Node, Role, Status};
+use crate::types::{Incarnation, Index, Level, ReplicaId, Stamp, Term};
 use std::collections::BTreeMap;
 
+/// What changes from step to step, of [`Status`]: it costs no allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// What it is.
+    pub role: Role,
+    /// Current term.
+    pub term: Term,
+    /// Whom it follows (itself if primary).
+    pub primary: Option<ReplicaId>,
+    /// The primary has committed in its own term (false elsewhere).
+    pub serving: bool,
+    /// Last entry, durable or not.
+    pub last: Stamp,
+    /// Last durable entry.
+    pub durable: Stamp,
+    /// Commit index.
+    pub commit: Index,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// Its own committed log names that incarnation.
+    pub admitted: bool,
+    /// The level in force.
+    pub level: Level,
+    /// The state is doubted.
+    pub doubted: bool,
+}
+
 impl Node {
+    /// A short look inside, for every step.
+    pub fn glance(&self) -> Glance {
+        let incarnation = self.hard.incarnation;
+        Glance {
+            role: self.role(),
+            term: self.hard.term,
+            primary: self.seen_primary(),
+            serving: self.leading.as_ref().is_some_and(|l| l.serving),
+            last: self.log.last(),
+            durable: self.log.durable(),
+            commit: self.commit,
+            incarnation,
+            admitted: self.membership.committed().get(&self.config.id) == Some(&incarnation),
+            level: self.levels.in_force(),
+            doubted: self.comparison.doubt.is_some(),
+        }
+    }
+
     /// A look inside.
     pub fn status(&self) -> Status {
         Status {

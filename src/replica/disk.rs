@@ -65,7 +65,7 @@ type NextSlice<'a> = &'a mut dyn FnMut(Index, bool) -> Option<Slice>;
 pub(super) struct Disk {
     number: u64,
     out: Option<Out>,
-    core: Option<Job>,
+    core: Option<Box<Job>>,
     fetches: Vec<Fetch>,
     /// Last entry in the store.
     log_last: Index,
@@ -121,6 +121,11 @@ impl Disk {
         self.out.as_ref().map_or(0, |out| now.since(out.since))
     }
 
+    /// A job is out.
+    pub(super) fn is_busy(&self) -> bool {
+        self.out.is_some()
+    }
+
     /// Nothing is out, and nothing of the core's or of the commit records waits.
     pub(super) fn is_idle(&self) -> bool {
         self.out.is_none() && self.core.is_none() && self.records.is_empty()
@@ -132,7 +137,7 @@ impl Disk {
     }
 
     /// The core's next job.
-    pub(super) fn set_core(&mut self, job: Job) {
+    pub(super) fn set_core(&mut self, job: Box<Job>) {
         let out = self.out.as_ref().and_then(|out| out.core);
         assert!(
             self.core.is_none() && out.is_none(),
@@ -179,7 +184,7 @@ impl Disk {
         now: Monotonic,
         next_slice: NextSlice<'_>,
         next_extra: &mut dyn FnMut() -> Option<Extra>,
-    ) -> Option<DiskJob> {
+    ) -> Option<Box<DiskJob>> {
         if self.out.is_some() {
             return None;
         }
@@ -233,7 +238,7 @@ impl Disk {
             slice: slice.as_ref().map(without_changes),
             install: core.as_ref().and_then(|job| job.install.clone()),
         });
-        Some(DiskJob {
+        Some(Box::new(DiskJob {
             number: self.number,
             core,
             commit,
@@ -241,7 +246,7 @@ impl Disk {
             slice,
             fetches,
             extra: None,
-        })
+        }))
     }
 
     /// Extra work, if it is its turn and there is some.
@@ -258,7 +263,7 @@ impl Disk {
         extra
     }
 
-    fn extra_job(&mut self, extra: Extra, now: Monotonic) -> DiskJob {
+    fn extra_job(&mut self, extra: Extra, now: Monotonic) -> Box<DiskJob> {
         self.number += 1;
         self.out = Some(Out {
             number: self.number,
@@ -271,7 +276,7 @@ impl Disk {
             slice: None,
             install: None,
         });
-        DiskJob {
+        Box::new(DiskJob {
             number: self.number,
             core: None,
             commit: None,
@@ -279,7 +284,7 @@ impl Disk {
             slice: None,
             fetches: std::mem::take(&mut self.fetches),
             extra: Some(extra),
-        }
+        })
     }
 
     /// The store was exchanged for one that holds this.
@@ -432,12 +437,12 @@ mod tests {
         ..POLICY
     };
 
-    fn append(id: u64, index: u64) -> Job {
-        Job {
+    fn append(id: u64, index: u64) -> Box<Job> {
+        Box::new(Job {
             id: JobId(id),
             append: vec![entry(1, index)],
             ..Job::default()
-        }
+        })
     }
 
     fn none() -> impl FnMut(Index, bool) -> Option<Slice> {
@@ -458,7 +463,7 @@ mod tests {
         policy: Policy,
         now: Monotonic,
         next_slice: NextSlice<'_>,
-    ) -> Option<DiskJob> {
+    ) -> Option<Box<DiskJob>> {
         disk.next_job(policy, now, next_slice, &mut || None)
     }
 

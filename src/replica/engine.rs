@@ -23,9 +23,7 @@ use super::upkeep::{News, Sight, Upkeep};
 use super::workshop::slice_of;
 use super::writes::{Origin, Writes};
 use super::{Config, DiskDone, Input, Output, PeerMessage, Ticket, WriteError};
-use crate::consensus::{
-    Event, Node, Now, Ready, Role, SnapshotHead, SnapshotStep, Start, Status as NodeStatus,
-};
+use crate::consensus::{Event, Node, Now, Ready, Role, SnapshotHead, SnapshotStep, Start};
 use crate::state_machine::{Command, StateMachine, check_level_of};
 use crate::storage::{self, CommitRecord, Recovered, Slice, StateReader, StorageError};
 use crate::types::entry::{Entry, Kind};
@@ -320,14 +318,10 @@ impl<R: StateReader> Replica<R> {
 
     /// Looks at the core, and draws what follows from a change of primary.
     fn observe(&mut self) {
-        let NodeStatus {
-            role,
-            primary,
-            serving,
-            ..
-        } = self.node.status();
-        self.role = role;
-        self.serving = serving && role == Role::Primary;
+        let seen = self.node.glance();
+        let primary = seen.primary;
+        self.role = seen.role;
+        self.serving = seen.serving && seen.role == Role::Primary;
         if self.primary != primary {
             self.primary = primary;
             self.writes.give_up_forwards(|to| Some(to) == primary);
@@ -349,7 +343,7 @@ impl<R: StateReader> Replica<R> {
             let proposed = self.node.propose(self.now, &batch);
             self.refused = proposed.is_err();
             if let Ok(first) = proposed {
-                let term = self.node.status().term;
+                let term = self.node.glance().term;
                 self.writes.on_proposed(batch.len(), term, first);
             }
         } else if let Some(primary) = self.primary
@@ -424,6 +418,9 @@ impl<R: StateReader> Replica<R> {
     }
 
     fn take_job(&mut self) {
+        if self.disk.is_busy() {
+            return;
+        }
         let (applied, now) = (self.machine.applied(), self.now.mono);
         let lag = applied.0.saturating_sub(self.disk.checkpoint().0);
         let lag_max = self.config.checkpoint_entries_max;

@@ -101,7 +101,7 @@ mod tests {
     fn job(core: Option<Job>) -> DiskJob {
         DiskJob {
             number: 7,
-            core,
+            core: core.map(Box::new),
             commit: None,
             sync_commit: false,
             slice: None,

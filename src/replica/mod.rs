@@ -291,7 +291,7 @@ pub struct DiskJob {
     /// Rises by one.
     pub number: u64,
     /// The core's part, if any; its order is on [`crate::consensus::Job`].
-    pub core: Option<crate::consensus::Job>,
+    pub core: Option<Box<crate::consensus::Job>>,
     /// Rides in the same atomic write as the core's entries.
     pub commit: Option<CommitRecord>,
     /// The commit record is to be durable when the job is done.
@@ -435,7 +435,7 @@ pub struct DiskDone {
 #[derive(Debug, Default)]
 pub struct Output {
     /// For the storage thread.
-    pub job: Option<DiskJob>,
+    pub job: Option<Box<DiskJob>>,
     /// Send; may be lost.
     pub messages: Vec<PeerMessage>,
     /// Outcomes of writes.

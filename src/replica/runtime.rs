@@ -386,18 +386,19 @@ mod tests {
         use crate::replica::testing::entry;
         use crate::replica::{DiskJob, Input};
         let job = || {
-            Work::Job(DiskJob {
+            let core = crate::consensus::Job {
+                append: vec![entry(1, 1)],
+                ..Default::default()
+            };
+            Work::Job(Box::new(DiskJob {
                 number: 1,
-                core: Some(crate::consensus::Job {
-                    append: vec![entry(1, 1)],
-                    ..Default::default()
-                }),
+                core: Some(Box::new(core)),
                 commit: None,
                 sync_commit: false,
                 slice: None,
                 fetches: Vec::new(),
                 extra: None,
-            })
+            }))
         };
         for (fail_at, good) in [(None, true), (Some(2), false), (Some(3), false)] {
             let queue = Queue::new();

@@ -20,7 +20,7 @@ const RECORDS_SPAN_MAX: u64 = 65_536;
 
 /// What the thread is asked to do.
 pub(super) enum Work {
-    Job(DiskJob),
+    Job(Box<DiskJob>),
     Entries(
         Index,
         usize,
@@ -50,7 +50,7 @@ pub(super) fn run<S: Store>(
         // Whoever asked may have gone away; the answer is theirs to lose.
         match work {
             Work::Job(job) => {
-                let done = Input::DiskDone(execute(store, &mut workshop, job)?);
+                let done = Input::DiskDone(execute(store, &mut workshop, *job)?);
                 if queue.push_always(Item::Input(done)).is_err() {
                     return Ok(());
                 }

@@ -15,6 +15,7 @@ use crate::storage::{Slice, StateReader, StorageError};
 use crate::types::entry::{Entry, Kind};
 use crate::types::{Hash, Index, LEVEL, Level, Members, TokenHash, UserId, WallTime};
 use serde::{Deserialize, Serialize};
+use std::cell::OnceCell;
 
 /// Version of [`Slice::machine`].
 const TOTALS_VERSION: u8 = 1;
@@ -59,6 +60,8 @@ pub struct StateMachine {
     /// The highest level that this build knows.
     knows: Level,
     overlay: Overlay,
+    /// The digest at `applied`, once somebody has asked for it.
+    digest: OnceCell<Hash>,
     /// Digests are kept at multiples of this index.
     digest_every: u64,
     /// Where the search for idle tokens goes on. Local: not part of the state.
@@ -90,6 +93,7 @@ impl StateMachine {
             head: Hash::default(),
             knows,
             overlay: Overlay::default(),
+            digest: OnceCell::new(),
             digest_every: DIGEST_EVERY,
             idle_position: None,
             old_position: None,
@@ -130,6 +134,7 @@ impl StateMachine {
             self.applied.next(),
             "entries are applied in order, each once"
         );
+        self.digest = OnceCell::new();
         let mut applied = Applied {
             reply: None,
             notices: Vec::new(),
@@ -208,7 +213,8 @@ impl StateMachine {
     }
     /// State digest there.
     pub fn digest(&self) -> Hash {
-        state_digest(&self.totals.total, &self.members, self.totals.level)
+        let of_now = || state_digest(&self.totals.total, &self.members, self.totals.level);
+        *self.digest.get_or_init(of_now)
     }
     /// Digests at the last few multiples of 1,024.
     pub fn digests(&self) -> Vec<(Index, Hash)> {
@@ -321,6 +327,7 @@ impl StateMachine {
     pub(super) fn replace(&mut self, overlay: Overlay, totals: Totals) {
         self.overlay = overlay;
         self.totals = totals;
+        self.digest = OnceCell::new();
     }
 
     pub(super) fn view<'a>(&'a self, reader: &'a dyn StateReader) -> View<'a> {

@@ -406,7 +406,7 @@ impl Cluster {
         if let Some(job) = ready.job {
             let replica = self.replicas.get_mut(&id).unwrap();
             assert!(replica.job.is_none(), "one job at a time");
-            replica.job = Some(job);
+            replica.job = Some(*job);
             moved = true;
         }
         for message in ready.messages {

@@ -196,7 +196,7 @@ impl Replica {
         }
         if let Some(job) = ready.job {
             assert!(self.job.is_none(), "one job at a time");
-            self.job = Some(job);
+            self.job = Some(*job);
         }
         output.messages = ready.messages;
         output.events = ready.events;

@@ -7,7 +7,7 @@
 //! first violation ends the run.
 
 use super::network::{id_of, slot};
-use chat::consensus::{HardState, Role};
+use chat::consensus::{Glance, HardState, Role};
 use chat::types::entry::{Entry, Kind, ReplaceIncarnation};
 use chat::types::{
     ClusterId, Hash, Incarnation, Index, Level, Members, ReplicaId, RunNonce, Stamp, Term,
@@ -305,8 +305,8 @@ impl Checker {
     }
 
     /// A step is over: what the replica shows of itself.
-    pub fn on_status(&mut self, at: usize, status: &chat::replica::Status, idle: bool) {
-        let node = &status.node;
+    pub fn on_glance(&mut self, at: usize, node: &Glance, state: (Index, Hash), idle: bool) {
+        let (applied, digest) = state;
         let id = id_of(at);
         let before = self.runs[at].commit;
         self.check(
@@ -315,14 +315,9 @@ impl Checker {
             || format!("replica {id}: {} after {before}", node.commit),
         );
         self.check(
-            status.applied <= node.commit,
+            applied <= node.commit,
             "only committed entries are applied",
-            || {
-                format!(
-                    "replica {id}: applied {} of {}",
-                    status.applied, node.commit
-                )
-            },
+            || format!("replica {id}: applied {applied} of {}", node.commit),
         );
         self.check(
             node.term >= node.last.term,
@@ -331,7 +326,7 @@ impl Checker {
         );
         let advanced = node.commit > before;
         self.runs[at].commit = node.commit;
-        self.runs[at].admitted = node.members.get(&id) == Some(&node.incarnation);
+        self.runs[at].admitted = node.admitted;
         let run = &mut self.runs[at];
         if node.term > run.term {
             run.left.push((node.term, run.durable.index));
@@ -348,10 +343,10 @@ impl Checker {
         {
             self.on_last_commit(at, Stamp::new(term, node.commit));
         }
-        if node.quarantine.is_none() {
-            self.on_digest(at, status.applied, status.digest);
+        if !node.doubted {
+            self.on_digest(at, applied, digest);
         }
-        let shown = node.serving && node.quarantine.is_some();
+        let shown = node.serving && node.doubted;
         self.check(!shown, "a quarantined replica serves nothing", || {
             format!("replica {id} serves as primary")
         });
@@ -361,7 +356,7 @@ impl Checker {
         }
     }
 
-    fn on_primary(&mut self, at: usize, node: &chat::consensus::Status, advanced: bool) {
+    fn on_primary(&mut self, at: usize, node: &Glance, advanced: bool) {
         let (id, term) = (id_of(at), node.term);
         if self.runs[at].primary.is_none_or(|(t, _)| t != term) {
             self.runs[at].primary = Some((term, node.commit));

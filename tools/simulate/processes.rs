@@ -149,10 +149,9 @@ impl World {
                 return;
             }
         };
-        let status = replica.status();
+        let (node, ..) = replica.glance();
         self.checker.levels[at] = self.members[at].level;
-        self.checker
-            .on_started(at, status.node.last, status.node.commit);
+        self.checker.on_started(at, node.last, node.commit);
         self.members[at].life += 1;
         let life = self.members[at].life;
         self.members[at].process = Some(Process {
@@ -166,7 +165,6 @@ impl World {
             role: Role::Booting,
             term: Term(0),
             serving: false,
-            status: None,
             relayed: 0,
         });
         let after = self.rng.between(1, 4_000);

@@ -2,7 +2,6 @@
 
 use super::checker::Violation;
 use super::faults::Director;
-use super::network::id_of;
 use super::world::{HEAL_REFRESHES_MAX, LAST_LINES, Options, TRACE_ALL, World};
 use chat::types::{Index, Term};
 use std::cell::RefCell;
@@ -159,7 +158,7 @@ fn until(world: &mut World, since: u64, done: impl Fn(&World) -> bool, what: &st
 fn state_of(world: &World) -> String {
     let mut text = String::new();
     for (at, member) in world.members.iter().enumerate() {
-        let status = member.process.as_ref().and_then(|p| p.status.as_ref());
+        let status = member.process.as_ref().map(|p| p.replica.status());
         let line = match status {
             None => format!("  replica {}: not running\n", at + 1),
             Some(s) => format!(
@@ -190,7 +189,7 @@ const HALT_US: u64 = 5_000_000;
 fn halted(world: &World) -> bool {
     let damaged = world.checker.views.iter().filter(|view| view.damaged);
     let told = world.members.iter().any(|member| {
-        let status = member.process.as_ref().and_then(|p| p.status.as_ref());
+        let status = member.process.as_ref().map(|p| p.replica.status());
         status.is_some_and(|s| s.node.halt.is_some())
     });
     told && damaged.count() > world.members.len() - world.checker.majority()
@@ -207,24 +206,21 @@ fn nobody_serves(world: &mut World, invariant: &'static str) {
 impl World {
     /// Every replica runs, and all show the same log, commit, state and primary.
     pub fn settled(&self) -> bool {
-        let Some(first) = self.members[0]
-            .process
-            .as_ref()
-            .and_then(|p| p.status.as_ref())
-        else {
+        let Some(process) = &self.members[0].process else {
             return false;
         };
+        let (first, _, digest_of_first) = process.replica.glance();
         let known = self.members.iter().map(|member| member.level).min();
-        let all_alike = self.members.iter().enumerate().all(|(at, member)| {
-            let status = member.process.as_ref().and_then(|p| p.status.as_ref());
-            status.is_some_and(|s| {
-                s.applied == s.node.last.index
-                    && s.node.commit == s.node.last.index
-                    && s.node.last == first.node.last
-                    && s.digest == first.digest
-                    && Some(s.node.level) == known
-                    && s.node.term == first.node.term
-                    && s.node.members.get(&id_of(at)) == Some(&s.node.incarnation)
+        let all_alike = self.members.iter().all(|member| {
+            let seen = member.process.as_ref().map(|p| p.replica.glance());
+            seen.is_some_and(|(node, applied, digest)| {
+                applied == node.last.index
+                    && node.commit == node.last.index
+                    && node.last == first.last
+                    && digest == digest_of_first
+                    && Some(node.level) == known
+                    && node.term == first.term
+                    && node.admitted
                     && !member.disk.is_rotten()
             })
         });

@@ -11,7 +11,7 @@ use super::disk::{Disk, Failing, Probe};
 use super::faults::{Director, FREE_ENOUGH, Fault, FaultSet, Plan};
 use super::network::{Network, id_of};
 use super::rng::Rng;
-use chat::consensus::{self, HardState, Now, Role};
+use chat::consensus::{self, Glance, HardState, Now, Role};
 use chat::replica::{self, DiskDone, DiskJob, Input, Output, PeerMessage, Replica};
 use chat::storage::{MemReader, MemStore};
 use chat::types::{
@@ -141,7 +141,7 @@ pub struct Process {
     pub replica: Replica<MemReader>,
     pub store: MemStore,
     pub workshop: replica::Workshop,
-    pub job: Option<DiskJob>,
+    pub job: Option<Box<DiskJob>>,
     pub done: Option<DiskDone>,
     /// What arrived while it was paused.
     pub waiting: Vec<Input>,
@@ -149,7 +149,6 @@ pub struct Process {
     pub role: Role,
     pub term: Term,
     pub serving: bool,
-    pub status: Option<replica::Status>,
     /// Answers of other replicas that this one has got and not passed on.
     pub relayed: u64,
 }
@@ -387,8 +386,8 @@ impl World {
         if self.options.trace {
             self.note_output(at, &output);
         }
-        let last = self.look(at, output.job.is_some());
-        self.checker.runs[at].last = last;
+        let seen = self.look(at, output.job.is_some());
+        self.checker.runs[at].last = seen.map_or(Stamp::ZERO, |seen| seen.last);
         self.look_at_wrong(at);
         for message in &output.messages {
             if let PeerMessage::Consensus(message) = message {
@@ -396,28 +395,21 @@ impl World {
             }
         }
         self.pass_on(at, output);
-        let status = self.members[at].process.as_ref().map(|p| &p.status);
-        let doubted = |status: &replica::Status| status.node.quarantine.is_some();
-        self.checker.views[at].quarantined =
-            status.is_some_and(|status| status.as_ref().is_some_and(doubted));
+        let lives = self.members[at].process.is_some();
+        self.checker.views[at].quarantined = lives && seen.is_some_and(|seen| seen.doubted);
     }
 
-    /// Shows the replica's status to the checker; returns the log's last stamp.
-    pub(super) fn look(&mut self, at: usize, job: bool) -> Stamp {
-        let Some(process) = self.members[at].process.as_mut() else {
-            return Stamp::ZERO;
-        };
-        let status = process.replica.status();
+    /// Shows the replica to the checker.
+    pub(super) fn look(&mut self, at: usize, job: bool) -> Option<Glance> {
+        let process = self.members[at].process.as_mut()?;
+        let (node, applied, digest) = process.replica.glance();
         let idle = process.job.is_none() && process.done.is_none() && !job;
-        process.role = status.node.role;
-        process.term = status.node.term;
-        process.serving = status.node.serving;
-        self.checker.on_status(at, &status, idle);
-        let admitted = self.checker.runs[at].admitted;
-        let last = status.node.last;
-        process.status = Some(status);
-        self.members[at].admitted = admitted;
-        last
+        process.role = node.role;
+        process.term = node.term;
+        process.serving = node.serving;
+        self.checker.on_glance(at, &node, (applied, digest), idle);
+        self.members[at].admitted = node.admitted;
+        Some(node)
     }
 
     fn pass_on(&mut self, at: usize, output: Output) {
@@ -440,7 +432,7 @@ impl World {
         }
     }
 
-    fn start_job(&mut self, at: usize, job: DiskJob) {
+    fn start_job(&mut self, at: usize, job: Box<DiskJob>) {
         let slow = self.now < self.members[at].slow_until;
         let time = self.plan.disk_time(&mut self.rng, slow);
         let life = self.members[at].life;
@@ -502,7 +494,7 @@ impl World {
             failing,
             failed: false,
         };
-        let result = replica::execute(&mut probe, &mut process.workshop, job);
+        let result = replica::execute(&mut probe, &mut process.workshop, *job);
         self.members[at].disk.heal();
         match result {
             Ok(done) => {

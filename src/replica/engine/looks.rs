@@ -1,12 +1,18 @@
 //! Looks inside a [`Replica`], and what an administrator may ask of it.
 
 use super::Replica;
-use crate::consensus::{Event, Mutant, Now, Repair, Role};
+use crate::consensus::{Event, Glance, Mutant, Now, Repair, Role};
 use crate::replica::{Space, Status};
 use crate::storage::{Slice, StateReader};
-use crate::types::{Index, ReplicaId};
+use crate::types::{Hash, Index, ReplicaId};
 
 impl<R: StateReader> Replica<R> {
+    /// A short look inside, with the applied index and the digest there.
+    pub fn glance(&self) -> (Glance, Index, Hash) {
+        let (applied, digest) = (self.machine.applied(), self.machine.digest());
+        (self.node.glance(), applied, digest)
+    }
+
     /// A look inside.
     pub fn status(&self) -> Status {
         Status {

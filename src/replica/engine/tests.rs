@@ -27,7 +27,7 @@ struct Member {
     replica: Replica<MemReader>,
     /// No state is computed anew while this is set.
     holds: bool,
-    held: Option<DiskJob>,
+    held: Option<Box<DiskJob>>,
 }
 
 /// A cluster, and what came of what was asked.
@@ -203,12 +203,12 @@ impl Cluster {
             let step = job.extra.as_ref();
             matches!(step, Some(Extra::Rewrite(RewriteStep::Rebuild { .. })))
         };
-        if member.holds && job.as_ref().is_some_and(rebuilds) {
+        if member.holds && job.as_deref().is_some_and(rebuilds) {
             member.held = job.take();
         }
         let moved = job.is_some() || !output.messages.is_empty();
         if let Some(job) = job {
-            match execute(&mut member.store, &mut member.workshop, job) {
+            match execute(&mut member.store, &mut member.workshop, *job) {
                 Ok(done) => {
                     let done = Input::DiskDone(done);
                     member.replica.handle(done, now).unwrap();

@@ -54,7 +54,7 @@ impl Director for Misapplied {
 fn all_there(world: &World) -> bool {
     let applied = world.members.iter().map(|member| {
         let process = member.process.as_ref()?;
-        Some(process.status.as_ref()?.applied.0)
+        Some(process.replica.applied().0)
     });
     let applied: Option<Vec<u64>> = applied.collect();
     applied.is_some_and(|applied| {
