@@ -204,7 +204,13 @@ impl Node {
     fn refuse_snapshot(&mut self, from: ReplicaId, head: &SnapshotHead, reason: &'static str) {
         self.event(Event::SnapshotRefused { from, reason });
         let previous = head.base.stamp;
-        let hint = self.log.last().index.min(self.commit);
+        // What is held already needs no snapshot: with a lower hint it would be offered for ever.
+        let held = self.log.stamp_at(previous.index) == Some(previous);
+        let hint = if held {
+            previous.index
+        } else {
+            self.log.last().index.min(self.commit)
+        };
         self.reply_to_primary(AppendReply::Conflict { previous, hint });
     }
 
