@@ -189,7 +189,11 @@ impl Node {
             return;
         }
         if let Some(members) = self.formed_with_us() {
-            self.form(&members);
+            // An old copy from before the formation would pass for what the others remember of it
+            // once entry 1 stands in it.
+            if self.may_write() {
+                self.form(&members);
+            }
             return;
         }
         let Some(members) = self.everyone_unformed() else {
