@@ -47,6 +47,8 @@ pub struct View {
     pub lost: Option<(Incarnation, Vec<Mark>)>,
     /// Faults have damaged this disk on purpose, and it is not repaired yet.
     pub damaged: bool,
+    /// The disk is an old copy, and the new life of whoever has noticed that is not durable yet.
+    pub rolled_back: bool,
     /// Something on this disk could not be read any more, at some time of this store.
     pub rotten: bool,
     /// The state is about to be that of another replica.
@@ -555,6 +557,10 @@ impl Checker {
             return;
         }
         self.views[at].hard_durable = Some(state.clone());
+        let new_life = !self.ended.contains(&(id, state.incarnation));
+        if self.views[at].rolled_back && new_life {
+            (self.views[at].rolled_back, self.views[at].damaged) = (false, false);
+        }
         // One that takes no part has used its grant up, and gives none: see `on_grant_sent`.
         let ended = self.ended.contains(&(id, state.incarnation));
         let promises = !self.views[at].damaged && !ended;

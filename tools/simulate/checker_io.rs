@@ -506,10 +506,8 @@ impl Checker {
                 self.count("replicas repaired");
             }
             Event::Proven { above, .. } => self.on_proven(at, *above),
-            Event::LostMemory { .. } => {
-                self.views[at].damaged = false;
-                self.count("lost memories noticed");
-            }
+            // It is over when the new life is durable: until then a kill makes it an old copy again.
+            Event::LostMemory { .. } => self.count("lost memories noticed"),
             Event::CannotRepair { .. } => self.count("halts told"),
             Event::AdoptionRefused { .. } => self.count("adoptions refused"),
             Event::ElectionStarted(_) => self.count("elections started"),

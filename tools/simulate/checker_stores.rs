@@ -170,7 +170,7 @@ impl Checker {
     pub fn on_rolled_back(&mut self, at: usize) {
         self.count("disks rolled back");
         let view = &mut self.views[at];
-        view.damaged = true;
+        (view.damaged, view.rolled_back) = (true, true);
         (view.next, view.exchanging) = (None, None);
         if let Some(hard) = view.hard_durable.take() {
             self.ended.insert((id_of(at), hard.incarnation));
