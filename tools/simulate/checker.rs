@@ -557,12 +557,11 @@ impl Checker {
             return;
         }
         self.views[at].hard_durable = Some(state.clone());
-        let new_life = !self.ended.contains(&(id, state.incarnation));
-        if self.views[at].rolled_back && new_life {
+        let ended = self.ended.contains(&(id, state.incarnation));
+        if self.views[at].rolled_back && !ended {
             (self.views[at].rolled_back, self.views[at].damaged) = (false, false);
         }
         // One that takes no part has used its grant up, and gives none: see `on_grant_sent`.
-        let ended = self.ended.contains(&(id, state.incarnation));
         let promises = !self.views[at].damaged && !ended;
         if let Some(to) = state.granted_to.filter(|_| promises) {
             self.on_grant(id, state.incarnation, state.term, to);
