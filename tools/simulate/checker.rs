@@ -69,8 +69,9 @@ pub struct Run {
     pub nonce: RunNonce,
     pub commit: Index,
     pub checked: usize,
-    /// Highest index that an append of this term has covered.
-    pub covered: (Term, u64),
+    /// Highest index that an append of each term has covered. One of a later term may have reached
+    /// the replica and been refused, its sender's run unknown: the earlier term goes on.
+    pub covered: BTreeMap<Term, u64>,
     /// The term in which it was seen to be primary, and its commit index then.
     pub primary: Option<(Term, Index)>,
     /// Highest term in which it stepped down.

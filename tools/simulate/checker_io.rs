@@ -421,8 +421,8 @@ impl Checker {
         if left.is_some() {
             return;
         }
-        let covered = self.runs[at].covered;
-        let good = index.0 == 0 || (covered.0 == term && covered.1 >= index.0);
+        let covered = self.runs[at].covered.get(&term).copied();
+        let good = covered.unwrap_or_default() >= index.0;
         self.check(good, "only what this primary sent is acknowledged", || {
             format!("replica {id} acknowledges {index} in term {term}, was sent {covered:?}")
         });
@@ -449,13 +449,9 @@ impl Checker {
     /// A message reached replica `at` (before it is handled).
     pub fn on_received(&mut self, at: usize, message: &Message) {
         if let Body::Append(append) = &message.body {
-            let covered = &mut self.runs[at].covered;
             let upto = append.previous.index.0 + append.entries.len() as u64;
-            if covered.0 < message.term {
-                *covered = (message.term, upto);
-            } else if covered.0 == message.term {
-                covered.1 = covered.1.max(upto);
-            }
+            let covered = self.runs[at].covered.entry(message.term).or_default();
+            *covered = (*covered).max(upto);
         }
         if let Body::Ask { nonce, .. } = message.body {
             let run = &mut self.runs[at];

@@ -5,7 +5,7 @@
 
 use super::checker::{Checker, Mark, View};
 use super::network::id_of;
-use chat::consensus::Repair;
+use chat::consensus::{HardState, Repair};
 use chat::storage::Write;
 use chat::types::{Base, Incarnation, Index, Stamp, Term};
 
@@ -190,6 +190,12 @@ impl Checker {
             (view.wrong, view.rotten) = (None, false);
             (view.commit_live, view.commit_durable) = (Index(0), Index(0));
         }
+    }
+
+    /// Durably: until the end of the repair is, too, the next process goes on with it.
+    pub fn on_repair_written(&mut self, at: usize, hard: Option<&HardState>) {
+        let view = &mut self.views[at];
+        (view.hard_live, view.hard_durable) = (hard.cloned(), hard.cloned());
     }
 
     /// A damaged replica asks about what it cannot read: in a term above all of that.

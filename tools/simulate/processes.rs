@@ -111,7 +111,11 @@ impl World {
             disk.open(self.plan.cache_bytes)
         });
         match opened {
-            Ok(opened) => Some(opened),
+            Ok(opened) => {
+                self.checker
+                    .on_repair_written(at, opened.1.hard_state.as_ref());
+                Some(opened)
+            }
             Err(error) => {
                 self.checker
                     .fail("a repair can begin", || format!("{error}"));
