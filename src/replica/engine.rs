@@ -407,6 +407,12 @@ impl<R: StateReader> Replica<R> {
         if events.is_empty() {
             return Ok(());
         }
+        if events
+            .iter()
+            .any(|event| matches!(event, Event::StateDoubted { .. }))
+        {
+            self.upkeep.doubted_by_peer(self.now.mono);
+        }
         self.output.events.extend(events);
         self.observe();
         self.stop_applying()?;

@@ -300,7 +300,11 @@ impl Workshop {
             })
         });
         Ok(match rebuilt {
-            Some(rebuilt) => ExtraDone::Rebuilt(Box::new(rebuilt)),
+            Some(rebuilt) => {
+                // What was held still was of the trees that are gone; a copy holds the same rows.
+                self.pin = None;
+                ExtraDone::Rebuilt(Box::new(rebuilt))
+            }
             None => ExtraDone::Rewritten(base),
         })
     }

@@ -1,6 +1,7 @@
 //! A few replicas with a perfect network and disks that take no time: a state that is wrong is
 //! noticed and rebuilt.
 
+mod held;
 mod scrub;
 
 use super::*;

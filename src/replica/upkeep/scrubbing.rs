@@ -9,6 +9,8 @@ const SCRUB_PAUSE_US: u64 = 20_000;
 /// A state that changed too much while it was read is tried again after this long, then twice as long
 /// each time, and never later than the next scrub would come.
 const GIVEN_UP_PAUSE_US: u64 = 600_000_000;
+/// What another replica says of the state sends this one to read it no more often than this.
+const DOUBTED_PAUSE_US: u64 = 600_000_000;
 /// The first scrub comes after so small a part of the interval, for few processes live for all of
 /// it, ...
 const FIRST_SCRUB: u64 = 10;
@@ -28,6 +30,10 @@ pub(super) struct Scrubbing {
     given_up: u32,
     /// When the next part is read.
     part_at: Monotonic,
+    /// The state alone is read, for somebody doubts it; and when the next scrub was due before that.
+    doubted: Option<Option<Monotonic>>,
+    /// When that was last begun.
+    doubted_at: Option<Monotonic>,
 }
 
 impl Scrubbing {
@@ -39,12 +45,29 @@ impl Scrubbing {
             goes_on: false,
             given_up: 0,
             part_at: Monotonic(0),
+            doubted: None,
+            doubted_at: None,
         }
+    }
+
+    /// Another replica says that the state is wrong: it is read at once. False: that was done not long
+    /// ago, and the replica that doubts may be the one that is wrong.
+    pub(super) fn doubt(&mut self, now: Monotonic) -> bool {
+        let lately = |at| now.since(at) < DOUBTED_PAUSE_US;
+        if self.doubted_at.is_some_and(lately) {
+            return false;
+        }
+        self.doubted_at = Some(now);
+        self.doubted = Some(self.doubted.unwrap_or(self.due));
+        (self.due, self.goes_on) = (Some(now), false);
+        self.given_up = self.given_up.max(1);
+        true
     }
 
     /// The next part, if it is time for one.
     pub(super) fn next(&mut self, now: Monotonic) -> Option<ScrubPart> {
-        if self.interval_us == 0 || now < self.part_at {
+        let never = self.interval_us == 0 && self.doubted.is_none();
+        if never || now < self.part_at {
             return None;
         }
         let due = now >= *self.due.get_or_insert(now.plus(self.first_us));
@@ -88,7 +111,8 @@ impl Scrubbing {
     /// It came to its end.
     fn is_over(&mut self, now: Monotonic) {
         (self.goes_on, self.given_up) = (false, 0);
-        self.due = Some(now.plus(self.interval_us));
+        let next = Some(now.plus(self.interval_us));
+        self.due = self.doubted.take().unwrap_or(next);
     }
 
     /// The log was read to its end, and the state was not.
@@ -96,6 +120,10 @@ impl Scrubbing {
         let pause = GIVEN_UP_PAUSE_US << self.given_up.min(16);
         self.goes_on = false;
         self.given_up += 1;
+        if self.doubted.is_some() {
+            self.due = Some(now.plus(pause));
+            return;
+        }
         if pause >= self.interval_us {
             self.given_up = 0;
         }
@@ -142,6 +170,28 @@ mod tests {
             assert_eq!(scrubbing.next(Monotonic(now + wait - 1)), None);
             now += wait;
             assert_eq!(scrubbing.next(Monotonic(now)), Some(part));
+        }
+    }
+
+    #[test]
+    fn a_state_that_another_replica_doubts_is_read_at_once_but_not_again_and_again() {
+        for interval in [0, 3 * DOUBTED_PAUSE_US] {
+            let mut scrubbing = Scrubbing::new(interval, ReplicaId(3));
+            assert_eq!(scrubbing.next(Monotonic(0)), None);
+            assert!(scrubbing.doubt(Monotonic(5)));
+            assert_eq!(scrubbing.next(Monotonic(5)), Some(ScrubPart::BeginState));
+            assert!(!scrubbing.doubt(Monotonic(6)), "it is under way");
+            scrubbing.is_over(Monotonic(9));
+            let later = Monotonic(5 + DOUBTED_PAUSE_US);
+            assert!(!scrubbing.doubt(Monotonic(later.0 - 1)));
+            let due = interval > 0 && later.0 >= interval / FIRST_SCRUB;
+            let next = scrubbing.next(later);
+            assert_eq!(
+                next,
+                due.then_some(ScrubPart::Begin),
+                "the log was not read"
+            );
+            assert!(scrubbing.doubt(later));
         }
     }
 

@@ -1,0 +1,158 @@
+use super::*;
+use crate::replica::testing::{ms, slice};
+
+const POLICY: Rewriting = Rewriting {
+    bytes_min: 100,
+    age_us: 0,
+    keep_entries: 10,
+    keep_age_us: 0,
+    keep_log: false,
+};
+
+fn with(policy: Rewriting) -> Upkeep {
+    Upkeep::with(policy, Scrubbing::new(0, ReplicaId(1)), 0)
+}
+
+fn sight(checkpoint: &Slice) -> Sight<'_> {
+    Sight {
+        now: ms(1),
+        checkpoint: Some(checkpoint),
+        base: Index(0),
+        log_time: WallTime(5),
+        rests: false,
+        low: false,
+        fits: true,
+        rebuilding: None,
+    }
+}
+
+#[test]
+fn a_store_is_rewritten_when_it_has_grown_and_only_exchanged_when_it_was_checked() {
+    let checkpoint = slice(50);
+    let mut upkeep = with(POLICY);
+    upkeep.on_done(None, 100 * REWRITE_GROWTH, ms(0));
+    assert!(upkeep.next(sight(&checkpoint)).is_none());
+    upkeep.on_done(None, 100 * REWRITE_GROWTH + 1, ms(0));
+    let begun = upkeep.next(sight(&checkpoint));
+    assert!(matches!(
+        begun,
+        Some(Extra::Rewrite(RewriteStep::Begin {
+            base: Index(40),
+            ..
+        }))
+    ));
+    let next = |upkeep: &mut Upkeep, done| {
+        upkeep.on_done(Some(done), 500, ms(0));
+        upkeep.next(sight(&slice(50)))
+    };
+    let copy = next(&mut upkeep, ExtraDone::GoesOn);
+    assert!(matches!(copy, Some(Extra::Rewrite(RewriteStep::Copy))));
+    assert!(!upkeep.holds_slices());
+    let check = next(&mut upkeep, ExtraDone::Copied);
+    assert!(matches!(check, Some(Extra::Rewrite(RewriteStep::Check))));
+    assert!(upkeep.holds_slices());
+    let install = next(&mut upkeep, ExtraDone::Checked);
+    assert!(matches!(
+        install,
+        Some(Extra::Rewrite(RewriteStep::Install))
+    ));
+    let news = upkeep.on_done(Some(ExtraDone::Rewritten(Base::default())), 90, ms(0));
+    assert!(matches!(news, Some(News::Compacted(_))));
+    assert!(!upkeep.holds_slices());
+    assert!(upkeep.next(sight(&checkpoint)).is_none(), "small again");
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_is_tidied_early_but_only_where_the_next_store_fits() {
+    let checkpoint = slice(50);
+    let low = Sight {
+        low: true,
+        ..sight(&checkpoint)
+    };
+    let mut upkeep = with(POLICY);
+    upkeep.on_done(None, 150, ms(0));
+    assert!(upkeep.next(low).is_none(), "nothing to be had");
+    upkeep.on_done(None, 151, ms(0));
+    assert!(upkeep.next(Sight { fits: false, ..low }).is_none());
+    assert!(upkeep.next(sight(&checkpoint)).is_none());
+    assert!(upkeep.next(low).is_some());
+    assert!(upkeep.is_rewriting());
+}
+
+#[test]
+fn the_whole_log_is_kept_if_that_is_asked() {
+    let checkpoint = slice(50);
+    let policy = Rewriting {
+        keep_log: true,
+        ..POLICY
+    };
+    let mut upkeep = with(policy);
+    upkeep.on_done(None, 1_000, ms(0));
+    let begun = upkeep.next(sight(&checkpoint));
+    assert!(matches!(
+        begun,
+        Some(Extra::Rewrite(RewriteStep::Begin { base: Index(0), .. }))
+    ));
+}
+
+#[test]
+fn a_store_is_rewritten_for_its_age_if_some_of_the_log_can_go() {
+    let policy = Rewriting {
+        age_us: 1_000,
+        ..POLICY
+    };
+    let checkpoint = slice(50);
+    let at = |now: u64, base: u64| Sight {
+        now: Monotonic(now),
+        base: Index(base),
+        ..sight(&checkpoint)
+    };
+    let mut upkeep = with(policy);
+    upkeep.on_done(None, 1, ms(0));
+    assert!(upkeep.next(at(5_000, 0)).is_none(), "not before it is old");
+    assert!(
+        upkeep.next(at(6_000, 39)).is_none(),
+        "11 entries, 10 stay, and 2 are too few"
+    );
+    let begun = upkeep.next(at(6_000, 38));
+    assert!(matches!(
+        begun,
+        Some(Extra::Rewrite(RewriteStep::Begin {
+            base: Index(40),
+            ..
+        }))
+    ));
+    upkeep.on_done(Some(ExtraDone::NothingToCut), 1, Monotonic(6_500));
+    assert!(
+        upkeep.next(at(7_499, 0)).is_none(),
+        "young entries: a day later"
+    );
+    assert!(upkeep.next(at(7_500, 0)).is_some());
+    let done = ExtraDone::Rewritten(Base::default());
+    upkeep.on_done(Some(done), 1, Monotonic(7_000));
+    assert!(upkeep.next(at(7_999, 0)).is_none());
+    assert!(upkeep.next(at(8_000, 0)).is_some());
+}
+
+#[test]
+fn a_part_for_a_peer_waits_for_the_trees_and_a_new_question_takes_the_place_of_the_old() {
+    let peer = crate::types::ReplicaId(2);
+    let read = |at_least| SnapshotRead {
+        peer,
+        wanted: None,
+        at_least: Index(at_least),
+    };
+    let mut upkeep = with(POLICY);
+    upkeep.read(vec![read(60), read(51)]);
+    assert!(upkeep.wants_checkpoint(Index(50)));
+    assert!(upkeep.next(sight(&slice(50))).is_none());
+    let found = upkeep.next(sight(&slice(51)));
+    assert!(matches!(found, Some(Extra::Read(read, _)) if read.at_least == Index(51)));
+    assert!(!upkeep.wants_checkpoint(Index(50)));
+    let checkpoint = slice(51);
+    let later = Sight {
+        now: Monotonic(ms(1).0 + PIN_IDLE_US),
+        ..sight(&checkpoint)
+    };
+    assert!(matches!(upkeep.next(later), Some(Extra::Unpin)));
+}
