@@ -270,8 +270,10 @@ pub struct RequestId {
 /// Which incarnation of each replica is in force.
 pub type Members = std::collections::BTreeMap<ReplicaId, Incarnation>;
 
-/// The highest level that this build knows.
-pub const LEVEL: Level = Level(1);
+/// The highest level that this build knows. What each has brought:
+///
+/// 2. The request that created an account is remembered beyond the account's deletion.
+pub const LEVEL: Level = Level(2);
 /// The level in force from entry 1 on, in every cluster for ever: builds that know different levels
 /// must write the same entry 1. Higher ones come by an entry of the log.
 pub const FORMATION_LEVEL: Level = Level(1);

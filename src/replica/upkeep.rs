@@ -403,9 +403,7 @@ impl Upkeep {
                 self.stage = Stage::Copying;
             }
             ExtraDone::Rebuilt(rebuilt) => {
-                self.stage = Stage::Idle;
-                // It went with the trees that it was of.
-                self.pinned = None;
+                (self.stage, self.pinned) = (Stage::Idle, None);
                 self.rewritten = size_bytes;
                 self.attempts += 1;
                 return Some(News::Rebuilt(rebuilt));

@@ -88,6 +88,7 @@ pub(super) enum RecordKind {
     Delivered = 10,
     /// Not a record: the body of an operation, for idempotency.
     Operation = 11,
+    Creation = 12,
 }
 
 /// Writes one logical record in canonical form: a kind, then its fields in a fixed order; numbers

@@ -67,7 +67,7 @@ pub(super) type Key = SmallVec<[u8; 40]>;
 
 /// Keys. A prefix letter keeps kinds of record in one tree apart.
 pub(super) mod keys {
-    use super::{ClientId, InboxSeq, Index, Key, TokenHash, UserId};
+    use super::{ClientId, InboxSeq, Index, Key, RequestId, TokenHash, UserId};
 
     fn join(parts: &[&[u8]]) -> Key {
         let mut key = Key::new();
@@ -91,6 +91,11 @@ pub(super) mod keys {
     /// `users`: (n, name) → user.
     pub fn name(name: &str) -> Key {
         join(&[b"n", name.as_bytes()])
+    }
+    /// `users`: (g, client, sequence) → the creation that this request was, of a deleted account.
+    pub fn creation(request: &RequestId) -> Key {
+        let sequence = request.sequence.to_be_bytes();
+        join(&[b"g", &request.client.0, &sequence])
     }
     /// `tokens`: token hash → token.
     pub fn token(hash: &TokenHash) -> Key {
@@ -153,7 +158,7 @@ pub(super) struct Account {
     pub password_hash: String,
     pub password_version: u32,
     pub created: WallTime,
-    /// The request that created it, so that its repetition is recognised for ever.
+    /// The request that created it, so that its repetition is recognised: see [`Creation`].
     pub created_by: Option<RequestId>,
     /// Its live tokens, oldest first. Not part of the digest: the tokens themselves are.
     #[serde(with = "blob::token_hashes")]
@@ -200,6 +205,34 @@ impl Tombstone {
             .number(user.0)
             .number(self.deleted.0)
             .lanes()
+    }
+}
+
+/// `users`, (g, …). A request that created an account which was deleted since: an attempt of it that
+/// arrives late must not create that account once more.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Creation {
+    pub user: UserId,
+    pub name: String,
+}
+
+impl Creation {
+    pub fn lanes(&self, request: &RequestId) -> Lanes {
+        Canonical::new(RecordKind::Creation)
+            .bytes(request.client.0)
+            .number(request.sequence)
+            .number(self.user.0)
+            .bytes(&self.name)
+            .lanes()
+    }
+
+    /// The request that a key names.
+    pub fn request_of(key: &[u8]) -> Option<RequestId> {
+        let client = key.get(1..17)?.try_into().ok()?;
+        Some(RequestId {
+            client: ClientId(client),
+            sequence: keys::number_at(key, 17)?,
+        })
     }
 }
 

@@ -9,8 +9,8 @@ use super::digest::Lanes;
 use super::overlay::{View, after};
 use super::packed::Packed;
 use super::records::{
-    Account, AccountRecord, Client, FRONTS, Head, Key, Token, damaged, decode, delivered_lanes,
-    keys, name_lanes,
+    Account, AccountRecord, Client, Creation, FRONTS, Head, Key, Token, damaged, decode,
+    delivered_lanes, keys, name_lanes,
 };
 use super::{idempotency, tokens};
 use crate::limits::{CLIENTS_MAX, FRONTS_MAX};
@@ -43,6 +43,13 @@ pub(super) fn total(view: View<'_>) -> Result<Lanes, StorageError> {
         compare(Tree::Users, &keys::head(FRONTS), &head.sum, &sum)?;
         total.add(&sum);
     }
+    pages(view, Tree::Users, keys::of_prefix(b'g'), |key, bytes| {
+        let creation: Creation = decode(Tree::Users, key, bytes)?;
+        let request = Creation::request_of(key);
+        let request = request.ok_or_else(|| damaged(Tree::Users, key, "has a wrong key"))?;
+        total.add(&creation.lanes(&request));
+        Ok(())
+    })?;
     // Names and tokens that belong to nobody are in no user's sum.
     let mut names = 0;
     pages(view, Tree::Users, keys::of_prefix(b'n'), |_, _| {

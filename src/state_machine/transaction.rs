@@ -10,7 +10,7 @@ use super::overlay::{Growing, Overlay, View};
 use super::packed::{self, Packed};
 use super::records::{Cleanup, FRONTS, Head, Key, decode, keys};
 use crate::storage::{StateReader, StorageError, Tree};
-use crate::types::{Index, UserId, WallTime};
+use crate::types::{Index, Level, UserId, WallTime};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -179,6 +179,11 @@ impl<'a> Transaction<'a> {
     pub fn subtract(&mut self, user: UserId, lanes: &Lanes) -> Result<(), StorageError> {
         self.head(user)?.sum.subtract(lanes);
         Ok(())
+    }
+
+    /// The level in force.
+    pub fn level(&self) -> Level {
+        self.totals.level
     }
 
     /// Adds a logical record that belongs to no user.

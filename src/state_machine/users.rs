@@ -1,12 +1,17 @@
 //! Accounts: creation, profile, password, deletion.
 
 use super::overlay::View;
-use super::records::{Account, AccountRecord, Token, Tombstone, decode, keys, name_lanes};
+use super::records::{
+    Account, AccountRecord, Creation, Token, Tombstone, decode, keys, name_lanes,
+};
 use super::tokens::{self, Session};
 use super::transaction::Transaction;
 use super::{AccountInfo, Command, NewToken, Notice, Refusal, Reply, idempotency};
 use crate::storage::{StorageError, Tree};
-use crate::types::UserId;
+use crate::types::{Level, UserId};
+
+/// From this level on a deletion keeps the request that created the account.
+const CREATIONS_ARE_KEPT: Level = Level(2);
 
 /// The live account with this id.
 pub(super) fn find_account(view: View<'_>, user: UserId) -> Result<Option<Account>, StorageError> {
@@ -54,6 +59,9 @@ pub(super) fn create(
     command: &Command,
     new: &NewAccount<'_>,
 ) -> Result<Reply, StorageError> {
+    if let Some(refusal) = was_created(tx.view(), command, new.name)? {
+        return Ok(Reply::Refused(refusal));
+    }
     if let Some(user) = find_user(tx.view(), new.name)? {
         return create_again(tx.view(), command, user, new);
     }
@@ -87,6 +95,26 @@ pub(super) fn create(
     save_account(tx, user, account);
     tx.notices.push(Notice::AccountCreated { name, user });
     Ok(reply)
+}
+
+/// The request created an account that was deleted since. Whoever repeats it has waited for longer
+/// than the account lived; whoever gave it up does not expect it to come back.
+fn was_created(
+    view: View<'_>,
+    command: &Command,
+    name: &str,
+) -> Result<Option<Refusal>, StorageError> {
+    let Some(request) = &command.request else {
+        return Ok(None);
+    };
+    let before = view.read_shared::<Creation>(Tree::Users, &keys::creation(request))?;
+    Ok(before.map(|creation| {
+        if creation.name == name {
+            Refusal::UserUnknown
+        } else {
+            Refusal::RequestIdReused
+        }
+    }))
 }
 
 /// The name exists: the same request once more, or somebody else's account.
@@ -170,6 +198,14 @@ pub(super) fn delete(tx: &mut Transaction<'_>, session: Session) -> Result<Reply
         tokens::revoke(tx, user, &mut account, hash)?;
     }
     let name = account.name;
+    if let Some(request) = account.created_by
+        && tx.level() >= CREATIONS_ARE_KEPT
+    {
+        let name = name.clone();
+        let creation = Creation { user, name };
+        tx.add_to_total(&creation.lanes(&request));
+        tx.put(Tree::Users, keys::creation(&request), creation);
+    }
     tx.remove(Tree::Users, keys::name(&name));
     let tombstone = Tombstone { deleted: tx.index };
     tx.add_to_total(&tombstone.lanes(user));

@@ -1,3 +1,5 @@
+//! Which piece of work comes when.
+
 use super::*;
 use crate::replica::testing::{ms, slice};
 

@@ -268,3 +268,38 @@ fn what_nobody_can_see_is_removed_without_any_client() {
     assert_eq!(rig.trees.within(Tree::Inboxes, &from, &to).count(), 0);
     rig.check();
 }
+
+#[test]
+fn a_late_attempt_does_not_create_an_account_that_was_deleted_since() {
+    for (level, revives) in [(1, true), (2, false)] {
+        let mut rig = Rig::new();
+        rig.raise(Level(level));
+        let mut alice = rig.create("alice");
+        let deletion = alice.next(Operation::DeleteAccount);
+        assert_eq!(rig.run(&deletion), Reply::Done);
+        rig.check();
+        let late = create("alice", Some(request("alice", 1)), token("late"));
+        let outcome = rig.run(&late);
+        if revives {
+            assert!(matches!(outcome, Reply::LoggedIn { .. }), "before level 2");
+            rig.check();
+            continue;
+        }
+        assert_eq!(outcome, refused(Refusal::UserUnknown));
+        let other = create("bob", Some(request("alice", 1)), token("bob"));
+        assert_eq!(rig.run(&other), refused(Refusal::RequestIdReused));
+        // Somebody else's account of that name is none of its business, nor is its deletion.
+        let mut next = create("alice", Some(request("next", 1)), token("next"));
+        if let Operation::CreateAccount { token, .. } = &mut next.operation {
+            token.client = client("next");
+        }
+        assert!(matches!(rig.run(&next), Reply::LoggedIn { .. }));
+        assert_eq!(rig.run(&late), refused(Refusal::UserUnknown));
+        rig.check();
+        rig.drain();
+        rig.check();
+        rig.machine = StateMachine::open(rig.trees.slice.as_ref()).unwrap();
+        assert_eq!(rig.run(&late), refused(Refusal::UserUnknown));
+        rig.check();
+    }
+}

@@ -13,7 +13,7 @@ use super::{
 use crate::storage::{Slice, StateReader, StorageError, Tree};
 use crate::types::entry::{Entry, Kind};
 use crate::types::{
-    ClientId, Hash, Incarnation, Index, LEVEL, Members, ReplicaId, RequestId, Stamp, Term,
+    ClientId, Hash, Incarnation, Index, LEVEL, Level, Members, ReplicaId, RequestId, Stamp, Term,
     TokenHash, UserId, WallTime,
 };
 use bytes::Bytes;
@@ -102,6 +102,12 @@ impl Rig {
     pub fn apply_entry(&mut self, entry: Entry) -> Applied {
         self.log.push(entry.clone());
         self.machine.apply(&self.trees, &entry).unwrap()
+    }
+
+    /// This level comes into force.
+    pub fn raise(&mut self, level: Level) -> Applied {
+        let payload = rmp_serde::to_vec(&level).unwrap();
+        self.apply_entry(self.seal(Kind::RaiseLevel, &payload))
     }
 
     pub fn seal(&self, kind: Kind, payload: &[u8]) -> Entry {

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::state_machine::check_level_of;
-use crate::types::{InboxSeq, Level};
+use crate::types::{FORMATION_LEVEL, InboxSeq};
 
 /// A small seeded generator; the tests must not depend on a crate's idea of one.
 struct Seeded(u64);
@@ -187,6 +187,8 @@ fn reference(seed: u64, entries: usize) -> (Rig, Vec<(Applied, Hash)>) {
     for i in 0..entries {
         let applied = if i % 97 == 96 {
             rig.apply_entry(rig.seal(Kind::TermStart, &[]))
+        } else if i == entries / 4 {
+            rig.raise(LEVEL)
         } else {
             let command = commands.next();
             let applied = rig.apply(&command);
@@ -314,7 +316,10 @@ fn membership_and_level_come_from_the_log_and_survive_a_restart() {
     rig.drain();
     let machine = StateMachine::open(rig.trees.slice.as_ref()).unwrap();
     assert_eq!(machine.members(), rig.machine.members());
-    assert_eq!((machine.level(), machine.applied()), (LEVEL, Index(2)));
+    assert_eq!(
+        (machine.level(), machine.applied()),
+        (FORMATION_LEVEL, Index(2))
+    );
 
     let beyond = rmp_serde::to_vec(&Level(LEVEL.0 + 1)).unwrap();
     let entry = rig.seal(Kind::RaiseLevel, &beyond);
@@ -335,7 +340,7 @@ fn membership_and_level_come_from_the_log_and_survive_a_restart() {
         StateMachine::open(Some(&slice)).map(|_| ()),
     ] {
         let error = error.unwrap_err().to_string();
-        assert!(error.contains("is at level 2"), "{error}");
+        assert!(error.contains("is at level 3"), "{error}");
     }
 }
 

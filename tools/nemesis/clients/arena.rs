@@ -138,10 +138,6 @@ impl Arena {
                 let token = Some(self.keep(&client));
                 self.took_effect(password);
                 self.ok(invoked, Action::Created { password, token });
-                // An earlier attempt may have created one that was deleted before the next attempt.
-                if cluster.stats().retries > 0 {
-                    self.perhaps(invoked, unknown);
-                }
             }
             Err(error) if error.reason == "NAME_TAKEN" => {
                 self.ok(invoked, Action::NameTaken);
