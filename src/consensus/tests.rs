@@ -1,5 +1,6 @@
 //! A perfect network and disk of a few nodes: the main path, step by step.
 
+mod late;
 mod time;
 
 use super::*;

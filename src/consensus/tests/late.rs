@@ -1,0 +1,101 @@
+//! Replicas that come from behind: one that holds more than it knows to be committed, and a disk that
+//! went back.
+
+use super::*;
+
+fn founders() -> Members {
+    let ids = (1..=3).map(ReplicaId);
+    ids.map(|id| (id, Incarnation([id.0 as u8; 16]))).collect()
+}
+
+/// Found by the simulation, seeds 1009874 and 1155437 of three replicas at that time: offered again for
+/// ever, and refused each time.
+#[test]
+fn a_snapshot_whose_last_entry_is_held_is_refused_with_a_hint_at_that_entry() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(500_000);
+    let primary = cluster.primary().unwrap();
+    let secondary = *cluster.nodes.keys().find(|id| **id != primary).unwrap();
+    let now = cluster.now();
+    let node = cluster.nodes.get_mut(&primary).unwrap();
+    let index = node.propose(now, &[command("a")]).unwrap();
+    let sent = node.take_ready().messages;
+    let append = sent.into_iter().find(|message| message.to == secondary);
+    let append = append.expect("it is sent before it is durable here");
+    let node = cluster.nodes.get_mut(&secondary).unwrap();
+    node.step(now, append.clone());
+    let job = node.take_ready().job.expect("the entry is written");
+    node.on_persisted(now, job.id);
+    assert_eq!(node.take_ready().messages.len(), 1, "acknowledged");
+    let stamp = node.status().durable;
+    assert_eq!(
+        (stamp.index, node.status().commit),
+        (index, index.previous())
+    );
+
+    let head = SnapshotHead {
+        base: Base {
+            stamp,
+            hash: node.log.head_hash(),
+            founders: founders(),
+            ..Base::default()
+        },
+        digest: Hash::default(),
+        members: founders(),
+        machine: Vec::new().into(),
+    };
+    let offer = Message {
+        body: Body::SnapshotOffer(Box::new(head)),
+        ..append
+    };
+    node.step(now, offer);
+    let replies = node.take_ready().messages;
+    let hint = replies.iter().find_map(|message| match &message.body {
+        Body::AppendReply(AppendReply::Conflict { hint, .. }) => Some(*hint),
+        _ => None,
+    });
+    assert_eq!(hint, Some(index), "{replies:?}");
+}
+
+/// Found by the simulation, seeds 1077876 of three replicas and 1192820 of five at that time: killed
+/// after it had formed again, it held what the others remembered of it.
+#[test]
+fn an_old_copy_from_before_the_formation_does_not_form_before_others_vouch_for_it() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(500_000);
+    let primary = cluster.primary().unwrap();
+    let old = *cluster.nodes.keys().find(|id| **id != primary).unwrap();
+    let now = cluster.now();
+    let node = cluster.nodes.get_mut(&primary).unwrap();
+    node.propose(now, &[command("a")]).unwrap();
+    cluster.run(200_000);
+    cluster.kill(old);
+    let ids: Vec<ReplicaId> = founders().into_keys().collect();
+    let mut again = start(old, &ids, 2);
+    again.now = cluster.now();
+    let mut node = Node::new(again);
+    // What the primary says first is about the run that is over.
+    let now = cluster.now();
+    let peer = cluster.nodes.get_mut(&primary).unwrap();
+    peer.on_link_up(now, old);
+    let said = peer.take_ready().messages;
+    node.on_link_up(now, primary);
+    for message in said.into_iter().filter(|message| message.to == old) {
+        node.step(now, message);
+    }
+    assert!(node.peers[&primary].hello.is_some(), "it was heard");
+    assert_eq!(node.status().last, Stamp::ZERO);
+    if let Some(job) = node.take_ready().job {
+        assert!(job.append.is_empty(), "its hard state, and nothing else");
+        node.on_persisted(now, job.id);
+    }
+    cluster.nodes.insert(old, node);
+    cluster.connect();
+    cluster.run(1_000_000);
+    let noticed =
+        |(id, event): &(ReplicaId, Event)| *id == old && matches!(event, Event::LostMemory { .. });
+    assert!(cluster.events.iter().any(noticed), "{:?}", cluster.events);
+    let status = cluster.nodes[&old].status();
+    assert_eq!(status.role, Role::Secondary);
+    assert_ne!(status.members[&old], founders()[&old]);
+}
