@@ -10,8 +10,10 @@
 
 mod accounts;
 mod cluster;
+mod delivery;
 mod failover;
 mod grpc;
+mod listing;
 mod meter;
 mod plot;
 #[path = "../../../src/bin/chat-server/demo/ports.rs"]
@@ -65,6 +67,10 @@ enum Instead {
     Failover(failover::FailoverArgs),
     /// Fill a test cluster with accounts
     Prepare(prepare::PrepareArgs),
+    /// Send one message at a time, and see how soon it is heard on another replica
+    Delivery(delivery::DeliveryArgs),
+    /// List accounts by pattern, and see how long a page takes
+    Listing(listing::ListingArgs),
 }
 
 /// `chat-admin bench`.
@@ -151,6 +157,8 @@ pub fn main(args: BenchArgs) -> anyhow::Result<ExitCode> {
     match args.instead {
         Some(Instead::Failover(args)) => local.block_on(&runtime, failover::failover(args))?,
         Some(Instead::Prepare(args)) => local.block_on(&runtime, prepare::prepare(args))?,
+        Some(Instead::Delivery(args)) => local.block_on(&runtime, delivery::delivery(args))?,
+        Some(Instead::Listing(args)) => local.block_on(&runtime, listing::listing(args))?,
         None => local.block_on(&runtime, bench(args))?,
     }
     Ok(ExitCode::SUCCESS)
