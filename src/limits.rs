@@ -143,6 +143,8 @@ pub const DISK_LOOK_MS: u64 = 250;
 /// A store is rewritten when it has grown to so many times what it was after the last rewriting:
 /// by then most of it is dead.
 pub const REWRITE_GROWTH: u64 = 3;
+/// Or half as many times more, or twice that, by the replica's id: not on all replicas at once.
+pub const REWRITE_STAGGERED: u64 = 3;
 
 /// Records in one checkpoint slice: the longest time that a batch waits behind it (about 10 µs a
 /// record). Larger ones gather more: with 200 accounts at work the first 500 records are theirs,

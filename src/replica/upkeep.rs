@@ -11,7 +11,7 @@ mod tests;
 
 use super::{Config, Extra, ExtraDone, Rebuilt, RewriteStep, Rewriting, Scrubbed};
 use crate::consensus::{SnapshotChunk, SnapshotHead, SnapshotRead, SnapshotStep, StepDone};
-use crate::limits::{REPLICAS_MAX, REWRITE_GROWTH};
+use crate::limits::{REPLICAS_MAX, REWRITE_GROWTH, REWRITE_STAGGERED};
 use crate::storage::Slice;
 use crate::types::{Base, Index, Monotonic, ReplicaId, WallTime};
 use scrubbing::Scrubbing;
@@ -100,8 +100,12 @@ pub(super) enum News {
 /// See the module.
 pub(super) struct Upkeep {
     policy: Rewriting,
+    /// The size at which this replica rewrites its store is raised by so many halves.
+    later: u64,
     scrubbing: Scrubbing,
     stage: Stage,
+    /// When the part of a copy that is out was handed out.
+    copies_since: Option<Monotonic>,
     step: Option<SnapshotStep>,
     /// The step that is out, in case it goes on.
     out: Option<SnapshotStep>,
@@ -130,14 +134,19 @@ impl Upkeep {
     /// `rewritten`: the store's size after the last rewriting.
     pub(super) fn new(config: &Config, rewritten: u64) -> Self {
         let scrubbing = Scrubbing::new(config.scrub_interval_us, config.node.id);
-        Self::with(config.rewriting, scrubbing, rewritten)
+        Self {
+            later: u64::from(config.node.id.0.saturating_sub(1)) % REWRITE_STAGGERED,
+            ..Self::with(config.rewriting, scrubbing, rewritten)
+        }
     }
 
     fn with(policy: Rewriting, scrubbing: Scrubbing, rewritten: u64) -> Self {
         Self {
             policy,
+            later: 0,
             scrubbing,
             stage: Stage::Idle,
+            copies_since: None,
             step: None,
             out: None,
             reads: VecDeque::new(),
@@ -287,7 +296,10 @@ impl Upkeep {
                 Some(begin) => begin,
                 None => return self.scrub(sight),
             },
-            Stage::Copying => RewriteStep::Copy,
+            Stage::Copying => {
+                self.copies_since = Some(sight.now).filter(|_| !sight.low);
+                RewriteStep::Copy
+            }
             Stage::Checking => RewriteStep::Check,
             Stage::Installing => RewriteStep::Install,
         };
@@ -341,7 +353,8 @@ impl Upkeep {
         if low {
             most.saturating_add(most / 2)
         } else {
-            most.saturating_mul(REWRITE_GROWTH)
+            let grown = most.saturating_mul(REWRITE_GROWTH);
+            grown.saturating_add((most / 2).saturating_mul(self.later))
         }
     }
 
@@ -376,6 +389,13 @@ impl Upkeep {
         1 + self.policy.keep_entries / 10
     }
 
+    /// As long as a part of a copy has taken: what clients wait for is on the same disk.
+    fn rest_after_copying(&mut self, now: Monotonic) {
+        if let Some(since) = self.copies_since.take() {
+            self.again_at = now.plus(now.since(since));
+        }
+    }
+
     /// A job is done.
     pub(super) fn on_done(
         &mut self,
@@ -385,6 +405,7 @@ impl Upkeep {
     ) -> Option<News> {
         self.size = size_bytes;
         let out = self.out.take();
+        self.rest_after_copying(now);
         match done? {
             ExtraDone::GoesOn => {
                 if out.is_some() || self.stage == Stage::Checking {
@@ -418,8 +439,8 @@ impl Upkeep {
             }
             ExtraDone::RewriteFailed => {
                 self.stage = Stage::Idle;
+                self.attempts += u32::from(self.rebuilds);
                 let pause = if self.rebuilds {
-                    self.attempts += 1;
                     self.rebuild_pause_us()
                 } else {
                     FAILED_PAUSE_US

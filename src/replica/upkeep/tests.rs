@@ -65,6 +65,43 @@ fn a_store_is_rewritten_when_it_has_grown_and_only_exchanged_when_it_was_checked
 }
 
 #[test]
+fn replicas_do_not_rewrite_their_stores_at_once() {
+    let checkpoint = slice(50);
+    for (later, times) in [(0, 6), (1, 7), (2, 8)] {
+        let mut upkeep = Upkeep {
+            later,
+            ..with(POLICY)
+        };
+        upkeep.on_done(None, 50 * times, ms(0));
+        assert!(upkeep.next(sight(&checkpoint)).is_none());
+        upkeep.on_done(None, 50 * times + 1, ms(0));
+        assert!(upkeep.next(sight(&checkpoint)).is_some());
+    }
+}
+
+#[test]
+fn a_copy_rests_as_long_as_it_has_worked_unless_space_is_short() {
+    let checkpoint = slice(50);
+    for low in [false, true] {
+        let at = |now| Sight {
+            now: ms(now),
+            low,
+            ..sight(&checkpoint)
+        };
+        let mut upkeep = with(POLICY);
+        upkeep.on_done(None, 1_000, ms(1));
+        assert!(upkeep.next(at(1)).is_some(), "begins");
+        upkeep.on_done(Some(ExtraDone::GoesOn), 1_000, ms(2));
+        assert!(upkeep.next(at(2)).is_some());
+        upkeep.on_done(Some(ExtraDone::GoesOn), 1_000, ms(12));
+        assert_eq!(upkeep.next(at(21)).is_some(), low);
+        if !low {
+            assert!(upkeep.next(at(22)).is_some());
+        }
+    }
+}
+
+#[test]
 fn a_disk_that_is_nearly_full_is_tidied_early_but_only_where_the_next_store_fits() {
     let checkpoint = slice(50);
     let low = Sight {
