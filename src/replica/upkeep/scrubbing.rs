@@ -30,8 +30,10 @@ pub(super) struct Scrubbing {
     given_up: u32,
     /// When the next part is read.
     part_at: Monotonic,
-    /// The state alone is read, for somebody doubts it; and when the next scrub was due before that.
-    doubted: Option<Option<Monotonic>>,
+    /// The state alone is read, for somebody doubts it.
+    doubted: bool,
+    /// When the next scrub was due before that.
+    due_before: Option<Monotonic>,
     /// When that was last begun.
     doubted_at: Option<Monotonic>,
 }
@@ -45,7 +47,8 @@ impl Scrubbing {
             goes_on: false,
             given_up: 0,
             part_at: Monotonic(0),
-            doubted: None,
+            doubted: false,
+            due_before: None,
             doubted_at: None,
         }
     }
@@ -58,7 +61,9 @@ impl Scrubbing {
             return false;
         }
         self.doubted_at = Some(now);
-        self.doubted = Some(self.doubted.unwrap_or(self.due));
+        if !std::mem::replace(&mut self.doubted, true) {
+            self.due_before = self.due;
+        }
         (self.due, self.goes_on) = (Some(now), false);
         self.given_up = self.given_up.max(1);
         true
@@ -66,7 +71,7 @@ impl Scrubbing {
 
     /// The next part, if it is time for one.
     pub(super) fn next(&mut self, now: Monotonic) -> Option<ScrubPart> {
-        let never = self.interval_us == 0 && self.doubted.is_none();
+        let never = self.interval_us == 0 && !self.doubted;
         if never || now < self.part_at {
             return None;
         }
@@ -111,8 +116,11 @@ impl Scrubbing {
     /// It came to its end.
     fn is_over(&mut self, now: Monotonic) {
         (self.goes_on, self.given_up) = (false, 0);
-        let next = Some(now.plus(self.interval_us));
-        self.due = self.doubted.take().unwrap_or(next);
+        self.due = if std::mem::take(&mut self.doubted) {
+            self.due_before
+        } else {
+            Some(now.plus(self.interval_us))
+        };
     }
 
     /// The log was read to its end, and the state was not.
@@ -120,7 +128,7 @@ impl Scrubbing {
         let pause = GIVEN_UP_PAUSE_US << self.given_up.min(16);
         self.goes_on = false;
         self.given_up += 1;
-        if self.doubted.is_some() {
+        if self.doubted {
             self.due = Some(now.plus(pause));
             return;
         }

@@ -17,8 +17,11 @@ use std::time::{Duration, Instant};
 
 /// Messages that must be acknowledged before a blow, so that the cluster is at rest.
 const CALM_MESSAGES: usize = 50;
-/// A paused replica goes on after this, once the outcome is known.
-const AFTER: Duration = Duration::from_millis(300);
+/// From a trial to the next: longer than the client library avoids a replica whose connection broke.
+const AFTER_BROKEN: Duration = Duration::from_millis(500);
+/// The same for one that did not answer in time. A client that avoids both others takes the one that is
+/// struck for the only one, and gives it more time.
+const AFTER_SILENT: Duration = Duration::from_millis(3_500);
 
 /// What happens to the primary.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -91,7 +94,11 @@ pub async fn failover(args: FailoverArgs) -> anyhow::Result<()> {
             Blow::Cut => cluster.heal(),
         }
         cluster.wait_linked(&primary).await?;
-        tokio::time::sleep(AFTER).await;
+        tokio::time::sleep(match args.blow {
+            Blow::Kill => AFTER_BROKEN,
+            Blow::Pause | Blow::Cut => AFTER_SILENT,
+        })
+        .await;
     }
     let ms = |us: u64| us as f64 / 1e3;
     let (median, most) = (ms(times.value_at_quantile(0.5)), ms(times.max()));
