@@ -396,6 +396,17 @@ impl Upkeep {
         }
     }
 
+    fn rewrite_failed(&mut self, now: Monotonic) {
+        self.stage = Stage::Idle;
+        self.attempts += u32::from(self.rebuilds);
+        let pause = if self.rebuilds {
+            self.rebuild_pause_us()
+        } else {
+            FAILED_PAUSE_US
+        };
+        self.not_before = now.plus(pause);
+    }
+
     /// A job is done.
     pub(super) fn on_done(
         &mut self,
@@ -437,16 +448,7 @@ impl Upkeep {
                 self.rewritten_at = Some(now);
                 return Some(News::Compacted(base));
             }
-            ExtraDone::RewriteFailed => {
-                self.stage = Stage::Idle;
-                self.attempts += u32::from(self.rebuilds);
-                let pause = if self.rebuilds {
-                    self.rebuild_pause_us()
-                } else {
-                    FAILED_PAUSE_US
-                };
-                self.not_before = now.plus(pause);
-            }
+            ExtraDone::RewriteFailed => self.rewrite_failed(now),
             ExtraDone::NothingToCut => {
                 self.stage = Stage::Idle;
                 self.rewritten_at = Some(now);
