@@ -15,7 +15,8 @@
 //! A durable log's last stamp falls only in a repair, which has rules of its own, after a fenced
 //! poll, which is recorded (`HardState::given_up`), and for a moment when another log takes the place of
 //! one that conflicts, in parts or by a snapshot. Within a process run that is known to be legal; a replica
-//! that is killed in that moment is readmitted without need, which costs time and nothing else.
+//! that is killed in that moment is readmitted without need. That costs time; beside another replica that waits
+//! for its readmission it costs the majority (seed 2049435 of three, see `docs/simulation.md`).
 
 use super::{Event, Mutant, Node, Repair};
 use crate::types::{Incarnation, ReplicaId, RunNonce, Stamp};
