@@ -200,6 +200,8 @@ pub(super) fn delete(tx: &mut Transaction<'_>, session: Session) -> Result<Reply
     let name = account.name;
     if let Some(request) = account.created_by
         && tx.level() >= CREATIONS_ARE_KEPT
+        // A client may have used one id for accounts of two names: the first deletion's stays.
+        && tx.view().get(Tree::Users, &keys::creation(&request))?.is_none()
     {
         let name = name.clone();
         let creation = Creation { user, name };

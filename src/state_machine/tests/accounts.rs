@@ -303,3 +303,27 @@ fn a_late_attempt_does_not_create_an_account_that_was_deleted_since() {
         rig.check();
     }
 }
+
+#[test]
+fn two_accounts_of_one_request_id_leave_one_record_and_a_digest_that_adds_up() {
+    let mut rig = Rig::new();
+    rig.raise(Level(2));
+    rig.create("alice");
+    let mut bob = create("bob", Some(request("alice", 1)), token("bob"));
+    if let Operation::CreateAccount { token, .. } = &mut bob.operation {
+        token.client = client("alice");
+    }
+    assert!(matches!(rig.run(&bob), Reply::LoggedIn { .. }));
+    for name in ["alice", "bob"] {
+        let deletion = Command {
+            auth: Some(Auth { token: token(name) }),
+            request: None,
+            operation: Operation::DeleteAccount,
+            front: false,
+        };
+        assert_eq!(rig.run(&deletion), Reply::Done);
+        rig.check();
+    }
+    assert_eq!(rig.run(&bob), refused(Refusal::RequestIdReused));
+    rig.check();
+}
