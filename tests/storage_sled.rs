@@ -460,7 +460,10 @@ fn flipped_bytes_are_damage_or_change_nothing_also_where_an_open_reads_only_an_i
             Err(error) => panic!("byte {at}: {error:?}"),
         }
     }
-    assert!(found > 0 && unread > 0, "{found} at open, {unread} later, of {tried}");
+    assert!(
+        found > 0 && unread > 0,
+        "{found} at open, {unread} later, of {tried}"
+    );
 }
 
 /// Returns when sled has let go of its file: a moment after the store was dropped.

@@ -339,7 +339,7 @@ impl Node {
             self.jobs.want_hard_state_first();
         }
         if self.log.last().index >= differs || Mutant::AdoptOlder.on() {
-            self.truncate(differs.previous());
+            self.truncate(differs.previous(), last.term);
         }
         for entry in adoption.staged {
             if entry.index() > self.log.last().index {

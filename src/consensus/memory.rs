@@ -13,43 +13,59 @@
 //! readmitted.
 //!
 //! A durable log's last stamp falls only in a repair, which has rules of its own, after a fenced
-//! poll, which is recorded (`HardState::given_up`), and for a moment when another log takes the place of
-//! one that conflicts, in parts or by a snapshot. Within a process run that is known to be legal; a replica
-//! that is killed in that moment is readmitted without need. That costs time; beside another replica that waits
-//! for its readmission it costs the majority (seed 2049435 of three, see `docs/simulation.md`).
+//! poll, and when another log takes the place of one that conflicts, in parts or by a snapshot: its first entries
+//! may be older than what goes. In the last two cases a term is written down before
+//! (`HardState::given_up`), and what is remembered of earlier terms is no alarm any more. Nothing
+//! that counts is hidden by that: what went was of earlier terms and is proven uncommitted, and of what is
+//! acknowledged afterwards only an entry of that term or a later one makes anything committed, which is
+//! remembered under its own stamp.
 
 use super::{Event, Mutant, Node, Repair};
-use crate::types::{Incarnation, ReplicaId, RunNonce, Stamp};
+use crate::types::{Incarnation, ReplicaId, RunNonce, Stamp, Term};
 use std::collections::BTreeMap;
 
 impl Node {
     /// What the primary says that each member has acknowledged.
     pub(super) fn remember(&mut self, acknowledged: &BTreeMap<ReplicaId, Stamp>) {
         for (id, stamp) in acknowledged {
-            let known = *id == self.config.id || self.peers.contains_key(id);
-            if known && *stamp > Stamp::ZERO {
-                let mark = self.hard.others_marks.entry(*id).or_insert(*stamp);
-                *mark = (*mark).max(*stamp);
-            }
+            // Whose it is, is not known before the formation is here.
+            let life = self.membership.committed().get(id).copied();
+            let Some(life) = life.filter(|_| *stamp > Stamp::ZERO) else {
+                continue;
+            };
+            let before = self.hard.others_lives.insert(*id, life);
+            let mark = self.hard.others_marks.entry(*id).or_insert(*stamp);
+            *mark = if before.is_none_or(|before| before == life) {
+                (*mark).max(*stamp)
+            } else {
+                *stamp
+            };
         }
     }
 
     /// A readmission is delivered, perhaps again after a restart. What the life before acknowledged
     /// lies below its entry, what the present one acknowledged does not: that must not be forgotten.
-    pub(super) fn forget_memory_before(&mut self, id: ReplicaId, readmission: Stamp) {
+    pub(super) fn forget_memory_before(
+        &mut self,
+        id: ReplicaId,
+        life: Incarnation,
+        readmission: Stamp,
+    ) {
         let mark = self.hard.others_marks.get(&id);
         if mark.is_some_and(|mark| *mark < readmission) || Mutant::ForgetAtReplay.on() {
             self.hard.others_marks.remove(&id);
         }
+        self.hard.others_lives.insert(id, life);
     }
 
     /// What this replica remembers of a peer's present incarnation.
     pub(super) fn remembered(&self, of: ReplicaId) -> Stamp {
-        let present = self
-            .peers
-            .get(&of)
-            .and_then(|peer| peer.incarnation)
-            .is_some_and(|life| self.membership.in_force(of, life));
+        let life = self.peers.get(&of).and_then(|peer| peer.incarnation);
+        let present = life.is_some_and(|life| {
+            let known = self.hard.others_lives.get(&of);
+            let same = known.is_none_or(|known| *known == life) || Mutant::RememberOldLife.on();
+            same && self.membership.in_force(of, life)
+        });
         let mark = self.hard.others_marks.get(&of).filter(|_| present);
         mark.copied().unwrap_or(Stamp::ZERO)
     }
@@ -79,14 +95,13 @@ impl Node {
             return;
         }
         let whole = self.hard.repair == Repair::No;
-        let given_up = remembers.term < self.hard.given_up;
+        let given_up = remembers.term < self.hard.given_up
+            || Mutant::GiveUpOwnTerm.on() && remembers.term == self.hard.given_up;
         // Until enough others vouch nothing was acknowledged in this run: what came meanwhile proves
         // nothing about the promises.
         let vouched = self.is_vouched_for();
-        // After that nothing is lost but by a truncation, which is legal: what takes the place of the
-        // old entries may come in parts, the first of them older than what the others remember.
         let has = if vouched {
-            self.log.last().max(self.dropped)
+            self.log.last()
         } else {
             self.began_with
         };
@@ -105,6 +120,14 @@ impl Node {
         }
     }
 
+    /// What was acknowledged here in terms before this one, and is not here any more, went legally.
+    /// ORDER: durable BEFORE it goes.
+    pub(super) fn give_up_before(&mut self, term: Term) {
+        if !Mutant::TruncateUnnoted.on() {
+            self.hard.given_up = self.hard.given_up.max(term);
+        }
+    }
+
     /// The promises are lost: the log is a source of bytes, and the new incarnation is readmitted.
     fn begin_new_life(&mut self, from: ReplicaId, remembers: Stamp, has: Stamp) {
         self.step_down("its disk is an old copy");
@@ -118,7 +141,8 @@ impl Node {
         // What was granted in this term is not known: the one grant is used.
         self.hard.granted_to = Some(self.config.id);
         self.hard.others_marks.clear();
-        (self.began_with, self.dropped) = (self.log.last(), Stamp::ZERO);
+        self.hard.others_lives.clear();
+        self.began_with = self.log.last();
         self.jobs.want_life();
         for peer in self.peers.values_mut() {
             peer.vouches = false;

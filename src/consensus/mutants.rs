@@ -84,6 +84,13 @@ pub enum Mutant {
     IgnoreRollback,
     /// Entries are taken from the primary before enough others have seen this run.
     WriteUnvouched,
+    /// A truncation leaves no word of itself: a replica that is killed before the new entries have
+    /// come takes itself for an old copy.
+    TruncateUnnoted,
+    /// What was acknowledged in the very term of a truncation is no alarm either.
+    GiveUpOwnTerm,
+    /// What is remembered of a replica's life before its readmission is asked of the present one.
+    RememberOldLife,
     /// A restart forgets what was remembered of a replica since its readmission.
     ForgetAtReplay,
     /// Digests are exchanged, and nothing is compared.
@@ -94,7 +101,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every variant.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 45] = [
         Self::DecideLocally,
         Self::ForgetTerm,
         Self::ForgetGrant,
@@ -134,6 +141,9 @@ impl Mutant {
         Self::StaleRound,
         Self::IgnoreRollback,
         Self::WriteUnvouched,
+        Self::TruncateUnnoted,
+        Self::GiveUpOwnTerm,
+        Self::RememberOldLife,
         Self::ForgetAtReplay,
         Self::CompareNothing,
         Self::ServeQuarantined,

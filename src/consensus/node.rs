@@ -117,8 +117,6 @@ pub struct Node {
     pub(super) poll: Option<super::poll::Poll>,
     /// The last entry that was there before anything of this process run's.
     pub(super) began_with: Stamp,
-    /// The highest last entry that a truncation of this process run has dropped.
-    pub(super) dropped: Stamp,
     /// Nothing can repair this replica: what was told last about that.
     pub(super) halt: Option<Event>,
     pub(super) damage: Option<(Index, String)>,
@@ -189,7 +187,6 @@ impl Node {
             poll: None,
             halt: None,
             began_with: log.last(),
-            dropped: Stamp::ZERO,
             damage: start.damage,
             damage_noted: None,
             applied,
@@ -224,7 +221,7 @@ impl Node {
             "recovery calls this damage"
         );
         if Mutant::KeepOnlyCommitted.on() && self.commit > Index(0) {
-            self.truncate(self.commit);
+            self.truncate(self.commit, Term(0));
         }
         let mut index = self.delivered.next();
         while index <= self.log.last().index {
@@ -374,7 +371,7 @@ impl Node {
             let entry = entry.clone();
             let replaced = self.membership.on_commit(&entry);
             if let Some((id, incarnation)) = replaced {
-                self.forget_memory_before(id, entry.stamp());
+                self.forget_memory_before(id, incarnation, entry.stamp());
                 self.forget_life_before(id, incarnation);
                 self.event(Event::Readmitted(id, incarnation));
             }
@@ -412,15 +409,16 @@ impl Node {
         self.ready.events.push(event);
     }
 
-    /// Drops entries above `after`. LEGAL only on a proven conflict with a current-term primary
-    /// or an adoption under all its conditions. The mark is lowered, durably, BEFORE.
-    pub(super) fn truncate(&mut self, after: Index) {
+    /// Drops entries above `after` for another log, that of a primary of `term` or one that ends in
+    /// `term`. LEGAL only on a proven conflict with a current-term primary or an adoption under all
+    /// its conditions. The mark is lowered, and `term` written down, durably, BEFORE.
+    pub(super) fn truncate(&mut self, after: Index, term: Term) {
         assert!(after >= self.commit, "a committed entry never goes");
         assert!(
             self.leading.is_none(),
             "a primary never rewrites its own log"
         );
-        self.dropped = self.dropped.max(self.log.last());
+        self.give_up_before(term);
         self.log.truncate(after);
         // In a repair the mark is not of this log, and stays a lower bound of what was lost.
         if self.hard.mark.index > after && self.hard.repair == Repair::No {

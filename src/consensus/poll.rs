@@ -149,7 +149,8 @@ impl Node {
     /// LEGAL only after the poll. The mark falls with what it named.
     fn give_up_suspected(&mut self, above: Index, by: Vec<ReplicaId>) {
         self.hard.mark = self.hard.mark.min(self.log.last());
-        self.hard.given_up = self.poll.as_ref().map_or(Term(0), |poll| poll.fence);
+        let fence = self.poll.as_ref().map_or(Term(0), |poll| poll.fence);
+        self.give_up_before(fence);
         self.become_whole();
         self.ask_after = self.now.mono;
         self.event(Event::Proven { above, by });

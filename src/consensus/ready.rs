@@ -39,12 +39,16 @@ pub struct HardState {
     #[serde(default)]
     pub repair: Repair,
     /// What this replica had acknowledged in terms below this one and does not hold any more was
-    /// given up, legally, after a fenced poll.
+    /// given up, legally: after a fenced poll, or for the log of a primary of this term.
     #[serde(default)]
     pub given_up: Term,
     /// The state was found wrong, and is not rebuilt yet. Not in files of earlier builds.
     #[serde(default)]
     pub quarantined: bool,
+    /// Of which incarnation each of the `others_marks` is. A replica that is readmitted begins anew,
+    /// and what its old life had acknowledged is not asked of it. Not in files of earlier builds.
+    #[serde(default)]
+    pub others_lives: Members,
 }
 
 /// How far the repair of a damaged replica is. It keeps its promises (term, grant), and takes no
@@ -122,6 +126,7 @@ impl HardState {
             repair: Repair::No,
             given_up: Term(0),
             quarantined: false,
+            others_lives: BTreeMap::new(),
         }
     }
 }

@@ -210,7 +210,7 @@ impl Node {
                 return false;
             }
             // A proven conflict with a primary of the current term.
-            self.truncate(stamp.index.previous());
+            self.truncate(stamp.index.previous(), self.hard.term);
         }
         if self.log.head_hash() != entry.previous_hash() {
             self.conflict_below_commit(stamp.index.previous());

@@ -344,7 +344,6 @@ impl Node {
         let stamp = base.stamp;
         self.adoption = None;
         self.copies.clear();
-        self.dropped = self.dropped.max(self.log.last());
         self.log = Log::begin_at(base.clone());
         self.commit = stamp.index;
         self.delivered = stamp.index;
@@ -353,6 +352,9 @@ impl Node {
         self.ack_due = false;
         self.membership.replace(head.members.clone());
         let newer = self.hard.mark > stamp && self.hard.repair == Repair::No;
+        if newer {
+            self.give_up_before(self.hard.term);
+        }
         self.hard.mark = if newer {
             stamp
         } else {

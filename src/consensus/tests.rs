@@ -159,6 +159,7 @@ fn start(id: ReplicaId, ids: &[ReplicaId], run: u64) -> Start {
             repair: crate::consensus::Repair::No,
             given_up: crate::types::Term(0),
             quarantined: false,
+            others_lives: BTreeMap::new(),
         },
         members: Members::new(),
         level: Level(0),

@@ -134,7 +134,7 @@ impl Node {
             primary, primary_seen, verified, commit_known, acked, ack_due, leading, stuck_limit_us,
             contest, contested, lost_rounds, missing, asks, ask_after, retiring_until, boot_until,
             may_adopt, adoption, installing, copies, reads, receiving, snapshot_step_out,
-            repair_target, poll, began_with, dropped, damage, damage_noted, waiting_told,
+            repair_target, poll, began_with, damage, damage_noted, waiting_told,
             halt: _, refusals: _, clocks: _, adopted: _, // told, decide nothing
             levels: _, // all builds know the same
             applied, comparison, disk_low, disk_age_us, progress, refresh_at, questions, ready,
@@ -188,7 +188,7 @@ impl Node {
         assert!(absent && damage_noted.is_none(), "{ABSENT}");
         assert!(comparison.is_untouched(), "{ABSENT}");
         view.put(&(snapshot_step_out, repair_target, damage, applied));
-        view.put(&(began_with, dropped, disk_low, disk_age_us, progress));
+        view.put(&(began_with, disk_low, disk_age_us, progress));
         view.put(&view.reached(*refresh_at));
     }
 

@@ -59,6 +59,7 @@ pub(super) fn hard_state(term: u64) -> HardState {
         repair: crate::consensus::Repair::No,
         given_up: crate::types::Term(0),
         quarantined: false,
+        others_lives: std::collections::BTreeMap::new(),
     }
 }
 

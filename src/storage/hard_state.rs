@@ -147,6 +147,7 @@ fn same_promises(state: &HardState, promised: &HardState) -> bool {
     let without_marks = |state: &HardState| HardState {
         mark: Stamp::ZERO,
         others_marks: BTreeMap::new(),
+        others_lives: BTreeMap::new(),
         ..state.clone()
     };
     state.mark >= promised.mark && without_marks(state) == without_marks(promised)
@@ -497,9 +498,10 @@ mod tests {
     fn a_state_of_seven_replicas_fits_into_a_block() {
         let mut state = granted(u64::MAX, u64::MAX);
         let far = Stamp::new(Term(u64::MAX), Index(u64::MAX));
-        let members = (1..=7)
+        let members: crate::types::Members = (1..=7)
             .map(|id| (ReplicaId(id), crate::types::Incarnation([255; 16])))
             .collect();
+        state.others_lives.clone_from(&members);
         state.formation = crate::consensus::FormationStatus::Formed(members);
         state.others_marks = (1..=7).map(|id| (ReplicaId(id), far)).collect();
         assert!(encode(1, PROMISE, &state).unwrap().len() <= BLOCK_BYTES);

@@ -259,6 +259,7 @@ pub fn rebuild(
             repair: Repair::No,
             given_up: Term(0),
             quarantined: false,
+            others_lives: BTreeMap::new(),
         };
         build(&replica.directory.join(BUILDING), &source, &promises)?;
     }

@@ -44,5 +44,6 @@ pub(crate) fn hard_state(id: u16) -> HardState {
         repair: crate::consensus::Repair::No,
         given_up: crate::types::Term(0),
         quarantined: false,
+        others_lives: std::collections::BTreeMap::new(),
     }
 }

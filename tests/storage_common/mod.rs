@@ -156,5 +156,6 @@ pub fn first_state() -> HardState {
         repair: chat::consensus::Repair::No,
         given_up: chat::types::Term(0),
         quarantined: false,
+        others_lives: BTreeMap::new(),
     }
 }

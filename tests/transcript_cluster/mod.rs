@@ -58,6 +58,7 @@ fn fresh(id: ReplicaId, life: u8) -> Disk {
             repair: chat::consensus::Repair::No,
             given_up: chat::types::Term(0),
             quarantined: false,
+            others_lives: BTreeMap::new(),
         },
         log: Vec::new(),
         life,

@@ -412,6 +412,7 @@ pub fn disk_of(id: ReplicaId, term: Term, terms_of_log: &[u64]) -> Disk {
         repair: Repair::No,
         given_up: Term(0),
         quarantined: false,
+        others_lives: BTreeMap::new(),
     };
     let lazy = None;
     Disk { hard, lazy, log }

@@ -6,7 +6,9 @@
 mod again;
 mod clock;
 mod copies;
+mod cut;
 mod indirect;
+mod lives;
 #[cfg(feature = "mutants")]
 mod misapplied;
 mod offers;
@@ -119,11 +121,25 @@ pub const GENERATORS: &[Generator] = &[
         make: |seed| Box::new(old::OldCopies::new(Rng::new(seed))),
     },
     Generator {
+        name: "cut logs",
+        mutants: &[Mutant::TruncateUnnoted, Mutant::GiveUpOwnTerm],
+        replicas: 3,
+        steps: 12_000,
+        make: |seed| Box::new(cut::CutLogs::new(Rng::new(seed))),
+    },
+    Generator {
         name: "readmission delivered again",
         mutants: &[Mutant::ForgetAtReplay],
         replicas: 3,
         steps: 12_000,
         make: |seed| Box::new(replayed::Replayed::new(Rng::new(seed))),
+    },
+    Generator {
+        name: "new lives",
+        mutants: &[Mutant::RememberOldLife],
+        replicas: 3,
+        steps: 8_000,
+        make: |seed| Box::new(lives::NewLives::new(Rng::new(seed))),
     },
     Generator {
         name: "one wrong clock, 3",
