@@ -101,11 +101,15 @@ impl Node {
         // nothing about the promises.
         let vouched = self.is_vouched_for();
         let has = if vouched {
-            self.log.last()
+            self.began_with.and(Some(self.log.last()))
         } else {
             self.began_with
         };
-        if remembers > has && whole && !given_up && !Mutant::IgnoreRollback.on() {
+        if let Some(has) = has.filter(|has| remembers > *has)
+            && whole
+            && !given_up
+            && !Mutant::IgnoreRollback.on()
+        {
             self.begin_new_life(from, remembers, has);
             return;
         }
@@ -142,7 +146,7 @@ impl Node {
         self.hard.granted_to = Some(self.config.id);
         self.hard.others_marks.clear();
         self.hard.others_lives.clear();
-        self.began_with = self.log.last();
+        self.began_with = None;
         self.jobs.want_life();
         for peer in self.peers.values_mut() {
             peer.vouches = false;

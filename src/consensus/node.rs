@@ -115,8 +115,9 @@ pub struct Node {
     pub(super) repair_target: Option<(Term, Index)>,
     /// The question to the others about what this replica cannot read.
     pub(super) poll: Option<super::poll::Poll>,
-    /// The last entry that was there before anything of this process run's.
-    pub(super) began_with: Stamp,
+    /// The last entry that was there before anything of this process run's. `None`: the present life
+    /// began in this run, which has forgotten nothing.
+    pub(super) began_with: Option<Stamp>,
     /// Nothing can repair this replica: what was told last about that.
     pub(super) halt: Option<Event>,
     pub(super) damage: Option<(Index, String)>,
@@ -186,7 +187,7 @@ impl Node {
             repair_target: None,
             poll: None,
             halt: None,
-            began_with: log.last(),
+            began_with: Some(log.last()),
             damage: start.damage,
             damage_noted: None,
             applied,

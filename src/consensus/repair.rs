@@ -135,7 +135,7 @@ impl Node {
     /// The repair is over: this replica takes part again, and everybody is told.
     pub(super) fn become_whole(&mut self) {
         self.hard.repair = Repair::No;
-        self.began_with = self.log.last();
+        self.began_with = Some(self.log.last());
         self.repair_target = None;
         self.poll = None;
         self.halt = None;
