@@ -150,6 +150,18 @@ pub const REWRITE_STAGGERED: u64 = 3;
 /// record). Larger ones gather more: with 200 accounts at work the first 500 records are theirs,
 /// and each further one stands for about ten messages.
 pub const SLICE_RECORDS_MAX: usize = 768;
+/// A slice ends, too, when the payloads of its entries have so many bytes.
+pub const SLICE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// How far the trees may be behind the log before slices go before what is proposed: in entries as
+/// configured, or in so many records for each of these ...
+pub const UNWRITTEN_RECORDS_PER_ENTRY: u64 = 4;
+/// ... or in so many bytes of payloads for each.
+pub const UNWRITTEN_BYTES_PER_ENTRY: u64 = 2 * 1024;
+/// Then so many slices are written between two jobs of the core, ten times as many when the trees are
+/// ten times as far behind ...
+pub const SLICES_IN_TURN: u64 = 4;
+/// ... but not more than this.
+pub const SLICES_IN_TURN_MAX: u64 = 64;
 /// Largest record of a state tree, in bytes. Bounded as blocks are.
 pub const STATE_RECORD_BYTES_MAX: usize = BLOCK_BYTES_MAX;
 /// Older inbox messages are packed in records of at most this many bytes.

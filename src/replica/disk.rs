@@ -20,8 +20,9 @@ const RECORDS_WAITING_MAX: usize = 1_024;
 pub(super) struct Policy {
     /// Write a commit record alone after it waited this long, in microseconds.
     pub record_after_us: u64,
-    /// The trees lag far: a slice takes its turn before the core's job.
-    pub pressing: bool,
+    /// The trees lag far: so many slices take their turn before the core's job. What is proposed
+    /// comes no faster, then, than the trees follow, and memory is bounded by that.
+    pub slices_in_turn: u64,
     /// Write a slice even if it is not full, and the commit record now.
     pub force: bool,
     /// The trees must not move now.
@@ -79,7 +80,8 @@ pub(super) struct Disk {
     durable: Index,
     /// The last slice written, without its changes.
     checkpoint: Option<Slice>,
-    sliced_last: bool,
+    /// Slices since the core's last job. An extra counts as all of them.
+    slices_in_row: u64,
     extra_last: bool,
     freeze: Freeze,
     /// The machine had nothing more when it was last forced.
@@ -104,7 +106,7 @@ impl Disk {
             written: commit,
             durable: commit.map_or(Index(0), |record| record.stamp.index),
             checkpoint,
-            sliced_last: false,
+            slices_in_row: 0,
             extra_last: false,
             freeze: Freeze::No,
             exhausted: false,
@@ -197,9 +199,10 @@ impl Disk {
             return Some(self.extra_job(extra, now));
         }
         let force = policy.force || matches!(self.freeze, Freeze::Until(_));
-        let slice_turn = self.core.is_none() || policy.pressing && !self.sliced_last;
+        let slice_turn = self.core.is_none() || self.slices_in_row < policy.slices_in_turn;
         let slice_turn = slice_turn && !policy.hold;
         let slice = slice_turn.then(|| self.slice(force, next_slice)).flatten();
+        self.extra_last &= !slice_turn;
         let core = if slice.is_some() {
             None
         } else {
@@ -226,7 +229,10 @@ impl Disk {
         let hurried = |at: &mut Index| commit.is_some_and(|record| record.stamp.index >= *at);
         let sync_commit = self.urgent.take_if(hurried).is_some();
         self.number += 1;
-        self.sliced_last = slice.is_some();
+        self.slices_in_row = match &slice {
+            Some(_) => self.slices_in_row.saturating_add(1),
+            None => 0,
+        };
         self.out = Some(Out {
             number: self.number,
             since: now,
@@ -255,11 +261,14 @@ impl Disk {
         policy: Policy,
         next_extra: &mut dyn FnMut() -> Option<Extra>,
     ) -> Option<Extra> {
-        let beside = self.core.is_none() || !self.sliced_last;
-        let turn = beside && !(policy.pressing && self.extra_last);
+        let beside = self.core.is_none() || self.slices_in_row == 0;
+        let pressing = policy.slices_in_turn > 0 && !policy.hold;
+        let turn = beside && !(pressing && self.extra_last);
         let extra = if turn { next_extra() } else { None };
-        self.extra_last = extra.is_some();
-        self.sliced_last |= extra.is_some();
+        if extra.is_some() {
+            // The core's job is next, and then slices are.
+            (self.extra_last, self.slices_in_row) = (true, u64::MAX);
+        }
         extra
     }
 
@@ -428,7 +437,7 @@ mod tests {
 
     const POLICY: Policy = Policy {
         record_after_us: 50_000,
-        pressing: false,
+        slices_in_turn: 0,
         force: false,
         hold: false,
     };
@@ -529,7 +538,7 @@ mod tests {
         assert!(job.core.is_some() && job.slice.is_none());
         assert_eq!(done(&mut disk, &job).core, Some(JobId(1)));
         let pressing = Policy {
-            pressing: true,
+            slices_in_turn: 1,
             ..POLICY
         };
         disk.set_core(append(2, 7));
@@ -541,6 +550,41 @@ mod tests {
             job.core.is_some() && job.slice.is_none(),
             "not two in a row"
         );
+    }
+
+    #[test]
+    fn the_further_the_trees_are_behind_the_more_slices_go_before_the_cores_job() {
+        let mut disk = Disk::new(Index(5), Some(record(1, 5)), None);
+        let mut full = |limit: Index, _| Some(slice(limit.0));
+        let pressing = Policy {
+            slices_in_turn: 3,
+            ..POLICY
+        };
+        disk.set_core(append(1, 6));
+        let mut turns = Vec::new();
+        for number in 2..10 {
+            let job = next_job(&mut disk, pressing, ms(0), &mut full).unwrap();
+            turns.push(if job.slice.is_some() { 's' } else { 'c' });
+            if done(&mut disk, &job).core.is_some() {
+                disk.set_core(append(number, 5 + number));
+            }
+        }
+        assert_eq!(turns.iter().collect::<String>(), "sssc".repeat(2));
+        let mut extra = || Some(Extra::Unpin);
+        let mut turns = Vec::new();
+        for number in 10..20 {
+            let job = disk.next_job(pressing, ms(0), &mut full, &mut extra);
+            let job = job.unwrap();
+            turns.push(match (&job.extra, &job.slice) {
+                (Some(_), _) => 'x',
+                (None, Some(_)) => 's',
+                (None, None) => 'c',
+            });
+            if done(&mut disk, &job).core.is_some() {
+                disk.set_core(append(number, 5 + number));
+            }
+        }
+        assert_eq!(turns.iter().collect::<String>(), "xcssscxcss");
     }
 
     #[test]

@@ -24,6 +24,9 @@ use super::workshop::slice_of;
 use super::writes::{Origin, Writes};
 use super::{Config, DiskDone, Input, Output, PeerMessage, Ticket, WriteError};
 use crate::consensus::{Event, Node, Now, Ready, Role, SnapshotHead, SnapshotStep, Start};
+use crate::limits::{
+    SLICES_IN_TURN, SLICES_IN_TURN_MAX, UNWRITTEN_BYTES_PER_ENTRY, UNWRITTEN_RECORDS_PER_ENTRY,
+};
 use crate::state_machine::{Command, StateMachine, check_level_of};
 use crate::storage::{self, CommitRecord, Recovered, Slice, StateReader, StorageError};
 use crate::types::entry::{Entry, Kind};
@@ -423,13 +426,20 @@ impl<R: StateReader> Replica<R> {
         Ok(())
     }
 
+    /// How far the trees are behind the log, in entries or what counts as so many.
+    fn load(&self, lag: u64) -> u64 {
+        let records = self.machine.unwritten_records() as u64 / UNWRITTEN_RECORDS_PER_ENTRY;
+        let bytes = self.machine.unwritten_bytes() / UNWRITTEN_BYTES_PER_ENTRY;
+        lag.max(records).max(bytes)
+    }
+
     fn take_job(&mut self) {
         if self.disk.is_busy() {
             return;
         }
         let (applied, now) = (self.machine.applied(), self.now.mono);
         let lag = applied.0.saturating_sub(self.disk.checkpoint().0);
-        let lag_max = self.config.checkpoint_entries_max;
+        let (load, load_max) = (self.load(lag), self.config.checkpoint_entries_max);
         let idle = lag > 0 && now.since(self.applied_at) >= IDLE_US;
         let last = self.stopping.as_ref().is_some_and(Stopping::is_last_stage);
         let wanted = self.upkeep.wants_checkpoint(self.disk.checkpoint());
@@ -437,8 +447,8 @@ impl<R: StateReader> Replica<R> {
         let rests = idles || !self.may_serve() && !self.is_doubted();
         let policy = Policy {
             record_after_us: self.config.node.refresh_interval_us,
-            pressing: lag > lag_max / 2,
-            force: lag > lag_max || (idle || wanted) && !self.disk.is_exhausted() || last,
+            slices_in_turn: slices_in_turn(load, load_max),
+            force: load > load_max || (idle || wanted) && !self.disk.is_exhausted() || last,
             hold: self.upkeep.holds_slices() && !rests || self.is_doubted(),
         };
         let checkpoint = self.disk.checkpoint_slice().cloned();
@@ -499,5 +509,14 @@ impl<R: StateReader> Replica<R> {
         self.output.written.extend(outcomes.written);
         self.output.messages.extend(outcomes.messages);
         self.tokens.failed(&outcomes.not_extended);
+    }
+}
+
+/// None while the trees follow; then one, and from `load_max` on the more the further they are behind.
+fn slices_in_turn(load: u64, load_max: u64) -> u64 {
+    if load <= load_max {
+        u64::from(load > load_max / 2)
+    } else {
+        (load.saturating_mul(SLICES_IN_TURN) / load_max.max(1)).min(SLICES_IN_TURN_MAX)
     }
 }

@@ -173,7 +173,7 @@ impl StateMachine {
             let excess = digests.len().saturating_sub(DIGESTS_KEPT);
             digests.drain(..excess);
         }
-        if self.overlay.end_entry() {
+        if self.overlay.end_entry(entry.payload().len()) {
             self.freeze();
         }
         Ok(applied)
@@ -244,6 +244,10 @@ impl StateMachine {
     /// Records that are held in memory until slices with them are written.
     pub fn unwritten_records(&self) -> usize {
         self.overlay.records()
+    }
+    /// Bytes of the payloads of the entries that changed them.
+    pub fn unwritten_bytes(&self) -> u64 {
+        self.overlay.bytes()
     }
 
     /// Reads at the applied index: overlay first, then the store.

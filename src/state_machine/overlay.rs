@@ -11,7 +11,7 @@
 
 use super::cache::{Cache, KeyMap, Record, Value};
 use super::records::{Key, decode};
-use crate::limits::SLICE_RECORDS_MAX;
+use crate::limits::{SLICE_BYTES_MAX, SLICE_RECORDS_MAX};
 use crate::storage::{Change, Slice, StateReader, StorageError, Tree};
 use crate::types::Index;
 use bytes::Bytes;
@@ -81,12 +81,14 @@ pub(super) enum Growing<'a> {
 struct Frozen {
     generation: u64,
     slice: Slice,
+    bytes: u64,
 }
 
 /// A slice that is being written: its generation and keys.
 struct Out {
     generation: u64,
     keys: Vec<(Tree, Key)>,
+    bytes: u64,
 }
 
 #[derive(Default)]
@@ -99,6 +101,10 @@ pub(super) struct Overlay {
     dirty: Vec<(Tree, Key)>,
     /// The open generation has entries (perhaps without a change).
     has_entries: bool,
+    /// Bytes of their payloads.
+    open_bytes: u64,
+    /// Bytes of the payloads of all entries that are not in the store.
+    bytes: u64,
     /// Oldest first.
     frozen: VecDeque<Frozen>,
     out: Option<Out>,
@@ -152,10 +158,18 @@ impl Overlay {
         self.newest.iter().map(|tree| tree.order.len()).sum()
     }
 
-    /// An entry's effect is complete. True: the generation is full and wants to be frozen.
-    pub fn end_entry(&mut self) -> bool {
+    /// Bytes of the payloads of the entries whose changes are not known to be in the store.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The effect of an entry, whose payload has so many bytes, is complete. True: the generation is
+    /// full and wants to be frozen.
+    pub fn end_entry(&mut self, payload_bytes: usize) -> bool {
         self.has_entries = true;
-        self.dirty.len() >= SLICE_RECORDS_MAX
+        self.open_bytes += payload_bytes as u64;
+        self.bytes += payload_bytes as u64;
+        self.dirty.len() >= SLICE_RECORDS_MAX || self.open_bytes >= SLICE_BYTES_MAX
     }
 
     /// True: `freeze` would help a caller that wants a slice now, full or not.
@@ -181,6 +195,7 @@ impl Overlay {
         self.frozen.push_back(Frozen {
             generation: self.open,
             slice,
+            bytes: std::mem::take(&mut self.open_bytes),
         });
         self.open += 1;
         self.has_entries = false;
@@ -191,7 +206,11 @@ impl Overlay {
         if self.out.is_some() || self.frozen.front()?.slice.applied > commit_recorded {
             return None;
         }
-        let Frozen { generation, slice } = self.frozen.pop_front()?;
+        let Frozen {
+            generation,
+            slice,
+            bytes,
+        } = self.frozen.pop_front()?;
         self.out = Some(Out {
             generation,
             keys: slice
@@ -199,6 +218,7 @@ impl Overlay {
                 .iter()
                 .map(|c| (c.tree, Key::from_slice(&c.key)))
                 .collect(),
+            bytes,
         });
         Some(slice)
     }
@@ -211,6 +231,7 @@ impl Overlay {
     /// The slice that is out is in the store: what nobody has changed since is read from there.
     pub fn slice_written(&mut self) {
         let out = self.out.take().expect("a slice was handed out before");
+        self.bytes -= out.bytes;
         let cache = self.cache.get_mut();
         for (tree, key) in out.keys {
             let newest = &mut self.newest[tree as usize];

@@ -1,7 +1,7 @@
 //! Slices, and the overlay over the store.
 
 use super::*;
-use crate::limits::SLICE_RECORDS_MAX;
+use crate::limits::{BODY_BYTES_MAX, SLICE_BYTES_MAX, SLICE_RECORDS_MAX};
 
 #[test]
 fn a_slice_waits_for_its_commit_record_and_only_one_is_out() {
@@ -48,6 +48,30 @@ fn full_slices_are_bounded_and_handed_out_in_order() {
     }
     assert!(count >= 3);
     assert!(rig.machine.unwritten_records() < SLICE_RECORDS_MAX);
+}
+
+#[test]
+fn a_slice_of_long_messages_ends_early_and_what_is_unwritten_is_counted() {
+    let mut rig = Rig::new();
+    let mut alice = rig.create("alice");
+    let body = "x".repeat(BODY_BYTES_MAX);
+    for _ in 0..=SLICE_BYTES_MAX / BODY_BYTES_MAX as u64 {
+        rig.run(&alice.next(send("alice", &body)));
+    }
+    assert!(rig.machine.unwritten_records() < SLICE_RECORDS_MAX);
+    assert!(rig.machine.unwritten_bytes() > SLICE_BYTES_MAX);
+    let applied = rig.machine.applied();
+    let full = rig.machine.next_slice(applied, false).unwrap();
+    assert!(full.applied <= applied);
+    rig.trees.write(full);
+    rig.machine.slice_written();
+    assert!(rig.machine.unwritten_bytes() < 4 * BODY_BYTES_MAX as u64);
+    if let Some(rest) = rig.machine.next_slice(applied, true) {
+        rig.trees.write(rest);
+        rig.machine.slice_written();
+    }
+    assert_eq!(rig.machine.unwritten_bytes(), 0);
+    rig.check();
 }
 
 #[test]
