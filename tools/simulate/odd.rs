@@ -3,7 +3,7 @@
 
 use super::disk::Disk;
 use super::network::id_of;
-use super::world::{Happening, World};
+use super::world::{Backup, Happening, World};
 use chat::types::{Level, Stamp};
 
 /// The highest level of any build here.
@@ -60,7 +60,13 @@ impl World {
         }
         let id = id_of(at);
         let in_force = self.checker.in_force.get(&id).copied();
-        let Some((copy, life, last)) = self.members[at].backup.take() else {
+        let Some(Backup {
+            copy,
+            life,
+            last,
+            given_up,
+        }) = self.members[at].backup.take()
+        else {
             self.take_copy(at);
             return;
         };
@@ -75,12 +81,20 @@ impl World {
                 // What is remembered of the life before the last readmission is void, and may be on
                 // a disk still.
                 let since = self.checker.last_readmission;
-                *other != at && mark.is_some_and(|mark| *mark > last && mark.index >= since)
+                // And what was acknowledged before a cut is no alarm after it.
+                let alarming =
+                    |mark: &Stamp| *mark > last && mark.term >= given_up && mark.index >= since;
+                *other != at && mark.is_some_and(alarming)
             });
         let remembered = remembering.count() >= self.checker.majority();
         if in_force != Some(life) || !remembered || !self.may_wipe() {
             if in_force == Some(life) {
-                self.members[at].backup = Some((copy, life, last));
+                self.members[at].backup = Some(Backup {
+                    copy,
+                    life,
+                    last,
+                    given_up,
+                });
             }
             return;
         }
@@ -101,10 +115,15 @@ impl World {
             && view.exchanging.is_none()
             && !self.members[at].disk.is_rotten();
         let hard = view.hard_durable.as_ref().filter(|_| whole);
-        if let Some(life) = hard.map(|hard| hard.incarnation)
+        if let Some((life, given_up)) = hard.map(|hard| (hard.incarnation, hard.given_up))
             && let Some(last) = self.last_on(at)
         {
-            self.members[at].backup = Some((self.members[at].disk.copy(), life, last));
+            self.members[at].backup = Some(Backup {
+                copy: self.members[at].disk.copy(),
+                life,
+                last,
+                given_up,
+            });
         }
         self.restart_later(at);
     }

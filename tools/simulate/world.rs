@@ -168,8 +168,16 @@ pub struct Member {
     pub level: Level,
     /// Its own committed log names its incarnation.
     pub admitted: bool,
-    /// An old copy of its disk, and the incarnation and last stamp on it.
-    pub backup: Option<(Disk, Incarnation, Stamp)>,
+    /// An old copy of its disk.
+    pub backup: Option<Backup>,
+}
+
+/// A copy of a disk, and what is on it.
+pub struct Backup {
+    pub copy: Disk,
+    pub life: Incarnation,
+    pub last: Stamp,
+    pub given_up: Term,
 }
 
 /// Everything.
