@@ -5,8 +5,8 @@ use crate::state_machine::{Auth, Command, NewToken, Operation, Query, StateMachi
 use crate::storage::{Change, Slice, StateReader, StorageError, Tree};
 use crate::types::entry::{Entry, Kind};
 use crate::types::{
-    ClientId, Hash, InboxSeq, Incarnation, Members, ReplicaId, RequestId, Stamp, Term, TokenHash,
-    UserId, WallTime,
+    ClientId, Hash, InboxSeq, Incarnation, LEVEL, Members, ReplicaId, RequestId, Stamp, Term,
+    TokenHash, UserId, WallTime,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -83,6 +83,10 @@ static SAMPLE: LazyLock<Sample> = LazyLock::new(|| {
     let formation = Entry::formation(&members);
     let mut last = formation.hash();
     machine.apply(&rows, &formation).expect("it is sound");
+    let level = rmp_serde::to_vec(&LEVEL).expect("a number always encodes");
+    let raised = seal_after(&machine, last, Kind::RaiseLevel, &level);
+    last = raised.hash();
+    machine.apply(&rows, &raised).expect("it is sound");
     for command in commands() {
         let entry = entry_after(&machine, last, &command);
         last = entry.hash();
@@ -106,9 +110,13 @@ static SAMPLE: LazyLock<Sample> = LazyLock::new(|| {
 });
 
 fn entry_after(machine: &StateMachine, previous: Hash, command: &Command) -> Entry {
+    seal_after(machine, previous, Kind::Command, &command.encode())
+}
+
+fn seal_after(machine: &StateMachine, previous: Hash, kind: Kind, payload: &[u8]) -> Entry {
     let stamp = Stamp::new(Term(1), machine.applied().next());
     let time = WallTime(1_000_000 + stamp.index.0 * 1_000);
-    Entry::seal(stamp, time, previous, Kind::Command, &command.encode())
+    Entry::seal(stamp, time, previous, kind, payload)
 }
 
 fn token(person: usize) -> TokenHash {
@@ -180,7 +188,7 @@ fn commands() -> Vec<Command> {
 /// One command of each other sort.
 fn others() -> Vec<Command> {
     let login = Operation::IssueToken {
-        user: UserId(2),
+        user: UserId(3),
         password_version: 1,
         token: new_token(0, TokenHash([77; 32])),
     };
@@ -197,7 +205,7 @@ fn others() -> Vec<Command> {
         front: false,
     };
     let idle_us = 3_600_000_000;
-    let users = vec![UserId(2), UserId(3), UserId(9)];
+    let users = vec![UserId(3), UserId(4), UserId(9)];
     vec![
         Command {
             auth: None,
@@ -375,5 +383,8 @@ mod tests {
         assert_eq!(scanned, sample.slice.digest);
         assert!(sample.slice.applied > Index(80));
         assert!(sample.rows.0.iter().all(|tree| !tree.is_empty()));
+        let users = &sample.rows.0[Tree::Users as usize];
+        let kept = users.keys().any(|key| key.starts_with(b"g"));
+        assert!(kept, "the creation of the account that was deleted");
     }
 }

@@ -59,11 +59,17 @@ pub(super) fn create(
     command: &Command,
     new: &NewAccount<'_>,
 ) -> Result<Reply, StorageError> {
+    let there = find_user(tx.view(), new.name)?;
+    if let Some(user) = there
+        && is_of_this_request(tx.view(), command, user)?
+    {
+        return create_again(tx.view(), command, user, new);
+    }
     if let Some(refusal) = was_created(tx.view(), command, new.name)? {
         return Ok(Reply::Refused(refusal));
     }
-    if let Some(user) = find_user(tx.view(), new.name)? {
-        return create_again(tx.view(), command, user, new);
+    if there.is_some() {
+        return Ok(Reply::Refused(Refusal::NameTaken));
     }
     let own_client = command
         .registered_request()
@@ -117,19 +123,24 @@ fn was_created(
     }))
 }
 
-/// The name exists: the same request once more, or somebody else's account.
+/// Was the account created by this very request?
+fn is_of_this_request(
+    view: View<'_>,
+    command: &Command,
+    user: UserId,
+) -> Result<bool, StorageError> {
+    let by_this = |account: &Account| account.created_by == command.request;
+    let account = find_account(view, user)?.filter(|_| command.request.is_some());
+    Ok(account.as_ref().is_some_and(by_this))
+}
+
+/// The same request once more, and its account lives.
 fn create_again(
     view: View<'_>,
     command: &Command,
     user: UserId,
     new: &NewAccount<'_>,
 ) -> Result<Reply, StorageError> {
-    let by_this_request =
-        |account: &Account| command.request.is_some() && account.created_by == command.request;
-    match find_account(view, user)? {
-        Some(account) if by_this_request(&account) => {}
-        _ => return Ok(Reply::Refused(Refusal::NameTaken)),
-    }
     if let Some(request) = command.registered_request() {
         let operation = idempotency::opening_hash(user, &new.token.device);
         let verdict = idempotency::judge(view, user, &request, &operation)?;

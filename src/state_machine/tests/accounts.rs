@@ -323,6 +323,10 @@ fn two_accounts_of_one_request_id_leave_one_record_and_a_digest_that_adds_up() {
         };
         assert_eq!(rig.run(&deletion), Reply::Done);
         rig.check();
+        if name == "alice" {
+            // bob lives, and was created by this request.
+            assert!(matches!(rig.run(&bob), Reply::LoggedIn { .. }));
+        }
     }
     assert_eq!(rig.run(&bob), refused(Refusal::RequestIdReused));
     rig.check();

@@ -214,6 +214,7 @@ fn reference(seed: u64, entries: usize) -> (Rig, Vec<(Applied, Hash)>) {
 
 #[test]
 fn the_digest_is_what_a_scan_finds_and_draining_changes_nothing() {
+    let (mut kept, mut met) = (0, 0);
     for seed in 0..20 {
         let (mut rig, outcomes) = reference(seed, 600);
         let mut drained = Rig::new();
@@ -226,7 +227,20 @@ fn the_digest_is_what_a_scan_finds_and_draining_changes_nothing() {
         drained.check();
         rig.drain();
         assert!(rig.trees.records == drained.trees.records, "seed {seed}");
+        let creations = |key: &&(Tree, bytes::Bytes)| key.0 == Tree::Users && key.1[0] == b'g';
+        kept += rig.trees.records.keys().filter(creations).count();
+        let told = rig.log.iter().zip(&outcomes);
+        met += told
+            .filter(|(entry, told)| is_late_creation(entry, &told.0))
+            .count();
     }
+    assert!(kept > 0 && met > 0, "{kept} creations kept, {met} met");
+}
+
+fn is_late_creation(entry: &Entry, applied: &Applied) -> bool {
+    let command = Command::decode(entry.payload()).map(|command| command.operation);
+    matches!(command, Some(Operation::CreateAccount { .. }))
+        && applied.reply == Some(Reply::Refused(Refusal::UserUnknown))
 }
 
 #[test]
