@@ -197,3 +197,29 @@ async fn a_dump_of_a_damaged_store_says_what_is_wrong_and_is_no_success() {
     assert_eq!((code, out.as_str()), (Some(1), ""), "{errors}");
     assert!(errors.contains("the store is damaged"), "{errors}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_that_comes_upon_damage_in_a_running_replica_says_so_and_the_replica_repairs_itself()
+{
+    let mut cluster = TestCluster::start(3).await;
+    let (alice, bob) = (cluster.account("alice").await, cluster.account("bob").await);
+    // More than a start reads.
+    let body = "x".repeat(chat::limits::BODY_BYTES_MAX);
+    for _ in 0..2 * chat::limits::LOG_CACHE_BYTES / body.len() {
+        alice.send("bob", body.as_str()).await.unwrap();
+    }
+    let victim = cluster.primary(&bob).await % 3 + 1;
+    assert!(cluster.terminate(victim).await.success());
+    let from = cluster.log_len(victim);
+    cluster.spawn(victim);
+    cluster.reader_on(victim, &bob).who_am_i().await.unwrap();
+    flip(&writable(db(&cluster, victim)));
+    let directory = cluster.data_dir(victim).display().to_string();
+    let dump = TestCluster::admin(&["dump", "--data-dir", &directory]);
+    let errors = String::from_utf8_lossy(&dump.stderr);
+    assert_eq!(dump.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("damaged"), "{errors}");
+    says(&cluster, victim, from, "begins again, to repair its store").await;
+    says(&cluster, victim, from, "repaired: ").await;
+    cluster.finish(&bob).await;
+}
