@@ -82,11 +82,19 @@ pub async fn failover(args: FailoverArgs) -> anyhow::Result<()> {
             Blow::Pause => cluster.signal(&primary, "STOP")?,
             Blow::Cut => cluster.cut_off(&primary)?,
         }
+        let dealt = struck.elapsed();
         client.send("bench-failover", "first").await?;
         let took = struck.elapsed();
         times.saturating_record(took.as_micros() as u64);
         if args.output == crate::Output::Text {
-            writeln!(out, "{trial:>4} {:>10.1} ms", took.as_secs_f64() * 1e3)?;
+            let ms = |time: Duration| time.as_secs_f64() * 1e3;
+            let (took, dealt) = (ms(took), ms(dealt));
+            // A process that waits for its disk dies when that has answered.
+            let gone = match args.blow {
+                Blow::Kill => format!(", of which {dealt:.1} ms until the process was gone"),
+                Blow::Pause | Blow::Cut => String::new(),
+            };
+            writeln!(out, "{trial:>4} {took:>10.1} ms{gone}")?;
         }
         match args.blow {
             Blow::Kill => cluster.restart(&primary)?,
