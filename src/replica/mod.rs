@@ -106,7 +106,7 @@ pub struct Rewriting {
 impl Default for Rewriting {
     fn default() -> Self {
         Self {
-            bytes_min: 64 * 1024 * 1024,
+            bytes_min: 128 * 1024 * 1024,
             age_us: 0,
             keep_entries: 100_000,
             keep_age_us: 0,
