@@ -21,41 +21,52 @@
 //! remembered under its own stamp.
 
 use super::{Event, Mutant, Node, Repair};
-use crate::types::{Incarnation, ReplicaId, RunNonce, Stamp, Term};
+use crate::types::{Incarnation, Index, Members, ReplicaId, RunNonce, Stamp, Term};
 use std::collections::BTreeMap;
 
 impl Node {
-    /// What the primary says that each member has acknowledged.
-    pub(super) fn remember(&mut self, acknowledged: &BTreeMap<ReplicaId, Stamp>) {
+    /// What the primary says that each member has acknowledged, in the life that it has among these
+    /// members, which are those of index `at`.
+    pub(super) fn remember(
+        &mut self,
+        acknowledged: &BTreeMap<ReplicaId, Stamp>,
+        members: &Members,
+        at: Index,
+    ) {
+        // It was late, or its sender does not know yet what is known here.
+        if at < self.hard.others_as_of {
+            return;
+        }
+        self.know_lives(members, at);
         for (id, stamp) in acknowledged {
-            // Whose it is, is not known before the formation is here.
-            let life = self.membership.committed().get(id).copied();
-            let Some(life) = life.filter(|_| *stamp > Stamp::ZERO) else {
-                continue;
-            };
-            let before = self.hard.others_lives.insert(*id, life);
-            let mark = self.hard.others_marks.entry(*id).or_insert(*stamp);
-            *mark = if before.is_none_or(|before| before == life) {
-                (*mark).max(*stamp)
-            } else {
-                *stamp
-            };
+            if members.contains_key(id) && *stamp > Stamp::ZERO {
+                let mark = self.hard.others_marks.entry(*id).or_insert(*stamp);
+                *mark = (*mark).max(*stamp);
+            }
         }
     }
 
-    /// A readmission is delivered, perhaps again after a restart. What the life before acknowledged
-    /// lies below its entry, what the present one acknowledged does not: that must not be forgotten.
-    pub(super) fn forget_memory_before(
-        &mut self,
-        id: ReplicaId,
-        life: Incarnation,
-        readmission: Stamp,
-    ) {
-        let mark = self.hard.others_marks.get(&id);
-        if mark.is_some_and(|mark| *mark < readmission) || Mutant::ForgetAtReplay.on() {
+    /// Whoever is another one than was known has acknowledged nothing yet.
+    fn know_lives(&mut self, members: &Members, at: Index) {
+        self.hard.others_as_of = at;
+        for (id, life) in members {
+            let before = self.hard.others_lives.insert(*id, *life);
+            if before.is_some_and(|before| before != *life) {
+                self.hard.others_marks.remove(id);
+            }
+        }
+    }
+
+    /// A readmission is delivered, perhaps again after a restart, or the state is another: these are the
+    /// members at this index. What is remembered of those of a later one stays.
+    pub(super) fn forget_lives_before(&mut self, at: Index, readmitted: Option<ReplicaId>) {
+        if let Some(id) = readmitted.filter(|_| Mutant::ForgetAtReplay.on()) {
             self.hard.others_marks.remove(&id);
         }
-        self.hard.others_lives.insert(id, life);
+        if at > self.hard.others_as_of {
+            let members = self.membership.committed().clone();
+            self.know_lives(&members, at);
+        }
     }
 
     /// What this replica remembers of a peer's present incarnation.
@@ -146,6 +157,7 @@ impl Node {
         self.hard.granted_to = Some(self.config.id);
         self.hard.others_marks.clear();
         self.hard.others_lives.clear();
+        self.hard.others_as_of = Index(0);
         self.began_with = None;
         self.jobs.want_life();
         for peer in self.peers.values_mut() {

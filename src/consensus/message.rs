@@ -330,6 +330,11 @@ pub struct Refresh {
     pub digests: Vec<(Index, Hash)>,
     /// From a primary: what each member has acknowledged.
     pub acknowledged: BTreeMap<ReplicaId, Stamp>,
+    /// The members as the sender knows them to be committed: whose lives these are. Earlier builds
+    /// name none.
+    pub members: Members,
+    /// The index that they are of.
+    pub members_at: Index,
     /// The sender's wall clock.
     pub clock: WallTime,
     /// The sender's disk is nearly full.

@@ -372,7 +372,7 @@ impl Node {
             let entry = entry.clone();
             let replaced = self.membership.on_commit(&entry);
             if let Some((id, incarnation)) = replaced {
-                self.forget_memory_before(id, incarnation, entry.stamp());
+                self.forget_lives_before(index, Some(id));
                 self.forget_life_before(id, incarnation);
                 self.event(Event::Readmitted(id, incarnation));
             }

@@ -432,7 +432,8 @@ impl Node {
                 }
             }
             acknowledged.insert(self.config.id, self.log.durable());
-            self.remember(&acknowledged);
+            let members = self.membership.committed().clone();
+            self.remember(&acknowledged, &members, self.delivered);
         }
         self.judge_clocks();
         let ids: Vec<ReplicaId> = self.peers.keys().copied().collect();
@@ -452,6 +453,8 @@ impl Node {
                 applied: self.applied,
                 digests: self.digests_to_tell(),
                 acknowledged: acknowledged.clone(),
+                members: self.membership.committed().clone(),
+                members_at: self.delivered,
                 clock: self.now.wall,
                 disk_low: self.disk_low,
                 knows_run: self.peers[&id].run,
@@ -511,7 +514,12 @@ impl Node {
         if progressed {
             self.primary_seen = now.mono;
         }
-        self.remember(&refresh.acknowledged);
+        if refresh.members.is_empty() {
+            let members = self.membership.committed().clone();
+            self.remember(&refresh.acknowledged, &members, self.delivered);
+        } else {
+            self.remember(&refresh.acknowledged, &refresh.members, refresh.members_at);
+        }
     }
 }
 

@@ -49,6 +49,9 @@ pub struct HardState {
     /// and what its old life had acknowledged is not asked of it. Not in files of earlier builds.
     #[serde(default)]
     pub others_lives: Members,
+    /// The index whose members the lives are.
+    #[serde(default)]
+    pub others_as_of: Index,
 }
 
 /// How far the repair of a damaged replica is. It keeps its promises (term, grant), and takes no
@@ -127,6 +130,7 @@ impl HardState {
             given_up: Term(0),
             quarantined: false,
             others_lives: BTreeMap::new(),
+            others_as_of: Index(0),
         }
     }
 }

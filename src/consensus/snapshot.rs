@@ -344,6 +344,8 @@ impl Node {
         let stamp = base.stamp;
         self.adoption = None;
         self.copies.clear();
+        let newest = self.hard.mark.max(self.log.last());
+        let newer = newest > stamp && self.hard.repair == Repair::No;
         self.log = Log::begin_at(base.clone());
         self.commit = stamp.index;
         self.delivered = stamp.index;
@@ -351,7 +353,7 @@ impl Node {
         (self.verified, self.acked) = (Index(0), Index(0));
         self.ack_due = false;
         self.membership.replace(head.members.clone());
-        let newer = self.hard.mark > stamp && self.hard.repair == Repair::No;
+        self.forget_lives_before(stamp.index, None);
         if newer {
             self.give_up_before(self.hard.term);
         }

@@ -160,6 +160,7 @@ fn start(id: ReplicaId, ids: &[ReplicaId], run: u64) -> Start {
             given_up: crate::types::Term(0),
             quarantined: false,
             others_lives: BTreeMap::new(),
+            others_as_of: Index(0),
         },
         members: Members::new(),
         level: Level(0),

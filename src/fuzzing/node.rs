@@ -198,6 +198,8 @@ fn refresh(is_primary: bool) -> Refresh {
         applied: Index(4),
         digests: Vec::new(),
         acknowledged: BTreeMap::new(),
+        members: BTreeMap::new(),
+        members_at: Index(0),
         clock: WallTime(1_767_225_600_000_000),
         disk_low: false,
         quarantined: false,

@@ -298,6 +298,8 @@ fn refresh(last: Stamp) -> Refresh {
         applied: last.index,
         digests: vec![(Index(1_024), Hash([6; 32]))],
         acknowledged: BTreeMap::from([(ReplicaId(1), last), (ReplicaId(3), last)]),
+        members: BTreeMap::from([(ReplicaId(1), Incarnation([1; 16]))]),
+        members_at: last.index,
         clock: WallTime(1_767_225_600_000_000),
         disk_low: true,
         quarantined: false,

@@ -60,6 +60,7 @@ pub(super) fn hard_state(term: u64) -> HardState {
         given_up: crate::types::Term(0),
         quarantined: false,
         others_lives: std::collections::BTreeMap::new(),
+        others_as_of: Index(0),
     }
 }
 

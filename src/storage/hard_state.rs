@@ -31,7 +31,7 @@ use super::StorageError;
 use super::fdatasync::timed;
 use super::files::{failed, replace_file};
 use crate::consensus::{HardState, Mutant};
-use crate::types::Stamp;
+use crate::types::{Index, Stamp};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -148,6 +148,7 @@ fn same_promises(state: &HardState, promised: &HardState) -> bool {
         mark: Stamp::ZERO,
         others_marks: BTreeMap::new(),
         others_lives: BTreeMap::new(),
+        others_as_of: Index(0),
         ..state.clone()
     };
     state.mark >= promised.mark && without_marks(state) == without_marks(promised)

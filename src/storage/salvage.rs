@@ -260,6 +260,7 @@ pub fn rebuild(
             given_up: Term(0),
             quarantined: false,
             others_lives: BTreeMap::new(),
+            others_as_of: Index(0),
         };
         build(&replica.directory.join(BUILDING), &source, &promises)?;
     }

@@ -45,5 +45,6 @@ pub(crate) fn hard_state(id: u16) -> HardState {
         given_up: crate::types::Term(0),
         quarantined: false,
         others_lives: std::collections::BTreeMap::new(),
+        others_as_of: Index(0),
     }
 }

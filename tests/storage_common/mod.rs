@@ -157,5 +157,6 @@ pub fn first_state() -> HardState {
         given_up: chat::types::Term(0),
         quarantined: false,
         others_lives: BTreeMap::new(),
+        others_as_of: Index(0),
     }
 }

@@ -59,6 +59,7 @@ fn fresh(id: ReplicaId, life: u8) -> Disk {
             given_up: chat::types::Term(0),
             quarantined: false,
             others_lives: BTreeMap::new(),
+            others_as_of: Index(0),
         },
         log: Vec::new(),
         life,

@@ -413,6 +413,7 @@ pub fn disk_of(id: ReplicaId, term: Term, terms_of_log: &[u64]) -> Disk {
         given_up: Term(0),
         quarantined: false,
         others_lives: BTreeMap::new(),
+        others_as_of: Index(0),
     };
     let lazy = None;
     Disk { hard, lazy, log }

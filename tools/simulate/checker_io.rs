@@ -504,10 +504,7 @@ impl Checker {
             Event::Proven { above, .. } => self.on_proven(at, *above),
             // It is over when the new life is durable: until then a kill makes it an old copy again.
             Event::LostMemory { remembers, has, .. } => {
-                // One that waits for its readmission may be told again what its old life had.
-                let life = self.views[at].hard_live.as_ref().map(|h| h.incarnation);
-                let waits = life != self.in_force.get(&id).copied();
-                let cause = self.views[at].rolled_back || waits;
+                let cause = self.views[at].rolled_back;
                 self.check(cause, "only an old copy is taken for one", || {
                     format!("replica {id} has {has}, and {remembers} is remembered of it")
                 });

@@ -99,3 +99,35 @@ fn an_old_copy_from_before_the_formation_does_not_form_before_others_vouch_for_i
     assert_eq!(status.role, Role::Secondary);
     assert_ne!(status.members[&old], founders()[&old]);
 }
+
+/// Found in review: the label of a life was guessed from what this replica knew by itself.
+#[test]
+fn what_is_remembered_of_a_new_life_stays_whatever_tells_of_its_readmission_later() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(500_000);
+    let mut others = cluster.nodes.keys().copied();
+    let (of, at) = (others.next().unwrap(), others.next().unwrap());
+    let node = cluster.nodes.get_mut(&at).unwrap();
+    let old = node.membership.committed().clone();
+    let life = Incarnation([77; 16]);
+    let mut new = old.clone();
+    new.insert(of, life);
+    let told = |index| BTreeMap::from([(of, Stamp::new(Term(5), Index(index)))]);
+    // It is behind: its own log does not name the new life yet.
+    node.remember(&told(60), &old, Index(60));
+    node.remember(&told(95), &new, Index(95));
+    node.remember(&told(99), &old, Index(69));
+    // The state that it gets is from before that, and so is the readmission.
+    node.membership.replace(new);
+    node.forget_lives_before(Index(90), None);
+    node.forget_lives_before(Index(70), Some(of));
+    node.peers.get_mut(&of).unwrap().incarnation = Some(life);
+    assert_eq!(node.remembered(of), Stamp::new(Term(5), Index(95)));
+    // Of yet another life nothing is known.
+    let mut newer = old;
+    newer.insert(of, Incarnation([78; 16]));
+    node.membership.replace(newer);
+    node.forget_lives_before(Index(120), Some(of));
+    node.peers.get_mut(&of).unwrap().incarnation = Some(Incarnation([78; 16]));
+    assert_eq!(node.remembered(of), Stamp::ZERO);
+}

@@ -370,6 +370,8 @@ fn refresh_in(refresh: &proto::Refresh) -> Result<Refresh, BadMessage> {
             .map(|d| Ok((index("digests", d.index)?, hash("digest", &d.digest)?)))
             .collect::<Result<_, BadMessage>>()?,
         acknowledged,
+        members: members(&refresh.members)?,
+        members_at: index("members_at", refresh.members_at)?,
         clock: WallTime(refresh.clock_us),
         disk_low: refresh.disk_low,
         knows_run: refresh.knows_run.map(RunNonce),

@@ -263,6 +263,8 @@ fn refresh_out(refresh: &Refresh) -> proto::Refresh {
                 stamp: stamp(*last),
             })
             .collect(),
+        members: members_out(&refresh.members),
+        members_at: refresh.members_at.0,
         clock_us: refresh.clock.0,
         disk_low: refresh.disk_low,
         knows_run: refresh.knows_run.map(|run| run.0),

@@ -96,23 +96,28 @@ fn refreshes() -> impl Strategy<Value = Refresh> {
         prop::collection::vec((numbers().prop_map(Index), hashes()), 0..5),
         prop::collection::btree_map((1..8u16).prop_map(ReplicaId), stamps(), 0..5),
         any::<Option<u64>>(),
+        members(),
     )
-        .prop_map(|(a, b, digests, acknowledged, knows_run)| Refresh {
-            progress: a.0,
-            is_primary: a.1,
-            primary: a.2,
-            last: a.3,
-            commit: Index(b.0),
-            applied: Index(b.1),
-            digests,
-            acknowledged,
-            clock: WallTime(b.2),
-            disk_low: b.3,
-            knows_run: knows_run.map(RunNonce),
-            settled: b.4,
-            remembers: a.3,
-            quarantined: a.1 ^ b.3,
-        })
+        .prop_map(
+            |(a, b, digests, acknowledged, knows_run, members)| Refresh {
+                progress: a.0,
+                is_primary: a.1,
+                primary: a.2,
+                last: a.3,
+                commit: Index(b.0),
+                applied: Index(b.1),
+                digests,
+                acknowledged,
+                members,
+                members_at: Index(b.1),
+                clock: WallTime(b.2),
+                disk_low: b.3,
+                knows_run: knows_run.map(RunNonce),
+                settled: b.4,
+                remembers: a.3,
+                quarantined: a.1 ^ b.3,
+            },
+        )
 }
 
 fn ballots() -> impl Strategy<Value = Ballot> {
