@@ -370,7 +370,12 @@ fn refresh_in(refresh: &proto::Refresh) -> Result<Refresh, BadMessage> {
             .map(|d| Ok((index("digests", d.index)?, hash("digest", &d.digest)?)))
             .collect::<Result<_, BadMessage>>()?,
         acknowledged,
-        members: members(&refresh.members)?,
+        // Builds before this field name none.
+        members: if refresh.members.is_empty() {
+            Members::new()
+        } else {
+            members(&refresh.members)?
+        },
         members_at: index("members_at", refresh.members_at)?,
         clock: WallTime(refresh.clock_us),
         disk_low: refresh.disk_low,

@@ -96,7 +96,7 @@ fn refreshes() -> impl Strategy<Value = Refresh> {
         prop::collection::vec((numbers().prop_map(Index), hashes()), 0..5),
         prop::collection::btree_map((1..8u16).prop_map(ReplicaId), stamps(), 0..5),
         any::<Option<u64>>(),
-        members(),
+        prop_oneof![Just(Members::new()), members()],
     )
         .prop_map(
             |(a, b, digests, acknowledged, knows_run, members)| Refresh {
