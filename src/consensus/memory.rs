@@ -51,7 +51,8 @@ impl Node {
         self.hard.others_as_of = at;
         for (id, life) in members {
             let before = self.hard.others_lives.insert(*id, *life);
-            if before.is_some_and(|before| before != *life) {
+            let other = before.is_some_and(|before| before != *life);
+            if other && !Mutant::RememberOldLife.on() {
                 self.hard.others_marks.remove(id);
             }
         }
