@@ -3,8 +3,9 @@
 //! A disk may go back to an old copy: restored from a backup, swapped, cloned. Everything on it is
 //! whole, and it breaks promises all the same: what was acknowledged is not there, and a grant that
 //! was given may be given again. Nothing on the disk itself can show that, but the others can. The
-//! primary's refreshes name the stamp that each member has acknowledged; everybody remembers the
-//! highest (written lazily), and says in every `Hello` and refresh what it remembers of the receiver.
+//! primary's refreshes name the stamp that each member has acknowledged, and which incarnation that is;
+//! everybody remembers the highest of the newest incarnation it was told of (written lazily), and says in every
+//! `Hello` and refresh what it remembers of the receiver.
 //!
 //! A replica takes part in a process run, and writes to its log, only AFTER so many others have seen
 //! that run that with itself they are a majority, and none of them remembers more of it than its log
