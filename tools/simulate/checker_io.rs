@@ -92,14 +92,15 @@ impl Checker {
             });
             return;
         };
-        // A new life's first write may have survived without its sync.
+        // A new life's first write may have survived without its sync: it grants nobody else.
         let live = self.views[at].hard_live.as_ref();
-        let good = (found.incarnation == synced.incarnation
-            || live.is_some_and(|live| found.incarnation == live.incarnation))
+        let same_life = found.incarnation == synced.incarnation;
+        let good = (same_life || live.is_some_and(|live| found.incarnation == live.incarnation))
             && found.term >= synced.term
             && (found.term > synced.term
                 || synced.granted_to.is_none()
-                || found.granted_to == synced.granted_to);
+                || found.granted_to == synced.granted_to
+                || (!same_life && found.granted_to == Some(id)));
         self.check(good, "a synced promise survives a crash", || {
             format!(
                 "replica {id} synced term {} grant {:?}, reopens with term {} grant {:?}",
