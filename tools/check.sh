@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The one gate: everything that CI runs, in the order in which it fails soonest.
 # `tools/check.sh --quick` leaves out what takes minutes (simulation, mutation gate, demo).
-# CHECK_LONG=1 adds what is left out of CI for its time: the model checker, and the simulator's own tests
-# with the wrong variants in it.
+# CHECK_LONG=1 adds what is left out of CI for its time: the simulator's own tests with the wrong
+# variants in it.
 #
 # A test that lacks something of this machine fails, instead of being skipped as by a plain
 # `cargo test`, unless CHECK_MAY_SKIP names it, separated by commas, or says all: power-cuts (root and
@@ -57,20 +57,22 @@ done
 # Without a terminal on standard input it ends by itself.
 step cargo run --release -- demo </dev/null
 step cargo run --release -- demo --replicas 5 </dev/null
-# Real processes under every kind of fault, under a minute. As root on a machine of its own:
-# network namespaces and small file systems. Elsewhere: proxied links and plain directories, where
-# clients' links are never cut and disks are never full; it says so.
+# Real processes under faults, twice under a minute: a few of all kinds, then each kind that touches a
+# disk. As root on a machine of its own: network namespaces and small file systems. Elsewhere: proxied
+# links and plain directories, where clients' links are never cut and disks are never full; it says so.
 step cargo run --release --bin nemesis -- --minutes 0.4 --seed "${CHECK_SEED:-1}" --report target/nemesis
+step cargo run --release --bin nemesis -- --minutes 0.5 --faults disk-full,damage,wipe,partition \
+    --seed "${CHECK_SEED:-1}" --report target/nemesis-disks
+# Every decoder, with valid inputs that were changed at random.
+step cargo run --release --example fuzz -- --minutes 0.2
 # Last: what it builds must not be taken for a shipped binary.
-step cargo build --release --features mutants --bin simulate
+step cargo build --release --features model,mutants --bin simulate --bin model
 step target/release/simulate --mutants
+# Every state within small bounds (docs/model.md has the longer searches).
+step target/release/model --entries 1
+step target/release/model --mutants
 if [ -n "${CHECK_LONG:-}" ]; then
-    # What is left out elsewhere, for its time: the simulator's own tests with the variants in it, and
-    # every state within small bounds (docs/model.md has the longer searches).
     step cargo test --release --features model,mutants --bin simulate
-    step cargo build --release --features model,mutants --bin simulate --bin model
-    step target/release/model --entries 1
-    step target/release/model --mutants
 fi
 
 printf '\nall checks passed\n'

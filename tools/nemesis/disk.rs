@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 const IMAGE_BYTES: u64 = 16 * 1024 * 1024 * 1024;
 /// Fills the disk when there.
 const BALLAST: &str = "ballast";
+/// How the name of a store begins that the replica has put aside for inspection.
+const PUT_ASIDE: &str = "damaged-store-";
 /// Bytes left when the disk counts as full: less than any write of a store.
 const LEFT_BYTES: u64 = 16 * 1024;
 
@@ -99,7 +101,7 @@ impl Disk {
         Ok(())
     }
 
-    /// All files of the store with contents, in the order of their names.
+    /// All files with contents, but for those of stores that were put aside, in the order of their names.
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
         let mut files = Vec::new();
         let mut directories = vec![self.data_dir()];
@@ -109,7 +111,12 @@ impl Disk {
             };
             for entry in entries.flatten() {
                 match entry.metadata() {
-                    Ok(data) if data.is_dir() => directories.push(entry.path()),
+                    Ok(data) if data.is_dir() => {
+                        let name = entry.file_name();
+                        if !name.to_string_lossy().starts_with(PUT_ASIDE) {
+                            directories.push(entry.path());
+                        }
+                    }
                     Ok(data) if data.is_file() && data.len() > 0 => {
                         files.push((entry.path(), data.len()));
                     }

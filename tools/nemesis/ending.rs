@@ -7,6 +7,7 @@ use crate::clients::arena::Left;
 use crate::clients::talk::{Talker, read_inbox};
 use crate::clients::{Crowd, Phase, arena};
 use crate::nemesis::Nemesis;
+use crate::upkeep;
 use anyhow::{Context as _, Result, anyhow};
 use chat::admin::client::AdminClient;
 use chat::admin::cluster::{Member, verify_members};
@@ -44,6 +45,8 @@ pub struct Ending {
     pub inboxes: Inboxes,
     /// `verify: 3 of 3 replicas compared at index 4017: identical`.
     pub verdict: String,
+    /// A sentence about each replica's disk.
+    pub upkeep: Vec<String>,
 }
 
 /// Heals, drains, reads, compares. What is wrong becomes a finding of the nemesis.
@@ -81,7 +84,11 @@ pub async fn end(nemesis: &mut Nemesis<Action>, crowd: &Crowd, mut tasks: Tasks)
     crate::say(&nemesis.history, "the replicas are compared");
     let directories = nemesis.replicas.data_directories();
     let verdict = compare(nemesis, &directories).await?;
-    Ok(Ending { inboxes, verdict })
+    Ok(Ending {
+        inboxes,
+        verdict,
+        upkeep: upkeep::tell(&nemesis.replicas).await?,
+    })
 }
 
 /// Each listener of the last round hears everything that its inbox holds.

@@ -20,7 +20,7 @@ pub enum Kind {
     Slow,
     /// No room on its disk.
     DiskFull,
-    /// Killed, bytes of a file changed or cut off, started; ends with the operator's step.
+    /// Killed, bytes of a file changed or cut off, started; repairs itself.
     Damage,
     /// Killed, its data directory removed, started.
     Wipe,

@@ -7,11 +7,7 @@ use crate::rng::Rng;
 use anyhow::{Context as _, Result};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 
-/// A damaged store is repaired by its operator, as `docs/operations.md` says: moved away, and the
-/// replica started empty. Once a replica repairs itself this turns false, and nothing else changes.
-const OPERATOR_REPAIRS: bool = true;
 /// A wall clock is wrong by at most this: tokens outlive it.
 const CLOCK_OFFSET_MS_MAX: u64 = 3_600_000;
 /// The clients' place in the network.
@@ -78,14 +74,15 @@ impl Harm {
                 // A replica whose disk failed has ended by itself.
                 Ok(())
             }
-            Kind::Damage if OPERATOR_REPAIRS => operator_step(replicas, self.id),
             Kind::Clock => replicas.set_clock(self.id, WallClock::default()),
+            // The replica repairs itself.
             Kind::Damage | Kind::Partition | Kind::OneWay | Kind::Slow | Kind::Wipe => Ok(()),
         }
     }
 }
 
-/// What the documentation tells the operator of a damaged replica to do.
+/// What an operator does with a replica that does not repair itself: its store goes aside, and it is
+/// started empty.
 pub fn operator_step(replicas: &mut Replicas, id: Node) -> Result<()> {
     replicas.kill(id)?;
     replicas.disk(id)?.set_aside()?;
@@ -250,6 +247,7 @@ fn damage(replicas: &Replicas, id: Node, rng: &mut Rng) -> Result<String> {
             format!("{count} of {length} bytes changed")
         }
     };
-    let name = path.file_name().map_or(path.as_path(), Path::new);
+    let home = replicas.disk(id)?.data_dir();
+    let name = path.strip_prefix(home).unwrap_or(&path);
     Ok(format!(": {}: {what}", name.display()))
 }

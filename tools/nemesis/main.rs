@@ -29,6 +29,7 @@ mod report;
 #[path = "../simulate/rng.rs"]
 #[allow(dead_code)]
 mod rng;
+mod upkeep;
 
 use anyhow::{Context as _, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -77,6 +78,9 @@ struct Arguments {
     /// Proxied links, also where namespaces can be made
     #[arg(long)]
     proxies: bool,
+    /// The server's own limits for its log and its store: in a short run nothing is cut or rewritten then
+    #[arg(long)]
+    default_limits: bool,
     /// Keeps the replicas' directories, also when nothing was found
     #[arg(long)]
     keep: bool,
@@ -162,8 +166,13 @@ async fn run(mut arguments: Arguments) -> Result<ExitCode> {
 fn command_line(arguments: &Arguments, seed: u64) -> String {
     let faults: Vec<String> = arguments.faults.iter().map(Kind::to_string).collect();
     let proxies = if arguments.proxies { " --proxies" } else { "" };
+    let limits = if arguments.default_limits {
+        " --default-limits"
+    } else {
+        ""
+    };
     format!(
-        "nemesis --minutes {} --replicas {} --faults {} --rate {} --seed {seed}{proxies}",
+        "nemesis --minutes {} --replicas {} --faults {} --rate {} --seed {seed}{proxies}{limits}",
         arguments.minutes,
         arguments.replicas,
         faults.join(","),
@@ -184,7 +193,10 @@ fn prepare(
         }
     };
     let (network, no_namespaces) = Network::new(arguments.replicas, arguments.proxies)?;
-    let (replicas, no_disks) = Replicas::new(server, home, arguments.replicas, network)?;
+    let (mut replicas, no_disks) = Replicas::new(server, home, arguments.replicas, network)?;
+    if arguments.default_limits {
+        replicas.keep_default_limits();
+    }
     let mut notes = Vec::new();
     if let Some(why) = no_namespaces {
         notes.push(format!(

@@ -9,6 +9,7 @@ use crate::harm::{self, Harm};
 use crate::history::{History, Micros};
 use crate::network::Node;
 use crate::replicas::{Health, Replicas, WallClock};
+use crate::upkeep::Damages;
 use anyhow::{Result, bail};
 use chat::proto::admin::ReplicaStatus;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +55,8 @@ pub struct Nemesis<A> {
     pub events: Vec<Event>,
     /// What must not have happened.
     pub findings: Vec<String>,
+    /// Disks that were damaged.
+    pub damages: Damages,
     strikes: BTreeMap<Node, u32>,
     /// May end, or say that they are damaged: a fault of this step explains it.
     excused: BTreeSet<Node>,
@@ -67,6 +70,7 @@ impl<A> Nemesis<A> {
             history,
             events: Vec::new(),
             findings: Vec::new(),
+            damages: Damages::default(),
             strikes: BTreeMap::new(),
             excused: BTreeSet::new(),
         }
@@ -110,6 +114,9 @@ impl<A> Nemesis<A> {
         for (fault, id, role) in targets {
             if matches!(fault.kind, Kind::DiskFull | Kind::Damage) {
                 self.excused.insert(id);
+            }
+            if fault.kind == Kind::Damage {
+                self.damages.begin(&self.replicas, id)?;
             }
             let harm = harm::inflict(&mut self.replicas, fault, id)?;
             let what = format!("{} replica {id} ({role}){}", fault.kind, harm.detail);
@@ -177,10 +184,10 @@ impl<A> Nemesis<A> {
         Ok(())
     }
 
-    /// Waits until all replicas run, know one primary, and have applied what was committed when
-    /// the wait began.
+    /// Waits until all replicas run, know one primary, have applied what was committed when the
+    /// wait began, and have shown that their disks are whole.
     pub async fn all_well(&mut self) -> Result<bool> {
-        let deadline = Instant::now() + WELL_WAIT;
+        let mut deadline = Instant::now() + WELL_WAIT;
         let mut target = None;
         loop {
             self.watch()?;
@@ -189,7 +196,7 @@ impl<A> Nemesis<A> {
             for (id, health) in &all {
                 if let Health::Answers(status) = health {
                     statuses.push(status.as_ref());
-                    if status.role == "damaged" {
+                    if status.role == "damaged" && !self.damages.explains(*id) {
                         let said = status.errors.join("; ");
                         self.unexplained(*id, &format!("says that it is damaged: {said}"))?;
                     }
@@ -198,9 +205,15 @@ impl<A> Nemesis<A> {
             if statuses.len() == all.len() {
                 let commit = statuses.iter().map(|status| status.commit_index).max();
                 let target = *target.get_or_insert(commit.unwrap_or(0));
-                if are_well(&statuses, target) {
+                if are_well(&statuses, target) && self.all_whole()? {
                     return Ok(true);
                 }
+            }
+            if Instant::now() >= deadline && !self.damages.open().is_empty() {
+                for id in self.damages.open() {
+                    self.let_operator_help(id, "is not known to be whole for so long")?;
+                }
+                deadline = Instant::now() + WELL_WAIT;
             }
             if Instant::now() >= deadline {
                 let states = self.states().await;
@@ -214,6 +227,21 @@ impl<A> Nemesis<A> {
             }
             sleep(LOOK).await;
         }
+    }
+
+    fn all_whole(&mut self) -> Result<bool> {
+        for sentence in self.damages.look(&self.replicas)? {
+            self.note(sentence);
+        }
+        Ok(self.damages.open().is_empty())
+    }
+
+    fn let_operator_help(&mut self, id: Node, why: &str) -> Result<()> {
+        self.note(format!(
+            "replica {id} {why}: its operator puts the store aside"
+        ));
+        self.damages.helped(id);
+        harm::operator_step(&mut self.replicas, id)
     }
 
     /// Every fault of every kind ends.
@@ -243,6 +271,15 @@ impl<A> Nemesis<A> {
         for (id, how) in self.replicas.ended() {
             if self.excused.contains(&id) {
                 self.note(format!("replica {id} ended by itself: {how}"));
+                continue;
+            }
+            if self.damages.explains(id) {
+                self.note(format!("replica {id} ended by itself: {how}"));
+                if self.damages.ended(id) {
+                    self.let_operator_help(id, "does not go on")?;
+                } else {
+                    self.replicas.start(id)?;
+                }
                 continue;
             }
             self.unexplained(id, &format!("ended by itself: {how}"))?;

@@ -16,12 +16,18 @@ use std::time::Duration;
 const STATUS_WAIT: Duration = Duration::from_secs(2);
 /// Life of a token: longer than any run with any clock.
 const TOKEN_IDLE: &str = "720h";
+/// A damage that nobody reads is found so soon.
+const SCRUB_INTERVAL: &str = "10s";
+/// Limits so low that logs are cut and stores rewritten within minutes.
+const LOW_LIMITS: [&str; 4] = ["--keep-entries", "2000", "--rewrite-mib", "1"];
 
 /// All replicas. Those that run are killed when it is dropped.
 pub struct Replicas {
     program: PathBuf,
     directory: PathBuf,
     members: BTreeMap<Node, Member>,
+    /// They are started with [`LOW_LIMITS`].
+    low_limits: bool,
     /// Dropped after the processes.
     network: Network,
 }
@@ -83,12 +89,18 @@ impl Replicas {
             program,
             directory: directory.to_owned(),
             members,
+            low_limits: true,
             network,
         };
         for id in replicas.ids() {
             replicas.set_clock(id, WallClock::default())?;
         }
         Ok((replicas, why))
+    }
+
+    /// They keep the server's own limits.
+    pub fn keep_default_limits(&mut self) {
+        self.low_limits = false;
     }
 
     /// The network that they are on.
@@ -147,6 +159,8 @@ impl Replicas {
             .args(["run", "--id", &id.to_string(), "--peers", &peers])
             .args(["--client-addr", &self.network.client_address(id)])
             .args(["--token-idle", TOKEN_IDLE])
+            .args(["--scrub-interval", SCRUB_INTERVAL])
+            .args(LOW_LIMITS.iter().filter(|_| self.low_limits))
             .arg("--data-dir")
             .arg(member.disk.data_dir())
             .arg("--clock-file")

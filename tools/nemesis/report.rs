@@ -41,13 +41,16 @@ impl Report {
         let judged = messages::check(&record.sent, &record.looked, &record.heard, &ending.inboxes);
         let accounts = check::accounts(&record.accounts);
         let guests = check::guests::check(&record.guests);
-        let summary = summary(&record, &judged, &accounts, &guests);
+        let mut summary = summary(&record, &judged, &accounts, &guests);
+        summary.push(nemesis.damages.summary());
+        summary.extend(ending.upkeep.iter().cloned());
         let mut findings = nemesis.findings.clone();
         let strange = record.strange.iter();
         findings.extend(
             strange.map(|told| format!("a client was told what it never should be {told}")),
         );
         findings.extend(judged.findings);
+        findings.extend(undecided(&accounts));
         findings.extend(accounts.findings);
         findings.extend(guests.findings);
         let starts = nemesis.events.iter().skip(1).map(|event| event.began);
@@ -166,6 +169,16 @@ impl Report {
             plot::escaped(&self.text())
         )
     }
+}
+
+/// A search that is too long decides nothing; a run with many of them has not judged its accounts.
+fn undecided(accounts: &AccountsJudged) -> Option<String> {
+    (accounts.undecided * 20 > accounts.accounts).then(|| {
+        format!(
+            "{} of {} accounts were not judged: their searches were too long",
+            accounts.undecided, accounts.accounts
+        )
+    })
 }
 
 /// What was judged, in figures.
