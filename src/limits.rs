@@ -127,7 +127,8 @@ const _: () = assert!(
 /// The state machine's own bytes in a snapshot: digest lanes and counters.
 pub const SNAPSHOT_MACHINE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of old records that are kept while a snapshot is read and the trees move on; beyond, that
-/// snapshot is given up and a newer one offered.
+/// snapshot is given up and a newer one offered. From a quarter of it on, what all readers have gone
+/// by is let go.
 pub const SNAPSHOT_PIN_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Of the log, read at once by a scrub, in bytes: a batch may wait behind it.
 pub const SCRUB_PART_BYTES: usize = 128 * 1024;

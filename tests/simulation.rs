@@ -35,6 +35,7 @@ fn a_few_seeds_of_three_replicas_pass_and_have_seen_faults() {
         "kills inside a disk job",
         "handovers",
         "readmissions committed",
+        "reads paused beyond an election timeout",
     ] {
         assert!(count(&said, what) > 0, "no {what}\n{said}");
     }

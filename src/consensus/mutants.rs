@@ -93,6 +93,8 @@ pub enum Mutant {
     RememberOldLife,
     /// A restart forgets what was remembered of a replica since its readmission.
     ForgetAtReplay,
+    /// A repair ends where the lazily written mark stands, and not where the primary's log did.
+    EndRepairAtMark,
     /// Digests are exchanged, and nothing is compared.
     CompareNothing,
     /// A replica whose state is doubted goes on serving.
@@ -101,7 +103,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every variant.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 46] = [
         Self::DecideLocally,
         Self::ForgetTerm,
         Self::ForgetGrant,
@@ -145,6 +147,7 @@ impl Mutant {
         Self::GiveUpOwnTerm,
         Self::RememberOldLife,
         Self::ForgetAtReplay,
+        Self::EndRepairAtMark,
         Self::CompareNothing,
         Self::ServeQuarantined,
     ];

@@ -124,7 +124,12 @@ impl Node {
         };
         let current = term == self.hard.term && self.primary.is_some();
         let still = self.installing.is_some() || self.damage.is_some();
-        if self.hard.repair == Repair::No || !current || still || self.agreed() < index {
+        let needed = if Mutant::EndRepairAtMark.on() {
+            self.hard.mark.index
+        } else {
+            index
+        };
+        if self.hard.repair == Repair::No || !current || still || self.agreed() < needed {
             return;
         }
         self.become_whole();

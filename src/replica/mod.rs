@@ -49,7 +49,7 @@ pub use handle::{Handle, Verified, Wake, Watch};
 pub use names::Names;
 pub use outcomes::{Outcome, Outcomes};
 pub use room::Space;
-pub use workshop::Workshop;
+pub use workshop::{Portions, Workshop};
 
 use crate::consensus::{
     Event, Message, SnapshotChunk, SnapshotHead, SnapshotRead, SnapshotStep, Status as NodeStatus,

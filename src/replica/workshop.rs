@@ -6,7 +6,8 @@
 //! **A pin** holds the state of one slice still while the trees move on: before a slice is written,
 //! the old value of each record that it changes is kept, once. Rows of the pinned state are then
 //! the old values laid over the trees. Any part can be read again at any time, so that a lost part
-//! costs nothing; the memory is bounded, and a pin that outgrows it is given up.
+//! costs nothing; the memory is bounded, and a pin that outgrows it is given up. Before that, what
+//! every reader has gone by is let go; a peer that begins then waits for those who read.
 //!
 //! **A rewriting** copies the live records, the log above its new base and the commit records into
 //! the next store, while every slice and truncation is written to both. Once all is copied the next
@@ -19,6 +20,7 @@
 //! **A rebuilding** is a rewriting whose rows are not copied, because they are wrong, but computed
 //! anew: see [`rebuild`].
 
+mod copy;
 mod pin;
 mod rebuild;
 mod scrub;
@@ -27,13 +29,14 @@ use super::{Extra, ExtraDone, Rebuilt, RewriteStep};
 use crate::consensus::{
     Mutant, Place, Row, SnapshotChunk, SnapshotHead, SnapshotRead, SnapshotStep, StepDone,
 };
-use crate::limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_ROWS_MAX};
+use crate::limits::{SNAPSHOT_PIN_BYTES_MAX, SNAPSHOT_ROWS_MAX};
 use crate::state_machine::StateMachine;
 use crate::storage::{Change, CommitRecord, Slice, StateReader, StorageError, Store, Tree, Write};
 use crate::types::entry::Entry;
 use crate::types::{Base, Hash, Index, Level, WallTime};
 use bytes::Bytes;
-use pin::Pin;
+use copy::Rewrite;
+use pin::{Admission, Pin};
 use rebuild::Rebuild;
 use scrub::Scrub;
 
@@ -49,26 +52,25 @@ pub struct Workshop {
     scrub: Option<Scrub>,
     /// The snapshot that the next store is built from.
     receiving: Option<Box<SnapshotHead>>,
+    portions: Portions,
 }
 
-/// How far the next store is.
-struct Rewrite {
-    base: Base,
-    /// What the trees of both stores stand at.
-    applied: Slice,
-    /// Rows up to here are copied; `None`: none yet.
-    rows: Option<Place>,
-    rows_done: bool,
-    /// The last entry copied.
-    log: Index,
-    /// Commit records up to here are copied.
-    commits: Index,
-    /// The next store is being checked: what it misses meanwhile waits here. Slices do not come in
-    /// that time.
-    closed: bool,
-    missed: Vec<Write>,
-    /// Of a rebuilding: the newest commit record.
-    computed: Option<CommitRecord>,
+/// How much of a state is read at once, and what is kept while it is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Portions {
+    /// Rows in one part of a snapshot or of a rewriting.
+    pub rows_max: usize,
+    /// Bytes of old records, at most, that hold a state still.
+    pub held_bytes: usize,
+}
+
+impl Default for Portions {
+    fn default() -> Self {
+        Self {
+            rows_max: SNAPSHOT_ROWS_MAX,
+            held_bytes: SNAPSHOT_PIN_BYTES_MAX,
+        }
+    }
 }
 
 fn place(tree: Tree, key: &Bytes) -> Place {
@@ -79,6 +81,14 @@ fn place(tree: Tree, key: &Bytes) -> Place {
 }
 
 impl Workshop {
+    /// With other portions than a server has: for tests.
+    pub fn with_portions(portions: Portions) -> Self {
+        Self {
+            portions,
+            ..Self::default()
+        }
+    }
+
     /// BEFORE a write to the live store: what it changes is kept if a state is pinned.
     pub(super) fn before_write<S: Store>(
         &mut self,
@@ -91,7 +101,7 @@ impl Workshop {
         let (Some(pin), Some(slice)) = (&mut self.pin, &write.slice) else {
             return Ok(());
         };
-        if !pin.keep(&store.reader(), &slice.changes)? {
+        if !pin.keep(&store.reader(), &slice.changes, self.portions.held_bytes)? {
             self.pin = None;
         }
         Ok(())
@@ -135,7 +145,7 @@ impl Workshop {
 
     /// The next store became the live one: nothing that was held or built is of use.
     pub(super) fn installed(&mut self) {
-        *self = Self::default();
+        *self = Self::with_portions(self.portions);
     }
 
     /// One piece of work.
@@ -169,16 +179,25 @@ impl Workshop {
             wanted,
             at_least,
         } = read;
-        if self.pin.as_ref().is_none_or(|pin| pin.index() < at_least) {
-            self.pin = base_at(store, checkpoint.applied)?
-                .filter(|base| base.stamp.index == checkpoint.applied)
-                .map(|base| Pin::new(base, checkpoint));
+        let held = self.pin.as_mut().filter(|pin| pin.index() >= at_least);
+        match held.map(|pin| pin.admit(peer, wanted.as_ref())) {
+            Some(Admission::Waits) => return Ok(ExtraDone::Nothing),
+            Some(Admission::Served) => {}
+            Some(Admission::Late) | None => {
+                self.pin = base_at(store, checkpoint.applied)?
+                    .filter(|base| base.stamp.index == checkpoint.applied)
+                    .map(|base| Pin::new(base, checkpoint));
+            }
         }
-        let Some(pin) = &self.pin else {
+        let Some(pin) = &mut self.pin else {
             return Ok(ExtraDone::Nothing);
         };
         if let Some((name, after)) = wanted.filter(|(name, _)| *name == pin.name) {
-            let (rows, done) = pin.rows(&store.reader(), after.as_ref())?;
+            let rows_max = self.portions.rows_max;
+            let (rows, done) = pin.rows(&store.reader(), after.as_ref(), rows_max)?;
+            if done {
+                pin.leave(peer);
+            }
             let chunk = SnapshotChunk {
                 name,
                 after,
@@ -339,7 +358,7 @@ impl Workshop {
                 let more = if rewrite.rows_done {
                     rewrite.copy_log(store)?
                 } else {
-                    rewrite.copy_rows(store)?;
+                    rewrite.copy_rows(store, self.portions.rows_max)?;
                     true
                 };
                 Ok(if more {
@@ -407,73 +426,6 @@ impl Workshop {
             store.next_drop()?;
         }
         Ok(ExtraDone::RewriteFailed)
-    }
-}
-
-impl Rewrite {
-    /// Records as they are now: what changes later is written to both stores.
-    fn copy_rows<S: Store>(&mut self, store: &mut S) -> Result<(), StorageError> {
-        let reader = store.reader();
-        let at = self.rows.as_ref().map_or(0, |place| place.tree as usize);
-        let Some(tree) = Tree::ALL.get(at).copied() else {
-            self.rows_done = true;
-            return Ok(());
-        };
-        let from = match &self.rows {
-            Some(place) if !place.key.is_empty() => following(&place.key),
-            _ => Vec::new(),
-        };
-        let mut bytes = 0;
-        let mut page = reader.range(tree, &from, &KEYS_END, SNAPSHOT_ROWS_MAX)?;
-        let fits = page.iter().take_while(|(key, value)| {
-            let first = bytes == 0;
-            bytes += key.len() + value.len();
-            first || bytes <= SNAPSHOT_BYTES_MAX
-        });
-        let taken = fits.count();
-        let last = taken == page.len() && page.len() < SNAPSHOT_ROWS_MAX;
-        page.truncate(taken);
-        self.rows = Some(match page.last() {
-            Some((key, _)) if !last => place(tree, key),
-            _ => Place {
-                tree: at as u8 + 1,
-                key: Bytes::new(),
-            },
-        });
-        let changes = page.into_iter().map(|(key, value)| Change {
-            tree,
-            key,
-            value: Some(value),
-        });
-        store.next_write(Write {
-            slice: Some(Slice {
-                changes: changes.collect(),
-                ..self.applied.clone()
-            }),
-            ..Write::default()
-        })
-    }
-
-    /// Entries and commit records; false when nothing is left.
-    fn copy_log<S: Store>(&mut self, store: &mut S) -> Result<bool, StorageError> {
-        let append = store.entries(self.log.next(), SNAPSHOT_BYTES_MAX)?;
-        let full = append.iter().map(|e| e.bytes().len()).sum::<usize>() >= SNAPSHOT_BYTES_MAX / 2;
-        if let Some(last) = append.last().map(Entry::index) {
-            self.log = last;
-            store.next_write(Write {
-                append,
-                ..Write::default()
-            })?;
-        }
-        let to = self.log.min(Index(self.commits.0 + 4_096));
-        for record in store.commit_records(self.commits.next(), to)? {
-            store.next_write(Write {
-                commit: Some(record),
-                ..Write::default()
-            })?;
-        }
-        self.commits = self.commits.max(to);
-        Ok(full || to < self.log)
     }
 }
 

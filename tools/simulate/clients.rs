@@ -125,6 +125,16 @@ impl World {
             .all(|c| c.pending.is_none() && c.parked.is_none() && c.finals.is_empty())
     }
 
+    /// A client waits for what it has asked this replica to read.
+    pub fn is_reading(&self, replica: usize) -> bool {
+        let asked = |pending: &Pending| {
+            let home = self.tickets.get(&pending.ticket).map(|(_, home)| *home);
+            matches!(pending.request, Request::Read(_)) && home == Some(replica)
+        };
+        let mut pending = self.clients.iter().filter_map(|c| c.pending.as_ref());
+        pending.any(asked)
+    }
+
     /// Clients read everything once more, from every replica, and end.
     pub fn begin_final_reads(&mut self) {
         for client in 0..self.clients.len() {

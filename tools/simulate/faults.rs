@@ -189,6 +189,8 @@ pub struct Plan {
     pub cache_bytes: usize,
     /// When stores are rewritten, and what of the log is kept.
     pub rewriting: chat::replica::Rewriting,
+    /// How much of a state is read at once, and what is kept while it is.
+    pub portions: chat::replica::Portions,
     /// Between two scrubs of a store; 0: none.
     pub scrub_us: u64,
     /// State digests are kept and compared at multiples of this index.
@@ -246,6 +248,10 @@ impl Plan {
                 keep_entries: *rng.pick(&[0, 5, 100]),
                 keep_age_us: 0,
                 keep_log: rng.chance(100),
+            },
+            portions: chat::replica::Portions {
+                rows_max: *rng.pick(&[2, 16, 256]),
+                held_bytes: *rng.pick(&[2_000, 20_000, 1 << 28]),
             },
             // Where records rot somebody must look; the end of a run waits for it.
             scrub_us: if faults.has(Fault::Damage) {
@@ -492,10 +498,13 @@ impl World {
     /// Stands still for a while.
     pub fn pause(&mut self, at: usize) {
         let life = self.members[at].life;
+        let now = self.now;
+        let reads = self.is_reading(at);
         if let Some(process) = self.process(at)
             && !process.paused
         {
             process.paused = true;
+            process.read_paused_at = reads.then_some(now);
             self.note(|| format!("{} pauses", at + 1));
             let after = self.rng.around(80_000);
             self.schedule(after, Happening::Resume { at, life });

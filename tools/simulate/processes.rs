@@ -161,11 +161,12 @@ impl World {
         self.members[at].process = Some(Process {
             replica,
             store,
-            workshop: chat::replica::Workshop::default(),
+            workshop: chat::replica::Workshop::with_portions(self.plan.portions),
             job: None,
             done: None,
             waiting: Vec::new(),
             paused: false,
+            read_paused_at: None,
             role: Role::Booting,
             term: Term(0),
             serving: false,
@@ -296,7 +297,11 @@ impl World {
             return;
         };
         process.paused = false;
+        let paused_at = process.read_paused_at.take();
         let waiting = std::mem::take(&mut process.waiting);
+        if paused_at.is_some_and(|at| self.now - at > self.config.election_timeout_us()) {
+            self.checker.count("reads paused beyond an election timeout");
+        }
         self.note(|| format!("{} resumes with {} inputs", at + 1, waiting.len()));
         for input in waiting {
             self.handle(at, input);

@@ -146,6 +146,8 @@ pub struct Process {
     /// What arrived while it was paused.
     pub waiting: Vec<Input>,
     pub paused: bool,
+    /// When it was paused in the middle of a client's read.
+    pub read_paused_at: Option<u64>,
     pub role: Role,
     pub term: Term,
     pub serving: bool,

@@ -2,12 +2,15 @@
 
 use super::{KEYS_END, following, place};
 use crate::consensus::{Place, Row, SnapshotHead};
-use crate::limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_PIN_BYTES_MAX, SNAPSHOT_ROWS_MAX};
+use crate::limits::SNAPSHOT_BYTES_MAX;
 use crate::storage::{Change, Slice, StateReader, StorageError, Tree};
-use crate::types::{Base, Hash, Index};
+use crate::types::{Base, Hash, Index, ReplicaId};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+
+/// A reader that has not asked while another waited so often for it to end is gone.
+const READER_PATIENCE: u32 = 64;
 
 /// What the records that changed since a state was held were then.
 #[derive(Default)]
@@ -15,6 +18,8 @@ pub(super) struct Old {
     /// `None`: not there.
     rows: BTreeMap<Place, Option<Bytes>>,
     bytes: usize,
+    /// Nobody reads up to here any more: nothing is kept of that.
+    passed: Option<Place>,
 }
 
 /// A state that is held still for peers.
@@ -22,6 +27,25 @@ pub(super) struct Pin {
     pub(super) head: SnapshotHead,
     pub(super) name: Hash,
     old: Old,
+    readers: BTreeMap<ReplicaId, Reader>,
+}
+
+/// Whether a peer can be given what it asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Admission {
+    Served,
+    /// This state is not whole any more from there on, and others still read it.
+    Waits,
+    /// It is not whole any more, and nobody reads it.
+    Late,
+}
+
+/// A peer that reads a state that is held still.
+struct Reader {
+    /// It has everything up to here.
+    has: Option<Place>,
+    /// How often another that cannot be served has waited for this one since it last asked.
+    waited_for: u32,
 }
 
 impl Pin {
@@ -37,6 +61,7 @@ impl Pin {
             name: head.name(),
             head,
             old: Old::default(),
+            readers: BTreeMap::new(),
         }
     }
 
@@ -45,13 +70,55 @@ impl Pin {
         self.head.base.stamp.index
     }
 
-    /// See [`Old::keep`].
+    /// See [`Old::keep`]. Much of it is not needed where every reader has gone by.
     pub(super) fn keep(
         &mut self,
         reader: &impl StateReader,
         changes: &[Change],
+        bytes_max: usize,
     ) -> Result<bool, StorageError> {
-        self.old.keep(reader, changes)
+        let fits = self.old.keep(reader, changes, bytes_max)?;
+        if self.old.bytes > bytes_max / 4
+            && let Some(Some(slowest)) = self.readers.values().map(|reader| &reader.has).min()
+        {
+            self.old.pass(slowest);
+            return Ok(self.old.bytes <= bytes_max);
+        }
+        Ok(fits)
+    }
+
+    /// A peer asks for rows of a state after a place, or what state there is.
+    pub(super) fn admit(
+        &mut self,
+        peer: ReplicaId,
+        wanted: Option<&(Hash, Option<Place>)>,
+    ) -> Admission {
+        let this = wanted.filter(|(name, _)| *name == self.name);
+        let has = this.and_then(|(_, after)| after.as_ref());
+        if has >= self.old.passed.as_ref() {
+            let reader = Reader {
+                has: has.cloned(),
+                waited_for: 0,
+            };
+            self.readers.insert(peer, reader);
+            return Admission::Served;
+        }
+        self.readers.remove(&peer);
+        for reader in self.readers.values_mut() {
+            reader.waited_for += 1;
+        }
+        let waited_for = |reader: &Reader| reader.waited_for < READER_PATIENCE;
+        self.readers.retain(|_, reader| waited_for(reader));
+        if self.readers.is_empty() {
+            Admission::Late
+        } else {
+            Admission::Waits
+        }
+    }
+
+    /// A peer has everything.
+    pub(super) fn leave(&mut self, peer: ReplicaId) {
+        self.readers.remove(&peer);
     }
 
     /// Rows after a place, in order, and whether these were the last ones.
@@ -59,6 +126,7 @@ impl Pin {
         &self,
         reader: &impl StateReader,
         after: Option<&Place>,
+        rows_max: usize,
     ) -> Result<(Vec<Row>, bool), StorageError> {
         let mut rows = Vec::new();
         let mut bytes = 0;
@@ -71,8 +139,8 @@ impl Pin {
                 _ => Vec::new(),
             };
             loop {
-                let page = reader.range(tree, &from, &KEYS_END, SNAPSHOT_ROWS_MAX)?;
-                let full = page.len() == SNAPSHOT_ROWS_MAX;
+                let page = reader.range(tree, &from, &KEYS_END, rows_max)?;
+                let full = page.len() == rows_max;
                 let to = match page.last() {
                     Some((last, _)) if full => following(last),
                     _ => KEYS_END.to_vec(),
@@ -81,7 +149,7 @@ impl Pin {
                     bytes += key.len() + value.len();
                     let place = place(tree, &key);
                     rows.push(Row { place, value });
-                    if rows.len() >= SNAPSHOT_ROWS_MAX || bytes >= SNAPSHOT_BYTES_MAX {
+                    if rows.len() >= rows_max || bytes >= SNAPSHOT_BYTES_MAX {
                         return Ok((rows, false));
                     }
                 }
@@ -95,23 +163,43 @@ impl Pin {
     }
 }
 
+/// Bytes that an old record takes, about.
+fn weight(place: &Place, old: Option<&Bytes>) -> usize {
+    64 + place.key.len() + old.map_or(0, Bytes::len)
+}
+
 impl Old {
     /// BEFORE these changes: keeps what they replace, once. False: that would be too much.
     pub(super) fn keep(
         &mut self,
         reader: &impl StateReader,
         changes: &[Change],
+        bytes_max: usize,
     ) -> Result<bool, StorageError> {
         for change in changes {
             let place = place(change.tree, &change.key);
-            if self.rows.contains_key(&place) {
+            if Some(&place) <= self.passed.as_ref() || self.rows.contains_key(&place) {
                 continue;
             }
             let old = reader.get(change.tree, &change.key)?;
-            self.bytes += 64 + place.key.len() + old.as_ref().map_or(0, Bytes::len);
+            self.bytes += weight(&place, old.as_ref());
             self.rows.insert(place, old);
         }
-        Ok(self.bytes <= SNAPSHOT_PIN_BYTES_MAX)
+        Ok(self.bytes <= bytes_max)
+    }
+
+    /// Nobody reads up to this place any more.
+    fn pass(&mut self, upto: &Place) {
+        if Some(upto) <= self.passed.as_ref() {
+            return;
+        }
+        while let Some(first) = self.rows.first_entry()
+            && first.key() <= upto
+        {
+            self.bytes -= weight(first.key(), first.get().as_ref());
+            first.remove();
+        }
+        self.passed = Some(upto.clone());
     }
 
     /// What was at this place then; `now` is what is there.
@@ -142,5 +230,150 @@ impl Old {
             }
         }
         rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::{SnapshotChunk, SnapshotRead};
+    use crate::replica::testing::slice;
+    use crate::replica::{Extra, ExtraDone, Portions, Workshop};
+    use crate::storage::{MemDisk, MemStore, Store, Write};
+
+    const RECORDS: u64 = 200;
+
+    fn change(key: u64, value: u64) -> Change {
+        Change {
+            tree: Tree::Inboxes,
+            key: Bytes::copy_from_slice(&key.to_be_bytes()),
+            value: Some(Bytes::copy_from_slice(&value.to_be_bytes())),
+        }
+    }
+
+    /// A store, the workshop beside it, and what its trees stand at.
+    struct Bench {
+        store: MemStore,
+        workshop: Workshop,
+        checkpoint: Slice,
+    }
+
+    impl Bench {
+        fn new(held_bytes: usize) -> Self {
+            let (store, _) = MemStore::open(&MemDisk::new()).unwrap();
+            let mut bench = Self {
+                store,
+                workshop: Workshop::with_portions(Portions {
+                    rows_max: 2,
+                    held_bytes,
+                }),
+                checkpoint: slice(0),
+            };
+            bench.change((0..RECORDS).map(|key| change(2 * key, key)).collect());
+            bench
+        }
+
+        /// The trees move on by a slice, without entries: the log has none.
+        fn change(&mut self, changes: Vec<Change>) {
+            self.checkpoint.digest.0[0] += 1;
+            let slice = Slice {
+                changes,
+                ..self.checkpoint.clone()
+            };
+            let write = Write {
+                slice: Some(slice),
+                ..Write::default()
+            };
+            self.workshop.before_write(&self.store, &write).unwrap();
+            self.store.write(write).unwrap();
+        }
+
+        fn ask(&mut self, peer: u16, wanted: Option<(Hash, Option<Place>)>) -> ExtraDone {
+            let read = SnapshotRead {
+                peer: ReplicaId(peer),
+                wanted,
+                at_least: Index(0),
+            };
+            let read = Extra::Read(read, self.checkpoint.clone());
+            self.workshop.work(&mut self.store, read).unwrap()
+        }
+
+        fn head(&mut self, peer: u16) -> Option<Hash> {
+            match self.ask(peer, None) {
+                ExtraDone::Head(_, head) => Some(head.name()),
+                _ => None,
+            }
+        }
+
+        fn rows(&mut self, peer: u16, name: Hash, after: Option<&Place>) -> Option<SnapshotChunk> {
+            match self.ask(peer, Some((name, after.cloned()))) {
+                ExtraDone::Rows(_, chunk) => Some(chunk),
+                _ => None,
+            }
+        }
+    }
+
+    /// Every record is changed, and one is added behind each, several times while they are read. That
+    /// is more than may be kept: the reader ends because what it has gone by is let go.
+    #[test]
+    fn a_state_that_changes_more_than_may_be_kept_is_read_to_its_end() {
+        let mut bench = Bench::new(20_000);
+        let name = bench.head(2).unwrap();
+        let mut place: Option<Place> = None;
+        let mut rows = Vec::new();
+        for round in 0.. {
+            let chunk = bench.rows(2, name, place.as_ref()).unwrap();
+            place = chunk.rows.last().map(|row| row.place.clone());
+            rows.extend(chunk.rows);
+            if chunk.done {
+                break;
+            }
+            // Spread over all of them, as messages are over inboxes.
+            let spread = (0..8).map(|n| (round * 8 + n) * 37 % (2 * RECORDS));
+            bench.change(spread.map(|key| change(key, 1_000 + key)).collect());
+        }
+        let values: Vec<u64> = rows
+            .iter()
+            .map(|row| u64::from_be_bytes(row.value.as_ref().try_into().unwrap()))
+            .collect();
+        assert_eq!(values, (0..RECORDS).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn one_that_stands_still_costs_no_more_than_may_be_kept() {
+        let mut bench = Bench::new(20_000);
+        let name = bench.head(2).unwrap();
+        let place = bench.rows(2, name, None).unwrap().rows[0].place.clone();
+        bench.change((0..2 * RECORDS).map(|key| change(key, 7)).collect());
+        assert!(bench.rows(2, name, Some(&place)).is_none(), "given up");
+    }
+
+    #[test]
+    fn a_peer_that_begins_late_waits_for_those_who_read() {
+        let mut bench = Bench::new(20_000);
+        let name = bench.head(2).unwrap();
+        let mut place = None;
+        for _ in 0..RECORDS / 4 {
+            let chunk = bench.rows(2, name, place.as_ref()).unwrap();
+            place = chunk.rows.last().map(|row| row.place.clone());
+        }
+        bench.change(
+            (0..2 * RECORDS)
+                .step_by(3)
+                .map(|key| change(key, 7))
+                .collect(),
+        );
+        // The first half is not whole any more.
+        for _ in 1..READER_PATIENCE {
+            assert!(bench.head(3).is_none());
+        }
+        assert!(bench.rows(2, name, place.as_ref()).is_some(), "goes on");
+        for _ in 1..READER_PATIENCE {
+            assert!(bench.head(3).is_none(), "it has asked again");
+        }
+        // It never asks again.
+        let newer = bench.head(3).unwrap();
+        let chunk = bench.rows(3, newer, None).unwrap();
+        assert_eq!(chunk.rows[0].value.as_ref(), 7_u64.to_be_bytes());
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Scrub {
     state: Option<StateScan>,
     /// The state changed too much while it was read.
     given_up: bool,
+    /// See [`super::Portions::held_bytes`].
+    held_bytes: usize,
 }
 
 /// A state that is read beside the storage thread. Dropped, it is given up.
@@ -56,9 +58,12 @@ impl Workshop {
         part: ScrubPart,
         checkpoint: &Slice,
     ) -> Result<ExtraDone, StorageError> {
+        let held_bytes = self.portions.held_bytes;
         match part {
-            ScrubPart::Begin => self.scrub = Some(Scrub::new(store, checkpoint.applied)?),
-            ScrubPart::BeginState => self.scrub = Some(Scrub::new(store, Index(0))?),
+            ScrubPart::Begin => {
+                self.scrub = Some(Scrub::new(store, checkpoint.applied, held_bytes)?)
+            }
+            ScrubPart::BeginState => self.scrub = Some(Scrub::new(store, Index(0), held_bytes)?),
             ScrubPart::GoOn => {}
         }
         let Some(scrub) = self.scrub.as_mut().filter(|_| !Mutant::ScrubNothing.on()) else {
@@ -90,7 +95,7 @@ impl Workshop {
 
 impl Scrub {
     /// Of the log up to this entry, and of the state.
-    fn new<S: Store>(store: &S, until: Index) -> Result<Self, StorageError> {
+    fn new<S: Store>(store: &S, until: Index, held_bytes: usize) -> Result<Self, StorageError> {
         let base = store.base()?;
         // About the base and before it: nothing to compare with.
         store.commit_records(Index(0), base.stamp.index)?;
@@ -100,6 +105,7 @@ impl Scrub {
             log: LogVerifier::new(&base),
             state: None,
             given_up: false,
+            held_bytes,
         })
     }
 
@@ -132,7 +138,7 @@ impl Scrub {
         let (Some(state), Some(slice)) = (&self.state, &write.slice) else {
             return Ok(());
         };
-        let kept = locked(&state.old).keep(reader, &slice.changes)?;
+        let kept = locked(&state.old).keep(reader, &slice.changes, self.held_bytes)?;
         if !kept {
             // What comes of it after this would be wrong.
             (self.state, self.given_up) = (None, true);
@@ -369,7 +375,9 @@ mod tests {
         ];
         let second = vec![change(2, Some(8)), change(18, Some(7)), change(19, Some(6))];
         for (index, changes) in [(2, first), (3, second)] {
-            locked(&old).keep(&store.reader(), &changes).unwrap();
+            locked(&old)
+                .keep(&store.reader(), &changes, usize::MAX)
+                .unwrap();
             write(&mut store, index, changes);
         }
         for limit in [1, 2, 3, 10, 100] {

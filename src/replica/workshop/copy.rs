@@ -1,0 +1,100 @@
+//! The copy of a store that a rewriting makes: live records, the log above its new base, commit records.
+
+use super::{KEYS_END, following, place};
+use crate::consensus::Place;
+use crate::limits::SNAPSHOT_BYTES_MAX;
+use crate::storage::{Change, CommitRecord, Slice, StateReader, StorageError, Store, Tree, Write};
+use crate::types::entry::Entry;
+use crate::types::{Base, Index};
+use bytes::Bytes;
+
+/// How far the next store is.
+pub(super) struct Rewrite {
+    pub(super) base: Base,
+    /// What the trees of both stores stand at.
+    pub(super) applied: Slice,
+    /// Rows up to here are copied; `None`: none yet.
+    pub(super) rows: Option<Place>,
+    pub(super) rows_done: bool,
+    /// The last entry copied.
+    pub(super) log: Index,
+    /// Commit records up to here are copied.
+    pub(super) commits: Index,
+    /// The next store is being checked: what it misses meanwhile waits here. Slices do not come in
+    /// that time.
+    pub(super) closed: bool,
+    pub(super) missed: Vec<Write>,
+    /// Of a rebuilding: the newest commit record.
+    pub(super) computed: Option<CommitRecord>,
+}
+
+impl Rewrite {
+    /// Records as they are now: what changes later is written to both stores.
+    pub(super) fn copy_rows<S: Store>(
+        &mut self,
+        store: &mut S,
+        rows_max: usize,
+    ) -> Result<(), StorageError> {
+        let reader = store.reader();
+        let at = self.rows.as_ref().map_or(0, |place| place.tree as usize);
+        let Some(tree) = Tree::ALL.get(at).copied() else {
+            self.rows_done = true;
+            return Ok(());
+        };
+        let from = match &self.rows {
+            Some(place) if !place.key.is_empty() => following(&place.key),
+            _ => Vec::new(),
+        };
+        let mut bytes = 0;
+        let mut page = reader.range(tree, &from, &KEYS_END, rows_max)?;
+        let fits = page.iter().take_while(|(key, value)| {
+            let first = bytes == 0;
+            bytes += key.len() + value.len();
+            first || bytes <= SNAPSHOT_BYTES_MAX
+        });
+        let taken = fits.count();
+        let last = taken == page.len() && page.len() < rows_max;
+        page.truncate(taken);
+        self.rows = Some(match page.last() {
+            Some((key, _)) if !last => place(tree, key),
+            _ => Place {
+                tree: at as u8 + 1,
+                key: Bytes::new(),
+            },
+        });
+        let changes = page.into_iter().map(|(key, value)| Change {
+            tree,
+            key,
+            value: Some(value),
+        });
+        store.next_write(Write {
+            slice: Some(Slice {
+                changes: changes.collect(),
+                ..self.applied.clone()
+            }),
+            ..Write::default()
+        })
+    }
+
+    /// Entries and commit records; false when nothing is left.
+    pub(super) fn copy_log<S: Store>(&mut self, store: &mut S) -> Result<bool, StorageError> {
+        let append = store.entries(self.log.next(), SNAPSHOT_BYTES_MAX)?;
+        let full = append.iter().map(|e| e.bytes().len()).sum::<usize>() >= SNAPSHOT_BYTES_MAX / 2;
+        if let Some(last) = append.last().map(Entry::index) {
+            self.log = last;
+            store.next_write(Write {
+                append,
+                ..Write::default()
+            })?;
+        }
+        let to = self.log.min(Index(self.commits.0 + 4_096));
+        for record in store.commit_records(self.commits.next(), to)? {
+            store.next_write(Write {
+                commit: Some(record),
+                ..Write::default()
+            })?;
+        }
+        self.commits = self.commits.max(to);
+        Ok(full || to < self.log)
+    }
+}
