@@ -36,6 +36,9 @@ fn a_few_seeds_of_three_replicas_pass_and_have_seen_faults() {
         "handovers",
         "readmissions committed",
         "reads paused beyond an election timeout",
+        "stores rewritten",
+        "snapshots installed",
+        "accounts deleted",
     ] {
         assert!(count(&said, what) > 0, "no {what}\n{said}");
     }

@@ -93,6 +93,8 @@ pub enum Mutant {
     RememberOldLife,
     /// A restart forgets what was remembered of a replica since its readmission.
     ForgetAtReplay,
+    /// What is written while a rewritten store is checked does not come into it.
+    ForgetMissed,
     /// A repair ends where the lazily written mark stands, and not where the primary's log did.
     EndRepairAtMark,
     /// Digests are exchanged, and nothing is compared.
@@ -103,7 +105,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every variant.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::DecideLocally,
         Self::ForgetTerm,
         Self::ForgetGrant,
@@ -147,6 +149,7 @@ impl Mutant {
         Self::GiveUpOwnTerm,
         Self::RememberOldLife,
         Self::ForgetAtReplay,
+        Self::ForgetMissed,
         Self::EndRepairAtMark,
         Self::CompareNothing,
         Self::ServeQuarantined,

@@ -133,6 +133,8 @@ impl Node {
         let term = self.hard.term;
         self.hard.term_accepted = term;
         self.event(Event::BecamePrimary(term));
+        // Before it takes what has waited for a primary.
+        self.tick_room();
         self.propose_entry(Kind::TermStart, &[]);
         self.send_refreshes();
         self.reads_to_new_primary();

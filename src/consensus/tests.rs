@@ -268,3 +268,30 @@ fn a_damaged_replica_names_no_primary_that_is_gone() {
     let status = cluster.nodes[&damaged].status();
     assert_eq!((status.role, status.primary), (Role::Damaged, None));
 }
+
+#[test]
+fn a_new_primary_refuses_writes_from_the_first_moment_if_a_majority_is_low() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(500_000);
+    for node in cluster.nodes.values_mut() {
+        let (applied, level) = (node.status().commit, node.status().level);
+        node.set_applied((applied, level), Vec::new(), true);
+    }
+    cluster.run(300_000);
+    let first = cluster.primary().unwrap();
+    let before = cluster.events.len();
+    cluster.kill(first);
+    cluster.run(10 * STEP_US);
+    let second = cluster.primary().expect("another follows");
+    assert!(cluster.nodes[&second].refuses_for_space());
+    // No tick has passed between: what waits for a primary goes to it as soon as it serves.
+    let events = cluster.events[before..]
+        .iter()
+        .filter(|(on, _)| *on == second);
+    let told = |event: &Event| matches!(event, Event::WritesRefused { .. } | Event::Serving(_));
+    let told: Vec<&Event> = events.map(|(_, event)| event).filter(|e| told(e)).collect();
+    assert!(
+        matches!(told[..], [Event::WritesRefused { .. }, Event::Serving(_)]),
+        "{told:?}"
+    );
+}

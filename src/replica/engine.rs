@@ -136,7 +136,7 @@ impl<R: StateReader> Replica<R> {
             serving: false,
             linked: BTreeSet::new(),
             applied_at: now.mono,
-            applied_time: WallTime(0),
+            applied_time: recovered.commit.map_or(WallTime(0), |record| record.time),
             expire_at: now.mono,
             refused: false,
             stopping: None,
@@ -449,7 +449,7 @@ impl<R: StateReader> Replica<R> {
             record_after_us: self.config.node.refresh_interval_us,
             slices_in_turn: slices_in_turn(load, load_max),
             force: load > load_max || (idle || wanted) && !self.disk.is_exhausted() || last,
-            hold: self.upkeep.holds_slices() && !rests || self.is_doubted(),
+            hold: self.is_doubted(),
         };
         let checkpoint = self.disk.checkpoint_slice().cloned();
         let sight = Sight {

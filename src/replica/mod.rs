@@ -345,7 +345,10 @@ pub enum RewriteStep {
         cut_min: u64,
     },
     /// Copy some more.
-    Copy,
+    Copy {
+        /// So many portions at once.
+        portions: usize,
+    },
     /// Begin a store with the same log and no rows: the state is computed anew from the log.
     Replay,
     /// Compute some more.

@@ -21,6 +21,8 @@ use std::collections::VecDeque;
 const CHECK_PAUSE_US: u64 = 10_000;
 /// A state that is held still is let go when nobody has asked for a part of it for so long.
 const PIN_IDLE_US: u64 = 10_000_000;
+/// Portions in one part of a copy that hurries.
+const PORTIONS_HURRIED: usize = 4;
 /// After a rewriting that failed the next one waits this long.
 const FAILED_PAUSE_US: u64 = 600_000_000;
 /// Parts of the state that wait for the disk: a few for each peer, and what is lost is asked again.
@@ -186,11 +188,6 @@ impl Upkeep {
         self.reads.iter().any(|read| read.at_least > checkpoint)
     }
 
-    /// The next store is looked at as it is: the trees must not move.
-    pub(super) fn holds_slices(&self) -> bool {
-        matches!(self.stage, Stage::Checking | Stage::Installing)
-    }
-
     /// The next store became the live one by a snapshot.
     pub(super) fn installed(&mut self) {
         self.stage = Stage::Idle;
@@ -297,8 +294,11 @@ impl Upkeep {
                 None => return self.scrub(sight),
             },
             Stage::Copying => {
-                self.copies_since = Some(sight.now).filter(|_| !sight.low);
-                RewriteStep::Copy
+                let hurries = self.hurries(sight.low);
+                self.copies_since = Some(sight.now).filter(|_| !hurries);
+                RewriteStep::Copy {
+                    portions: if hurries { PORTIONS_HURRIED } else { 1 },
+                }
             }
             Stage::Checking => RewriteStep::Check,
             Stage::Installing => RewriteStep::Install,
@@ -321,7 +321,7 @@ impl Upkeep {
                 committed: rebuilding.delivered,
                 digest_every: rebuilding.digest_every,
             }),
-            Stage::Copying => Some(RewriteStep::Copy),
+            Stage::Copying => Some(RewriteStep::Copy { portions: 1 }),
             Stage::Checking => Some(RewriteStep::Check),
             Stage::Installing => {
                 let passed = rebuilding.delivered >= self.computed && !rebuilding.frozen;
@@ -356,6 +356,12 @@ impl Upkeep {
             let grown = most.saturating_mul(REWRITE_GROWTH);
             grown.saturating_add((most / 2).saturating_mul(self.later))
         }
+    }
+
+    /// Space is short, or the store grows faster than it is copied: by half again since that was due.
+    fn hurries(&self, low: bool) -> bool {
+        let due = self.enough(false);
+        low || self.size > due.saturating_add(due / 2)
     }
 
     fn begin(&mut self, sight: Sight<'_>) -> Option<RewriteStep> {

@@ -10,10 +10,10 @@
 //! every reader has gone by is let go; a peer that begins then waits for those who read.
 //!
 //! **A rewriting** copies the live records, the log above its new base and the commit records into
-//! the next store, while every slice and truncation is written to both. Once all is copied the next
-//! store equals this one, whatever was written meanwhile. It is opened and scanned before it takes
-//! this one's place, and the last entries are copied in the very job that exchanges the two: no
-//! entry that was acknowledged can be missing in it.
+//! the next store, while every slice and truncation is written to both, as far as the copy has come. Once
+//! all is copied the next store equals this one, whatever was written meanwhile. It is opened and scanned before it takes
+//! this one's place; what was written meanwhile waits in memory and follows in parts. The last entries are
+//! copied in the very job that exchanges the two: no entry that was acknowledged can be missing in it.
 //!
 //! **A scrub** reads all that was written long ago again: see [`scrub`].
 //!
@@ -39,6 +39,7 @@ use copy::Rewrite;
 use pin::{Admission, Pin};
 use rebuild::Rebuild;
 use scrub::Scrub;
+use std::collections::VecDeque;
 
 /// Above every key of a state tree.
 const KEYS_END: [u8; 64] = [0xFF; 64];
@@ -113,7 +114,7 @@ impl Workshop {
     }
 
     /// AFTER a write to the live store: the next one gets what its copy would miss. Entries are not
-    /// among it: they are copied in order.
+    /// among it, nor records that the copy has not come to: they are copied in order.
     pub(super) fn after_write<S: Store>(&mut self, store: &mut S, mut write: Write) {
         let Some(rewrite) = &mut self.rewrite else {
             return;
@@ -126,17 +127,19 @@ impl Workshop {
         }
         let copied = rewrite.commits;
         write.commit = write.commit.filter(|record| record.stamp.index <= copied);
-        if let Some(slice) = &write.slice {
-            rewrite.applied = Slice {
-                changes: Vec::new(),
-                ..slice.clone()
-            };
+        if let Some(slice) = &mut write.slice {
+            let mut changes = std::mem::take(&mut slice.changes);
+            rewrite.applied = slice.clone();
+            changes.retain(|change| rewrite.has_copied(change));
+            slice.changes = changes;
         }
         if write == Write::default() {
             return;
         }
-        if rewrite.closed {
-            rewrite.missed.push(write);
+        if rewrite.closed.is_some() {
+            if !Mutant::ForgetMissed.on() {
+                rewrite.missed.push_back(write);
+            }
         } else if let Err(error) = store.next_write(write) {
             tracing::warn!("the rewriting of the store is given up: {error}");
             self.rewrite = None;
@@ -301,12 +304,14 @@ impl Workshop {
         let Some(rewrite) = &mut self.rewrite else {
             return Ok(ExtraDone::RewriteFailed);
         };
-        if !Mutant::SwapWithoutTail.on() {
-            match rewrite.copy_log(store) {
-                Ok(false) => {}
-                Ok(true) => return Ok(ExtraDone::GoesOn),
-                Err(error) => return self.give_up_rewrite(error),
-            }
+        let more = match rewrite.catch_up(store) {
+            Ok(false) if !Mutant::SwapWithoutTail.on() => rewrite.copy_log(store),
+            more => more,
+        };
+        match more {
+            Ok(false) => {}
+            Ok(true) => return Ok(ExtraDone::GoesOn),
+            Err(error) => return self.give_up_rewrite(error),
         }
         let base = rewrite.base.clone();
         store.next_install()?;
@@ -351,36 +356,28 @@ impl Workshop {
                 committed,
                 digest_every,
             } => self.rebuild_further(store, committed, digest_every),
-            RewriteStep::Copy => {
+            RewriteStep::Copy { portions } => {
                 let Some(rewrite) = &mut self.rewrite else {
                     return Ok(ExtraDone::RewriteFailed);
                 };
-                let more = if rewrite.rows_done {
-                    rewrite.copy_log(store)?
-                } else {
-                    rewrite.copy_rows(store, self.portions.rows_max)?;
-                    true
-                };
-                Ok(if more {
-                    ExtraDone::GoesOn
-                } else {
-                    ExtraDone::Copied
-                })
+                for _ in 0..portions {
+                    if !rewrite.rows_done {
+                        rewrite.copy_rows(store, self.portions.rows_max)?;
+                    } else if !rewrite.copy_log(store)? {
+                        return Ok(ExtraDone::Copied);
+                    }
+                }
+                Ok(ExtraDone::GoesOn)
             }
             RewriteStep::Check => {
                 let Some(rewrite) = &mut self.rewrite else {
                     return Ok(ExtraDone::RewriteFailed);
                 };
-                rewrite.closed = true;
-                let digest = Some(rewrite.applied.digest);
+                let digest = Some(*rewrite.closed.get_or_insert(rewrite.applied.digest));
                 let Some(checked) = store.next_check(scan)? else {
                     return Ok(ExtraDone::GoesOn);
                 };
                 if checked.as_ref().ok() == digest.as_ref() {
-                    rewrite.closed = false;
-                    for write in std::mem::take(&mut rewrite.missed) {
-                        store.next_write(write)?;
-                    }
                     return Ok(ExtraDone::Checked);
                 }
                 tracing::error!("the rewritten store is not used: {checked:?}, not {digest:?}");
@@ -414,8 +411,8 @@ impl Workshop {
             commits: base.stamp.index.previous(),
             base,
             applied,
-            closed: false,
-            missed: Vec::new(),
+            closed: None,
+            missed: VecDeque::new(),
             computed: None,
         });
         Ok(ExtraDone::GoesOn)

@@ -7,7 +7,7 @@
 mod ports;
 
 mod history;
-pub use history::{Load, check_inbox, read_inbox};
+pub use history::{Load, Sent, check_inbox, read_inbox};
 
 use chat::client::{
     Class, Client, ClientError, Cluster, Event, Listen, NewAccount, Options, Protocol,

@@ -2,6 +2,7 @@
 //! one line in the log, and nothing else happens.
 
 use crate::cluster::{TestCluster, eventually};
+use crate::hostile_bodies::{Plausible, absurd_bodies, plausible};
 use bytes::{Buf as _, BufMut as _, Bytes};
 use chat::proto::peer as proto;
 use chat::proto::peer::envelope::Body;
@@ -240,6 +241,30 @@ fn entry(index: u64) -> Bytes {
     entry.bytes().clone()
 }
 
+/// A message that is seldom seen, of other clusters, lives, runs and terms, and as if it were true.
+fn twists(impostor: &Impostor, row: Plausible) -> Vec<(Option<&'static str>, proto::Envelope)> {
+    type Twist = fn(&mut proto::Envelope);
+    let twists: [(Option<&'static str>, Twist); 7] = [
+        (Some("other_cluster"), |it| it.cluster = vec![1; 32].into()),
+        (Some("other_incarnation"), |it| {
+            it.from_incarnation = vec![1; 16].into();
+        }),
+        (Some("other_incarnation"), |it| {
+            it.to_incarnation = vec![1; 16].into();
+        }),
+        (Some("other_run"), |it| it.run = RUN + 1),
+        (Some("absurd_term"), |it| it.term = 1 << 60),
+        (row.ended, |it| it.term = 0),
+        (row.present, |_| {}),
+    ];
+    let twisted = twists.map(|(kind, twist)| {
+        let mut envelope = impostor.envelope(row.body.clone());
+        twist(&mut envelope);
+        (kind, envelope)
+    });
+    twisted.into()
+}
+
 /// Bytes, lengths and counts that are out of bounds, and connections of strangers. Returns how many
 /// there are of each sort.
 async fn knock(impostor: &Impostor) -> BTreeMap<(Option<u64>, &'static str), u64> {
@@ -253,13 +278,15 @@ async fn knock(impostor: &Impostor) -> BTreeMap<(Option<u64>, &'static str), u64
         ..proto::Refresh::default()
     };
     digests.digests = vec![proto::Digest::default(); 10_000];
-    let malformed = vec![
+    let mut malformed = vec![
         cut,
         impostor.envelope(Body::Hello(ids)),
         impostor.envelope(Body::Refresh(digests)),
         impostor.envelope(append(u64::MAX, 9, vec![entry(u64::MAX)])),
         impostor.envelope(append(1, 9, vec![Bytes::from_static(b"no entry")])),
     ];
+    let absurd = absurd_bodies().into_iter();
+    malformed.extend(absurd.map(|body| impostor.envelope(body)));
     let count = malformed.len() as u64;
     let mut misdirected = impostor.envelope(Body::CampaignNow(proto::CampaignNow {}));
     misdirected.from = 1;
@@ -360,6 +387,15 @@ async fn what_must_not_be_believed_is_counted_told_once_and_has_no_effect() {
             impostor.say(vec![envelope]).await;
             *wanted.entry((Some(3), kind)).or_default() += 1;
         }
+        for (kind, envelope) in plausible()
+            .into_iter()
+            .flat_map(|row| twists(&impostor, row))
+        {
+            impostor.say(vec![envelope]).await;
+            if let Some(kind) = kind {
+                *wanted.entry((Some(3), kind)).or_default() += 1;
+            }
+        }
     }
     let refresh = |progress| {
         impostor.envelope(Body::Refresh(proto::Refresh {
@@ -382,6 +418,12 @@ async fn what_must_not_be_believed_is_counted_told_once_and_has_no_effect() {
     let round = impostor.envelope(Body::Round(proto::Round { nonce: 1 }));
     impostor.say(vec![greeting, round.clone(), round]).await;
     wanted.insert((Some(3), "later_term"), 2);
+    for row in plausible() {
+        impostor.say(vec![impostor.envelope(row.body)]).await;
+        if let Some(kind) = row.later {
+            *wanted.entry((Some(3), kind)).or_default() += 1;
+        }
+    }
     expect(&cluster, id, &wanted).await;
 
     // Nothing else: the same primary in the same term, and all is well with the third.

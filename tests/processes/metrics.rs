@@ -7,11 +7,16 @@ use tokio::net::TcpStream;
 
 const DOCUMENT: &str = include_str!("../../docs/operations.md");
 
-/// As the replica's first line says it; the port was chosen by the system.
 fn address(cluster: &TestCluster, id: u16) -> String {
-    let log = cluster.log_since(id, 0);
-    let after = log.split("metrics on ").nth(1).expect("it says where");
-    after.split_whitespace().next().unwrap().to_owned()
+    address_since(cluster, id, 0).expect("it says where")
+}
+
+/// As the first line of a replica's process says it, if that is in its log since `from`; the port was
+/// chosen by the system.
+pub fn address_since(cluster: &TestCluster, id: u16, from: usize) -> Option<String> {
+    let log = cluster.log_since(id, from);
+    let (_, after) = log.split_once("metrics on ")?;
+    Some(after.split_once(char::is_whitespace)?.0.to_owned())
 }
 
 async fn request(address: &str, line: &str) -> String {
@@ -24,7 +29,7 @@ async fn request(address: &str, line: &str) -> String {
 }
 
 /// The page of a replica, after checks of the HTTP around it.
-async fn scrape(address: &str) -> String {
+pub async fn scrape(address: &str) -> String {
     let answer = request(address, "GET /metrics HTTP/1.1").await;
     let (head, page) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
@@ -33,12 +38,16 @@ async fn scrape(address: &str) -> String {
     page.to_owned()
 }
 
-/// Of the line that begins with this name and these labels: a whole number.
-fn value(page: &str, name: &str) -> u64 {
+/// Of the line that begins with this name and these labels: a whole number. `None` while the
+/// replica's thread is too busy to say it.
+pub fn known(page: &str, name: &str) -> Option<u64> {
     let mut lines = page.lines();
     let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    let value = line.unwrap_or_else(|| panic!("no {name} in\n{page}"));
-    value.parse().unwrap()
+    line.map(|value| value.parse().unwrap())
+}
+
+fn value(page: &str, name: &str) -> u64 {
+    known(page, name).unwrap_or_else(|| panic!("no {name} in\n{page}"))
 }
 
 /// What the page has, and what the document says of it: name and type.

@@ -33,6 +33,10 @@ pub enum What {
     WhoAmI,
     /// A revoked token is tried again.
     Revoked(TokenHash),
+    /// A second account is made, of a name that may have been another's before.
+    Invite(TokenHash),
+    /// And deleted again.
+    Dismiss(TokenHash),
 }
 
 /// How a request is made.
@@ -64,6 +68,8 @@ pub struct Client {
     pub user: Option<UserId>,
     pub(super) token: Option<TokenHash>,
     pub(super) revoked: Vec<TokenHash>,
+    /// Of its second account, while that lives.
+    pub(super) guest: Option<TokenHash>,
     pub(super) pending: Option<Pending>,
     /// What is to be tried again under its id with a new token.
     pub(super) parked: Option<Pending>,
@@ -103,6 +109,7 @@ impl World {
                 user: None,
                 token: None,
                 revoked: Vec::new(),
+                guest: None,
                 pending: None,
                 parked: None,
                 numbers: BTreeMap::new(),
@@ -207,8 +214,12 @@ impl World {
             60..75 => What::Inbox { after: seen },
             75..82 if seen > acknowledged => What::Acknowledge(seen),
             82..86 => What::WhoAmI,
-            86..89 => What::Profile,
-            89..94 => What::Logout(token),
+            86..88 => What::Profile,
+            88..90 => match self.clients[at].guest {
+                Some(guest) => What::Dismiss(guest),
+                None => What::Invite(fresh),
+            },
+            90..94 => What::Logout(token),
             _ => match self.clients[at].revoked.last().copied() {
                 Some(revoked) => What::Revoked(revoked),
                 None => What::WhoAmI,
@@ -239,15 +250,19 @@ impl World {
         };
         let id = self.clients[at].id;
         let operation = match what {
-            What::Create(hash) => Operation::CreateAccount {
+            What::Create(hash) | What::Invite(hash) => Operation::CreateAccount {
                 full_name: format!("The user {name}"),
-                name,
+                name: match what {
+                    What::Invite(_) => format!("{name}-guest"),
+                    _ => name,
+                },
                 password_hash: "not a real hash".into(),
                 token: new_token(hash, id),
             },
             What::Credentials => return Request::Read(Query::Credentials { name }),
             What::Login(_) => unreachable!("made when the credentials are there"),
             What::Logout(_) => Operation::RevokeOwnToken,
+            What::Dismiss(_) => Operation::DeleteAccount,
             What::Send { to, number } => Operation::SendMessage {
                 recipient: self.clients[*to].name.clone(),
                 body: number.to_be_bytes().to_vec(),
@@ -269,7 +284,11 @@ impl World {
             What::WhoAmI => return Request::Read(Query::WhoAmI { token }),
             What::Revoked(token) => return Request::Read(Query::WhoAmI { token: *token }),
         };
-        Request::Write(self.command(at, operation))
+        let mut command = self.command(at, operation);
+        if let What::Dismiss(guest) = what {
+            command.auth = Some(Auth { token: *guest });
+        }
+        Request::Write(command)
     }
 
     pub(super) fn command(&mut self, at: usize, operation: Operation) -> Command {
@@ -411,22 +430,7 @@ impl World {
 
     fn on_reply(&mut self, at: usize, pending: Pending, reply: Reply) {
         let name = self.clients[at].name.clone();
-        if let Request::Write(Command {
-            request: Some(id), ..
-        }) = &pending.request
-            && !matches!(reply, Reply::Refused(_))
-        {
-            let known = self
-                .history
-                .replies
-                .entry(*id)
-                .or_insert_with(|| reply.clone());
-            let same = *known == reply || !matches!(reply, Reply::Sent { .. });
-            self.checker
-                .check(same, "a request is applied at most once", || {
-                    format!("{name}: {id:?} came to {reply:?} after another reply")
-                });
-        }
+        self.check_once(&name, &pending, &reply);
         let expires = self.tokens_expire();
         let client = &mut self.clients[at];
         match (&pending.what, &reply) {
@@ -450,6 +454,18 @@ impl World {
                 client.acknowledged = client.acknowledged.max(up_to.0);
             }
             (What::Profile, Reply::Done) => {}
+            (What::Invite(token), Reply::LoggedIn { .. } | Reply::AlreadyCreated { .. }) => {
+                client.guest = Some(*token);
+            }
+            (What::Invite(_), Reply::Refused(Refusal::NameTaken)) => {
+                // Below level 2 a late attempt makes a deleted account again.
+                self.checker.count("guests who came back");
+            }
+            (What::Dismiss(token), Reply::Done | Reply::Refused(Refusal::TokenInvalid)) => {
+                client.guest = None;
+                client.revoked.push(*token);
+                self.checker.count("accounts deleted");
+            }
             (_, Reply::Refused(Refusal::TokenInvalid)) if expires => {
                 // An earlier attempt may have been applied: with a new token, under the same id.
                 client.token = None;
@@ -467,6 +483,26 @@ impl World {
             self.clients[at].acknowledged_after_heal = true;
         }
         self.done(at);
+    }
+
+    /// A request comes to one reply, however often it was made.
+    fn check_once(&mut self, name: &str, pending: &Pending, reply: &Reply) {
+        if let Request::Write(Command {
+            request: Some(id), ..
+        }) = &pending.request
+            && !matches!(reply, Reply::Refused(_))
+        {
+            let known = self
+                .history
+                .replies
+                .entry(*id)
+                .or_insert_with(|| reply.clone());
+            let same = *known == *reply || !matches!(reply, Reply::Sent { .. });
+            self.checker
+                .check(same, "a request is applied at most once", || {
+                    format!("{name}: {id:?} came to {reply:?} after another reply")
+                });
+        }
     }
 
     pub(super) fn tokens_expire(&self) -> bool {

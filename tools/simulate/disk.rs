@@ -130,6 +130,8 @@ pub struct Probe<'a> {
     pub failing: Option<Failing>,
     /// It has failed.
     pub failed: bool,
+    /// A check of the next store is not over yet.
+    pub check_goes_on: bool,
 }
 
 impl Store for Probe<'_> {
@@ -197,6 +199,9 @@ impl Store for Probe<'_> {
         self.store.next_reader()
     }
     fn next_check(&mut self, scan: Scan) -> Result<Option<Checked>, StorageError> {
+        if self.check_goes_on {
+            return Ok(None);
+        }
         self.store.next_check(scan)
     }
     fn next_install(&mut self) -> Result<(), StorageError> {

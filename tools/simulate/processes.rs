@@ -61,6 +61,7 @@ impl World {
                 primary: false,
                 failing: None,
                 failed: false,
+                check_goes_on: false,
             };
             if let Err(error) = probe.write_hard_state(&hard, true) {
                 self.checker
@@ -300,7 +301,8 @@ impl World {
         let paused_at = process.read_paused_at.take();
         let waiting = std::mem::take(&mut process.waiting);
         if paused_at.is_some_and(|at| self.now - at > self.config.election_timeout_us()) {
-            self.checker.count("reads paused beyond an election timeout");
+            self.checker
+                .count("reads paused beyond an election timeout");
         }
         self.note(|| format!("{} resumes with {} inputs", at + 1, waiting.len()));
         for input in waiting {

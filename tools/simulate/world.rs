@@ -493,6 +493,7 @@ impl World {
             let (after, done) = (self.rng.below(9), self.rng.chance(300));
             self.members[at].disk.fail_after(after, done);
         }
+        let check_goes_on = self.rng.chance(700);
         let (Some(process), Some(job)) = (self.members[at].process.as_mut(), job) else {
             return;
         };
@@ -503,6 +504,7 @@ impl World {
             primary: process.role == Role::Primary,
             failing,
             failed: false,
+            check_goes_on,
         };
         let result = replica::execute(&mut probe, &mut process.workshop, *job);
         self.members[at].disk.heal();

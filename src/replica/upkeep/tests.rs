@@ -48,11 +48,10 @@ fn a_store_is_rewritten_when_it_has_grown_and_only_exchanged_when_it_was_checked
         upkeep.next(sight(&slice(50)))
     };
     let copy = next(&mut upkeep, ExtraDone::GoesOn);
-    assert!(matches!(copy, Some(Extra::Rewrite(RewriteStep::Copy))));
-    assert!(!upkeep.holds_slices());
+    let copies = |next| matches!(next, Some(Extra::Rewrite(RewriteStep::Copy { .. })));
+    assert!(copies(copy));
     let check = next(&mut upkeep, ExtraDone::Copied);
     assert!(matches!(check, Some(Extra::Rewrite(RewriteStep::Check))));
-    assert!(upkeep.holds_slices());
     let install = next(&mut upkeep, ExtraDone::Checked);
     assert!(matches!(
         install,
@@ -60,7 +59,6 @@ fn a_store_is_rewritten_when_it_has_grown_and_only_exchanged_when_it_was_checked
     ));
     let news = upkeep.on_done(Some(ExtraDone::Rewritten(Base::default())), 90, ms(0));
     assert!(matches!(news, Some(News::Compacted(_))));
-    assert!(!upkeep.holds_slices());
     assert!(upkeep.next(sight(&checkpoint)).is_none(), "small again");
 }
 
@@ -80,22 +78,26 @@ fn replicas_do_not_rewrite_their_stores_at_once() {
 }
 
 #[test]
-fn a_copy_rests_as_long_as_it_has_worked_unless_space_is_short() {
+fn a_copy_rests_as_long_as_it_has_worked_unless_space_is_short_or_the_store_outgrows_it() {
     let checkpoint = slice(50);
-    for low in [false, true] {
+    for (low, size, hurries) in [(false, 450, false), (true, 450, true), (false, 451, true)] {
         let at = |now| Sight {
             now: ms(now),
             low,
             ..sight(&checkpoint)
         };
         let mut upkeep = with(POLICY);
-        upkeep.on_done(None, 1_000, ms(1));
+        upkeep.on_done(None, size, ms(1));
         assert!(upkeep.next(at(1)).is_some(), "begins");
-        upkeep.on_done(Some(ExtraDone::GoesOn), 1_000, ms(2));
-        assert!(upkeep.next(at(2)).is_some());
-        upkeep.on_done(Some(ExtraDone::GoesOn), 1_000, ms(12));
-        assert_eq!(upkeep.next(at(21)).is_some(), low);
-        if !low {
+        upkeep.on_done(Some(ExtraDone::GoesOn), size, ms(2));
+        let copy = upkeep.next(at(2));
+        let Some(Extra::Rewrite(RewriteStep::Copy { portions })) = copy else {
+            panic!("{copy:?}");
+        };
+        assert_eq!(portions > 1, hurries);
+        upkeep.on_done(Some(ExtraDone::GoesOn), size, ms(12));
+        assert_eq!(upkeep.next(at(21)).is_some(), hurries);
+        if !hurries {
             assert!(upkeep.next(at(22)).is_some());
         }
     }

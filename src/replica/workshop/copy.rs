@@ -5,8 +5,12 @@ use crate::consensus::Place;
 use crate::limits::SNAPSHOT_BYTES_MAX;
 use crate::storage::{Change, CommitRecord, Slice, StateReader, StorageError, Store, Tree, Write};
 use crate::types::entry::Entry;
-use crate::types::{Base, Index};
+use crate::types::{Base, Hash, Index};
 use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// Writes in one part of what the next store has missed: more than come between two parts.
+const MISSED_MAX: usize = 8;
 
 /// How far the next store is.
 pub(super) struct Rewrite {
@@ -20,16 +24,35 @@ pub(super) struct Rewrite {
     pub(super) log: Index,
     /// Commit records up to here are copied.
     pub(super) commits: Index,
-    /// The next store is being checked: what it misses meanwhile waits here. Slices do not come in
-    /// that time.
-    pub(super) closed: bool,
-    pub(super) missed: Vec<Write>,
+    /// The digest of the next store when it was closed to be checked: what it misses since then waits.
+    pub(super) closed: Option<Hash>,
+    pub(super) missed: VecDeque<Write>,
     /// Of a rebuilding: the newest commit record.
     pub(super) computed: Option<CommitRecord>,
 }
 
 impl Rewrite {
-    /// Records as they are now: what changes later is written to both stores.
+    /// A part of what came since the next store was closed; whether there is more. What comes
+    /// meanwhile waits behind it.
+    pub(super) fn catch_up<S: Store>(&mut self, store: &mut S) -> Result<bool, StorageError> {
+        for _ in 0..MISSED_MAX {
+            let Some(write) = self.missed.pop_front() else {
+                self.closed = None;
+                return Ok(false);
+            };
+            store.next_write(write)?;
+        }
+        Ok(true)
+    }
+
+    /// The copy has come by this record's place.
+    pub(super) fn has_copied(&self, change: &Change) -> bool {
+        let upto = self.rows.as_ref();
+        let upto = upto.map(|place| (place.tree, place.key.as_ref()));
+        self.rows_done || Some((change.tree as u8, change.key.as_ref())) <= upto
+    }
+
+    /// Records as they are now: what changes later, up to there, is written to both stores.
     pub(super) fn copy_rows<S: Store>(
         &mut self,
         store: &mut S,

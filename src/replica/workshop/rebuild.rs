@@ -16,7 +16,7 @@ use crate::state_machine::StateMachine;
 use crate::storage::{CommitRecord, Slice, StorageError, Store, Write};
 use crate::types::entry::Entry;
 use crate::types::{Base, Index, Level};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// How far the state is.
 pub(super) struct Rebuild {
@@ -175,8 +175,8 @@ impl Workshop {
             commits: rebuild.log,
             base: rebuild.base,
             applied,
-            closed: false,
-            missed: Vec::new(),
+            closed: None,
+            missed: VecDeque::new(),
             computed: Some(record),
         });
         Ok(ExtraDone::Computed(end))
