@@ -61,7 +61,7 @@ impl Workshop {
         let held_bytes = self.portions.held_bytes;
         match part {
             ScrubPart::Begin => {
-                self.scrub = Some(Scrub::new(store, checkpoint.applied, held_bytes)?)
+                self.scrub = Some(Scrub::new(store, checkpoint.applied, held_bytes)?);
             }
             ScrubPart::BeginState => self.scrub = Some(Scrub::new(store, Index(0), held_bytes)?),
             ScrubPart::GoOn => {}
