@@ -93,6 +93,8 @@ pub enum Mutant {
     RememberOldLife,
     /// A restart forgets what was remembered of a replica since its readmission.
     ForgetAtReplay,
+    /// A rewritten store is checked without the last entries, though its trees may stand at them.
+    CheckWithoutTail,
     /// What is written while a rewritten store is checked does not come into it.
     ForgetMissed,
     /// A repair ends where the lazily written mark stands, and not where the primary's log did.
@@ -105,7 +107,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every variant.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::DecideLocally,
         Self::ForgetTerm,
         Self::ForgetGrant,
@@ -149,6 +151,7 @@ impl Mutant {
         Self::GiveUpOwnTerm,
         Self::RememberOldLife,
         Self::ForgetAtReplay,
+        Self::CheckWithoutTail,
         Self::ForgetMissed,
         Self::EndRepairAtMark,
         Self::CompareNothing,

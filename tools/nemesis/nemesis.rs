@@ -116,6 +116,8 @@ impl<A> Nemesis<A> {
                 self.excused.insert(id);
             }
             if fault.kind == Kind::Damage {
+                // What its log says from now on it says of the damaged disk.
+                self.replicas.kill(id)?;
                 self.damages.begin(&self.replicas, id)?;
             }
             let harm = harm::inflict(&mut self.replicas, fault, id)?;
@@ -211,7 +213,12 @@ impl<A> Nemesis<A> {
             }
             if Instant::now() >= deadline && !self.damages.open().is_empty() {
                 for id in self.damages.open() {
-                    self.let_operator_help(id, "is not known to be whole for so long")?;
+                    let states = self.states().await;
+                    let wait = WELL_WAIT.as_secs();
+                    self.find(format!(
+                        "replica {id} does not show within {wait} s that its disk is whole: {states}"
+                    ));
+                    self.let_operator_help(id, "has not repaired itself")?;
                 }
                 deadline = Instant::now() + WELL_WAIT;
             }
@@ -273,7 +280,7 @@ impl<A> Nemesis<A> {
                 self.note(format!("replica {id} ended by itself: {how}"));
                 continue;
             }
-            if self.damages.explains(id) {
+            if self.damages.explains(id) && !is_crash(&how) {
                 self.note(format!("replica {id} ended by itself: {how}"));
                 if self.damages.ended(id) {
                     self.let_operator_help(id, "does not go on")?;
@@ -369,6 +376,11 @@ impl<A> Nemesis<A> {
         let at = self.history.now() as f64 / 1e6;
         self.findings.push(format!("at {at:.1} s: {finding}"));
     }
+}
+
+/// It did not end as a server does that says why: a panic, an abort, a fault of memory.
+fn is_crash(how: &str) -> bool {
+    how.starts_with("signal") || how.starts_with("exit status: 101")
 }
 
 /// One primary that serves and that all know, nobody with errors, all at least at `target`.

@@ -97,6 +97,13 @@ impl Checker {
         }
     }
 
+    /// The next store was opened to be checked, and contradicts itself.
+    pub fn on_bad_copy(&mut self, at: usize, sentence: &str) {
+        self.fail("a copy opens as a whole store", || {
+            format!("replica {}: {sentence}", id_of(at))
+        });
+    }
+
     /// The next store is about to take this one's place. A crash may leave either.
     pub fn on_exchange(&mut self, at: usize) {
         let Some(next) = self.views[at].next.take() else {

@@ -202,7 +202,11 @@ impl Store for Probe<'_> {
         if self.check_goes_on {
             return Ok(None);
         }
-        self.store.next_check(scan)
+        let checked = self.store.next_check(scan)?;
+        if let Some(Err(sentence)) = &checked {
+            self.checker.on_bad_copy(self.at, sentence);
+        }
+        Ok(checked)
     }
     fn next_install(&mut self) -> Result<(), StorageError> {
         self.checker.on_exchange(self.at);

@@ -1,7 +1,7 @@
 //! The copy of a store that a rewriting makes: live records, the log above its new base, commit records.
 
 use super::{KEYS_END, following, place};
-use crate::consensus::Place;
+use crate::consensus::{Mutant, Place};
 use crate::limits::SNAPSHOT_BYTES_MAX;
 use crate::storage::{Change, CommitRecord, Slice, StateReader, StorageError, Store, Tree, Write};
 use crate::types::entry::Entry;
@@ -9,7 +9,7 @@ use crate::types::{Base, Hash, Index};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// Writes in one part of what the next store has missed: more than come between two parts.
+/// Writes in one part of what the next store has missed.
 const MISSED_MAX: usize = 8;
 
 /// How far the next store is.
@@ -27,14 +27,29 @@ pub(super) struct Rewrite {
     /// The digest of the next store when it was closed to be checked: what it misses since then waits.
     pub(super) closed: Option<Hash>,
     pub(super) missed: VecDeque<Write>,
+    /// The check is over: what waits follows.
+    pub(super) catches_up: bool,
     /// Of a rebuilding: the newest commit record.
     pub(super) computed: Option<CommitRecord>,
 }
 
 impl Rewrite {
-    /// A part of what came since the next store was closed; whether there is more. What comes
-    /// meanwhile waits behind it.
+    /// What the next store gets now that this write has come: while it is closed nothing; and then, until
+    /// it has caught up, the oldest that waits, so that never more wait.
+    pub(super) fn in_order(&mut self, write: Write) -> Option<Write> {
+        if self.closed.is_none() {
+            return Some(write);
+        }
+        if !Mutant::ForgetMissed.on() {
+            self.missed.push_back(write);
+        }
+        let oldest = self.catches_up.then(|| self.missed.pop_front());
+        oldest.flatten()
+    }
+
+    /// A part of what came since the next store was closed; whether there is more.
     pub(super) fn catch_up<S: Store>(&mut self, store: &mut S) -> Result<bool, StorageError> {
+        self.catches_up = true;
         for _ in 0..MISSED_MAX {
             let Some(write) = self.missed.pop_front() else {
                 self.closed = None;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 /// A reader that has not asked while another waited so often for it to end is gone.
-const READER_PATIENCE: u32 = 64;
+const READER_PATIENCE: u32 = 16;
 
 /// What the records that changed since a state was held were then.
 #[derive(Default)]
@@ -93,6 +93,13 @@ impl Pin {
         peer: ReplicaId,
         wanted: Option<&(Hash, Option<Place>)>,
     ) -> Admission {
+        if let Some(reader) = self.readers.get_mut(&peer)
+            && wanted.is_none()
+        {
+            // It is slow, and is offered the state again: it goes on where it is.
+            reader.waited_for = 0;
+            return Admission::Served;
+        }
         let this = wanted.filter(|(name, _)| *name == self.name);
         let has = this.and_then(|(_, after)| after.as_ref());
         if has >= self.old.passed.as_ref() {
@@ -116,9 +123,14 @@ impl Pin {
         }
     }
 
-    /// A peer has everything.
-    pub(super) fn leave(&mut self, peer: ReplicaId) {
-        self.readers.remove(&peer);
+    /// A peer has everything, and is offered it again until it stands there.
+    pub(super) fn has_all(&mut self, peer: ReplicaId) {
+        if let Some(reader) = self.readers.get_mut(&peer) {
+            reader.has = Some(Place {
+                tree: u8::MAX,
+                key: Bytes::new(),
+            });
+        }
     }
 
     /// Rows after a place, in order, and whether these were the last ones.
@@ -325,6 +337,8 @@ mod tests {
             let chunk = bench.rows(2, name, place.as_ref()).unwrap();
             place = chunk.rows.last().map(|row| row.place.clone());
             rows.extend(chunk.rows);
+            // A slow one is offered it again, also when it has everything.
+            assert_eq!(bench.head(2), Some(name));
             if chunk.done {
                 break;
             }
@@ -337,6 +351,10 @@ mod tests {
             .map(|row| u64::from_be_bytes(row.value.as_ref().try_into().unwrap()))
             .collect();
         assert_eq!(values, (0..RECORDS).collect::<Vec<_>>());
+        bench.change((0..RECORDS).map(|key| change(key, 7)).collect());
+        assert_eq!(bench.head(2), Some(name), "while it checks what it has");
+        assert!(bench.rows(2, name, None).is_none(), "it has lost it");
+        assert_ne!(bench.head(2), Some(name));
     }
 
     #[test]

@@ -177,6 +177,7 @@ impl Workshop {
             applied,
             closed: None,
             missed: VecDeque::new(),
+            catches_up: false,
             computed: Some(record),
         });
         Ok(ExtraDone::Computed(end))
