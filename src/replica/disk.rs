@@ -25,7 +25,7 @@ pub(super) struct Policy {
     pub slices_in_turn: u64,
     /// Write a slice even if it is not full, and the commit record now.
     pub force: bool,
-    /// The trees must not move now.
+    /// The state is doubted: nothing of it goes into the trees.
     pub hold: bool,
 }
 

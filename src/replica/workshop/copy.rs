@@ -60,7 +60,7 @@ impl Rewrite {
         Ok(true)
     }
 
-    /// The copy has come by this record's place.
+    /// Has the copy come by this record's place?
     pub(super) fn has_copied(&self, change: &Change) -> bool {
         let upto = self.rows.as_ref();
         let upto = upto.map(|place| (place.tree, place.key.as_ref()));

@@ -123,7 +123,8 @@ impl Pin {
         }
     }
 
-    /// A peer has everything, and is offered it again until it stands there.
+    /// A peer was given everything, and is offered it again until it stands there. If the last part is
+    /// lost and much changes meanwhile, it begins anew.
     pub(super) fn has_all(&mut self, peer: ReplicaId) {
         if let Some(reader) = self.readers.get_mut(&peer) {
             reader.has = Some(Place {
