@@ -78,10 +78,16 @@ impl World {
         self.kill(at, "its disk is damaged");
         // What was not synced may have gone with that.
         let last = self.checker.views[at].durable.len() as u64;
-        self.note(|| format!("{}: entry {} rots", at + 1, last - 1));
-        self.members[at].disk.rewrite_entry(Index(last - 1));
-        self.harmed(at);
+        self.rot_entry(at, Index(last - 1));
         true
+    }
+
+    /// An entry is another.
+    pub fn rot_entry(&mut self, at: usize, index: Index) {
+        self.kill(at, "its disk is damaged");
+        self.note(|| format!("{}: entry {index} rots", at + 1));
+        self.members[at].disk.rewrite_entry(index);
+        self.harmed(at);
     }
 
     /// The log's end is gone.

@@ -287,7 +287,42 @@ fn go_on(world: &mut World, us: u64) {
     while world.now < until && world.checker.violation.is_none() && world.step() {}
 }
 
-/// The same committed entries are lost on some: a minority is repaired, a majority halts.
+/// The same committed entries are lost on the first so many, or the same one is another. False if there is
+/// none to lose.
+fn strike_alike(world: &mut World, count: usize) -> bool {
+    let stores = (0..count).map(|at| {
+        let (base, applied) = world.members[at].disk.base_and_applied();
+        let last = world.checker.views[at].durable.len() as u64;
+        (base.0, applied.0, world.mark(at), last)
+    });
+    let stores: Vec<_> = stores.collect();
+    let Some(lowest) = stores.iter().map(|store| store.2).min() else {
+        return false;
+    };
+    let after = stores.iter().map(|store| store.0).max().unwrap_or(0);
+    if after >= lowest {
+        return false;
+    }
+    // What an open looks at: from what the trees stand at up to before the last entry.
+    let from = stores.iter().map(|store| store.1.max(store.0 + 1)).max();
+    let before = stores.iter().map(|store| store.3).min();
+    let seen = from.zip(before).filter(|(from, before)| from < before);
+    if let Some((from, before)) = seen.filter(|_| world.rng.chance(500)) {
+        let index = world.rng.between(from, before - 1);
+        for at in 0..count {
+            world.rot_entry(at, Index(index));
+        }
+        world.checker.count("same damage: one entry is another");
+        return true;
+    }
+    let after = world.rng.between(after, lowest - 1);
+    for at in 0..count {
+        world.lose_tail(at, after);
+    }
+    true
+}
+
+/// The same committed entries are damaged on some: a minority is repaired, a majority halts.
 fn same_damage(world: &mut World) {
     let count = world.plan.same_damage;
     let readmitted = world.checker.last_readmission > Index(1);
@@ -309,27 +344,8 @@ fn same_damage(world: &mut World) {
             "a repair ends on an idle replica",
         );
     }
-    let marks = (0..count).map(|at| {
-        (
-            world.mark(at),
-            world.members[at].disk.base_and_applied().0.0,
-        )
-    });
-    let marks: Vec<(u64, u64)> = marks.collect();
-    let Some(lowest) = marks.iter().map(|(mark, _)| *mark).min() else {
+    if !strike_alike(world, count) {
         return;
-    };
-    let Some(after) = marks
-        .iter()
-        .map(|(_, base)| *base)
-        .max()
-        .filter(|a| *a < lowest)
-    else {
-        return;
-    };
-    let after = world.rng.between(after, lowest - 1);
-    for at in 0..count {
-        world.lose_tail(at, after);
     }
     // A primary that goes on serving would repair all others, rightly.
     for at in 0..world.members.len() {
