@@ -17,7 +17,7 @@ use crate::types::{Base, Hash, Index, Stamp};
 use sled::IVec;
 use std::cell::Cell;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -43,20 +43,11 @@ pub(in crate::storage) struct Live {
 enum Next {
     /// It is written to.
     Open(Live),
-    /// It is opened again and scanned, on a thread of its own.
+    /// It is synced, closed, opened again and scanned, on a thread of its own.
     Checked {
-        live: Box<Unopened>,
-        outcome: Receiver<Result<(Engine, Checked), StorageError>>,
+        path: PathBuf,
+        outcome: Receiver<Result<(Live, Checked), StorageError>>,
     },
-}
-
-/// A [`Live`] without its engine.
-struct Unopened {
-    db_file: DbFile,
-    path: PathBuf,
-    last: Stamp,
-    last_hash: Hash,
-    base: Index,
 }
 
 /// The store of a running replica.
@@ -217,10 +208,8 @@ impl SledStore {
     /// The next store is no part of what was promised: a failure there (a full disk) costs only
     /// that store. Damage in it is none of this one.
     fn or_drop_next<T>(&mut self, result: Result<T, StorageError>) -> Result<T, StorageError> {
-        if result.is_err()
-            && let Err(error) = self.drop_next()
-        {
-            tracing::warn!("the half-built store goes at the next start: {error}");
+        if result.is_err() {
+            goes_later(self.drop_next());
         }
         result.map_err(|error| match error {
             StorageError::Damaged(what) => {
@@ -241,20 +230,10 @@ impl SledStore {
         let Some(Next::Open(live)) = self.next.take() else {
             return Err(StorageError::Unusable("no next store is open".into()));
         };
-        live.sync()?;
-        let Live {
-            engine,
-            db_file,
-            path,
-            last,
-            last_hash,
-            base,
-        } = live;
-        drop(engine);
+        let (path, cache_bytes) = (live.path.clone(), self.cache_bytes);
         let (tell, outcome) = std::sync::mpsc::channel();
-        let (checked_path, cache_bytes) = (path.clone(), self.cache_bytes);
         let check = move || {
-            let checked = guarded(PATIENCE, move || check(&checked_path, cache_bytes, scan));
+            let checked = guarded(PATIENCE, move || check(live, cache_bytes, scan));
             // Whoever asked may have dropped the store meanwhile.
             drop(tell.send(checked));
         };
@@ -262,41 +241,31 @@ impl SledStore {
             .name("store-check".into())
             .spawn(check)
             .map_err(failed("cannot start a thread for", &path))?;
-        let live = Box::new(Unopened {
-            db_file,
-            path,
-            last,
-            last_hash,
-            base,
-        });
-        self.next = Some(Next::Checked { live, outcome });
+        self.next = Some(Next::Checked { path, outcome });
         Ok(())
     }
 
     fn poll_check(&mut self) -> Result<Option<Checked>, StorageError> {
-        let Some(Next::Checked { live, outcome }) = self.next.take() else {
+        let Some(Next::Checked { path, outcome }) = self.next.take() else {
             return Err(StorageError::Unusable("no next store is checked".into()));
         };
         let checked = match outcome.try_recv() {
             Err(TryRecvError::Empty) => {
-                self.next = Some(Next::Checked { live, outcome });
+                self.next = Some(Next::Checked { path, outcome });
                 return Ok(None);
             }
             Err(TryRecvError::Disconnected) => {
-                return Ok(Some(Err("its check ended without a word".into())));
+                let silent = "its check ended without a word".into();
+                Err(StorageError::Damaged(silent))
             }
             Ok(checked) => checked,
         };
+        if checked.is_err() {
+            goes_later(layout::remove_store(&path));
+        }
         match checked {
-            Ok((engine, checked)) => {
-                self.next = Some(Next::Open(Live {
-                    engine,
-                    db_file: live.db_file,
-                    path: live.path,
-                    last: live.last,
-                    last_hash: live.last_hash,
-                    base: live.base,
-                }));
+            Ok((live, checked)) => {
+                self.next = Some(Next::Open(live));
                 Ok(Some(checked))
             }
             Err(StorageError::Damaged(sentence)) => Ok(Some(Err(sentence))),
@@ -332,27 +301,41 @@ impl SledStore {
                 drop(live);
                 layout::remove_store(&path)
             }
-            // Its thread has it open still; it goes with the next one, or at the next open.
-            Some(Next::Checked { outcome, .. }) => {
+            Some(Next::Checked { path, outcome }) => {
                 drop(outcome.recv());
-                Ok(())
+                layout::remove_store(&path)
             }
         }
     }
 }
 
-/// Opens a store as at a start, and scans its state trees.
-fn check(path: &Path, cache_bytes: u64, scan: Scan) -> Result<(Engine, Checked), StorageError> {
-    let engine = Engine::open(path, cache_bytes)?;
-    let recovered = recover(&engine, None, limits::LOG_CACHE_BYTES)?;
+/// A store that nothing names is no harm where it is.
+fn goes_later(removed: Result<(), StorageError>) {
+    if let Err(error) = removed {
+        tracing::warn!("the half-built store goes at the next start: {error}");
+    }
+}
+
+/// Makes a store durable, opens it again as at a start, and scans its state trees.
+fn check(live: Live, cache_bytes: u64, scan: Scan) -> Result<(Live, Checked), StorageError> {
+    live.sync()?;
+    let Live { engine, .. } = live;
+    drop(engine);
+    let engine = Engine::open(&live.path, cache_bytes)?;
+    let live = Live { engine, ..live };
+    let checked = check_open(&live.engine, scan)?;
+    Ok((live, checked))
+}
+
+fn check_open(engine: &Engine, scan: Scan) -> Result<Checked, StorageError> {
+    let recovered = recover(engine, None, limits::LOG_CACHE_BYTES)?;
     if let Some((_, sentence)) = recovered.damage.into_iter().next() {
-        return Ok((engine, Err(sentence)));
+        return Ok(Err(sentence));
     }
     let Some(slice) = recovered.applied else {
-        return Ok((engine, Err("it holds no state".into())));
+        return Ok(Err("it holds no state".into()));
     };
-    let checked = scan(&slice, &engine.reader()).map_err(|error| error.to_string());
-    Ok((engine, checked))
+    Ok(scan(&slice, &engine.reader()).map_err(|error| error.to_string()))
 }
 
 /// Sleeps so that most of the time since the last sleep, and this one, is left to others.
