@@ -97,6 +97,8 @@ pub enum Mutant {
     CheckWithoutTail,
     /// What is written while a rewritten store is checked does not come into it.
     ForgetMissed,
+    /// The log of a rewritten store is cut above what its trees stand at.
+    CutAboveTrees,
     /// A repair ends where the lazily written mark stands, and not where the primary's log did.
     EndRepairAtMark,
     /// Digests are exchanged, and nothing is compared.
@@ -107,7 +109,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every variant.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::DecideLocally,
         Self::ForgetTerm,
         Self::ForgetGrant,
@@ -153,6 +155,7 @@ impl Mutant {
         Self::ForgetAtReplay,
         Self::CheckWithoutTail,
         Self::ForgetMissed,
+        Self::CutAboveTrees,
         Self::EndRepairAtMark,
         Self::CompareNothing,
         Self::ServeQuarantined,

@@ -195,12 +195,14 @@ mod tests {
 
     #[test]
     fn a_rewriting_that_fails_costs_nothing_and_one_that_meets_damage_stops_the_job() {
-        use crate::replica::{Extra, ExtraDone, RewriteStep};
+        use crate::replica::{Cut, Extra, ExtraDone, RewriteStep};
         use crate::types::WallTime;
         let begin = || DiskJob {
             extra: Some(Extra::Rewrite(RewriteStep::Begin {
-                base: Index(1),
-                keep_since: WallTime(9),
+                cut: Cut {
+                    base: Index(1),
+                    keep_since: WallTime(9),
+                },
                 applied: slice(1),
                 cut_min: 0,
             })),

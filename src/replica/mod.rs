@@ -330,15 +330,22 @@ pub enum ScrubPart {
     GoOn,
 }
 
+/// How much of the log a rewriting may cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cut {
+    /// The new base; no entry above it is cut.
+    pub base: Index,
+    /// Nor one that is younger than this.
+    pub keep_since: WallTime,
+}
+
 /// A step of rewriting the store.
 #[derive(Clone, Debug)]
 pub enum RewriteStep {
     /// Begin a store whose log begins after this entry.
     Begin {
-        /// The new base; no entry above it is cut.
-        base: Index,
-        /// Nor one that is younger than this.
-        keep_since: WallTime,
+        /// How much of the log goes.
+        cut: Cut,
         /// What the trees stand at, without changes.
         applied: Slice,
         /// No rewriting if fewer entries than this are cut.
@@ -348,6 +355,9 @@ pub enum RewriteStep {
     Copy {
         /// So many portions at once.
         portions: usize,
+        /// How much of the log may go by now: what came while records were copied can be cut too. `None`:
+        /// what was said at the beginning.
+        cut: Option<Cut>,
     },
     /// Begin a store with the same log and no rows: the state is computed anew from the log.
     Replay,

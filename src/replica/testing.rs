@@ -142,6 +142,9 @@ impl Store for FakeStore {
         }
         self.did(format!("next after {}", base.stamp.index))
     }
+    fn next_cut(&mut self, base: &Base) -> Result<(), StorageError> {
+        self.did(format!("cut after {}", base.stamp.index))
+    }
     fn next_write(&mut self, _: Write) -> Result<(), StorageError> {
         self.did("next write".into())
     }

@@ -9,7 +9,7 @@ mod scrubbing;
 #[cfg(test)]
 mod tests;
 
-use super::{Config, Extra, ExtraDone, Rebuilt, RewriteStep, Rewriting, Scrubbed};
+use super::{Config, Cut, Extra, ExtraDone, Rebuilt, RewriteStep, Rewriting, Scrubbed};
 use crate::consensus::{SnapshotChunk, SnapshotHead, SnapshotRead, SnapshotStep, StepDone};
 use crate::limits::{REPLICAS_MAX, REWRITE_GROWTH, REWRITE_STAGGERED};
 use crate::storage::Slice;
@@ -298,6 +298,9 @@ impl Upkeep {
                 self.copies_since = Some(sight.now).filter(|_| !hurries);
                 RewriteStep::Copy {
                     portions: if hurries { PORTIONS_HURRIED } else { 1 },
+                    cut: sight
+                        .checkpoint
+                        .map(|applied| self.cut(sight, applied.applied)),
                 }
             }
             Stage::Checking => RewriteStep::Check,
@@ -321,7 +324,10 @@ impl Upkeep {
                 committed: rebuilding.delivered,
                 digest_every: rebuilding.digest_every,
             }),
-            Stage::Copying => Some(RewriteStep::Copy { portions: 1 }),
+            Stage::Copying => Some(RewriteStep::Copy {
+                portions: 1,
+                cut: None,
+            }),
             Stage::Checking => Some(RewriteStep::Check),
             Stage::Installing => {
                 let passed = rebuilding.delivered >= self.computed && !rebuilding.frozen;
@@ -371,23 +377,31 @@ impl Upkeep {
         if !(old || grown) || !sight.fits || sight.now < self.not_before {
             return None;
         }
+        let cut = self.cut(sight, applied.applied);
+        self.stage = Stage::Copying;
+        self.scrubbing.dropped();
+        self.rebuilds = false;
+        Some(RewriteStep::Begin {
+            cut,
+            applied,
+            cut_min: if old { self.cut_min() } else { 0 },
+        })
+    }
+
+    /// How much of the log may go while the trees stand there.
+    fn cut(&self, sight: Sight<'_>, applied: Index) -> Cut {
         let mut base = sight.base;
         if !self.policy.keep_log {
-            let cut = Index(applied.applied.0.saturating_sub(self.policy.keep_entries));
+            let cut = Index(applied.0.saturating_sub(self.policy.keep_entries));
             // What a peer is given the state for must still follow it in the log.
             let pinned = self.pinned.map_or(cut, |(at, _)| at);
             base = base.max(cut.min(pinned));
         }
-        self.stage = Stage::Copying;
-        self.scrubbing.dropped();
-        self.rebuilds = false;
         let keep_age_us = self.policy.keep_age_us;
-        Some(RewriteStep::Begin {
+        Cut {
             base,
             keep_since: WallTime(sight.log_time.0.saturating_sub(keep_age_us)),
-            applied,
-            cut_min: if old { self.cut_min() } else { 0 },
-        })
+        }
     }
 
     /// A rewriting for its age alone cuts at least so many entries.

@@ -25,7 +25,7 @@ mod pin;
 mod rebuild;
 mod scrub;
 
-use super::{Extra, ExtraDone, Rebuilt, RewriteStep};
+use super::{Cut, Extra, ExtraDone, Rebuilt, RewriteStep};
 use crate::consensus::{
     Mutant, Place, Row, SnapshotChunk, SnapshotHead, SnapshotRead, SnapshotStep, StepDone,
 };
@@ -33,7 +33,7 @@ use crate::limits::{SNAPSHOT_PIN_BYTES_MAX, SNAPSHOT_ROWS_MAX};
 use crate::state_machine::StateMachine;
 use crate::storage::{Change, CommitRecord, Slice, StateReader, StorageError, Store, Tree, Write};
 use crate::types::entry::Entry;
-use crate::types::{Base, Hash, Index, Level, WallTime};
+use crate::types::{Base, Hash, Index, Level};
 use bytes::Bytes;
 use copy::Rewrite;
 use pin::{Admission, Pin};
@@ -338,12 +338,11 @@ impl Workshop {
     ) -> Result<ExtraDone, StorageError> {
         match step {
             RewriteStep::Begin {
-                base,
-                keep_since,
+                cut,
                 applied,
                 cut_min,
             } => {
-                let base = not_younger(store, base, keep_since)?;
+                let base = not_younger(store, cut)?;
                 if base.0 < store.base()?.stamp.index.0.saturating_add(cut_min) {
                     return Ok(ExtraDone::NothingToCut);
                 }
@@ -354,14 +353,17 @@ impl Workshop {
                 committed,
                 digest_every,
             } => self.rebuild_further(store, committed, digest_every),
-            RewriteStep::Copy { portions } => {
+            RewriteStep::Copy { portions, cut } => {
                 let Some(rewrite) = &mut self.rewrite else {
                     return Ok(ExtraDone::RewriteFailed);
                 };
                 for _ in 0..portions {
                     if !rewrite.rows_done {
                         rewrite.copy_rows(store, self.portions.rows_max)?;
-                    } else if !rewrite.copy_log(store)? {
+                        continue;
+                    }
+                    rewrite.cut_anew(store, cut)?;
+                    if !rewrite.copy_log(store)? {
                         return Ok(ExtraDone::Copied);
                     }
                 }
@@ -409,6 +411,7 @@ impl Workshop {
         self.rewrite = Some(Rewrite {
             rows: None,
             rows_done: false,
+            log_begun: false,
             log: base.stamp.index,
             // The record of the base itself is kept, if there is one.
             commits: base.stamp.index.previous(),
@@ -461,13 +464,10 @@ fn base_at<S: Store>(store: &S, index: Index) -> Result<Option<Base>, StorageErr
     }))
 }
 
-/// The highest index up to `base` whose entry is not younger than `keep_since`: times never fall
+/// The highest index up to the cut's base whose entry is not younger than that allows: times never fall
 /// along the log.
-fn not_younger<S: Store>(
-    store: &S,
-    base: Index,
-    keep_since: WallTime,
-) -> Result<Index, StorageError> {
+fn not_younger<S: Store>(store: &S, cut: Cut) -> Result<Index, StorageError> {
+    let Cut { base, keep_since } = cut;
     let mut low = store.base()?.stamp.index;
     let mut high = base;
     while low < high {

@@ -488,6 +488,10 @@ impl Store for MemStore {
         self.begin_next(base)
     }
 
+    fn next_cut(&mut self, base: &Base) -> Result<(), StorageError> {
+        self.cut_next(base)
+    }
+
     fn next_write(&mut self, write: Write) -> Result<(), StorageError> {
         self.write_next(write)
     }

@@ -257,6 +257,9 @@ pub trait Store: Send {
     /// Begins to build the next store beside this one, with a log that begins after this base and
     /// nothing else. One that is half built goes. This store stays as it is.
     fn next_begin(&mut self, base: &Base) -> Result<(), StorageError>;
+    /// The log of the next store begins after this base instead, which is higher. ORDER: before its first
+    /// entry or commit record.
+    fn next_cut(&mut self, base: &Base) -> Result<(), StorageError>;
     /// Writes to the next store.
     fn next_write(&mut self, write: Write) -> Result<(), StorageError>;
     /// Reads the state trees of the next store as they are now.

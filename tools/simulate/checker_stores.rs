@@ -81,6 +81,25 @@ impl Checker {
         });
     }
 
+    /// Its log is cut anew before it has any.
+    pub fn on_next_cut(&mut self, at: usize, base: &Base) {
+        self.count("logs cut anew after the copy");
+        let Some(next) = &mut self.views[at].next else {
+            return;
+        };
+        let empty = next.log.is_empty() && next.commit == Index(0);
+        let before = std::mem::replace(&mut next.base, base.clone());
+        let higher = before.stamp.index < base.stamp.index;
+        self.check(empty && higher, "a log that is copied is not cut", || {
+            format!(
+                "replica {}: from {} to {}",
+                id_of(at),
+                before.stamp,
+                base.stamp
+            )
+        });
+    }
+
     /// Something is written to it.
     pub fn on_next_write(&mut self, at: usize, write: &Write) {
         let Some(next) = &mut self.views[at].next else {

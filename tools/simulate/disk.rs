@@ -191,6 +191,10 @@ impl Store for Probe<'_> {
         self.checker.on_next_begin(self.at, base);
         self.store.next_begin(base)
     }
+    fn next_cut(&mut self, base: &Base) -> Result<(), StorageError> {
+        self.checker.on_next_cut(self.at, base);
+        self.store.next_cut(base)
+    }
     fn next_write(&mut self, write: Write) -> Result<(), StorageError> {
         self.checker.on_next_write(self.at, &write);
         self.store.next_write(write)

@@ -39,17 +39,22 @@ fn a_store_is_rewritten_when_it_has_grown_and_only_exchanged_when_it_was_checked
     assert!(matches!(
         begun,
         Some(Extra::Rewrite(RewriteStep::Begin {
-            base: Index(40),
+            cut: Cut {
+                base: Index(40),
+                ..
+            },
             ..
         }))
     ));
     let next = |upkeep: &mut Upkeep, done| {
         upkeep.on_done(Some(done), 500, ms(0));
-        upkeep.next(sight(&slice(50)))
+        upkeep.next(sight(&slice(70)))
     };
     let copy = next(&mut upkeep, ExtraDone::GoesOn);
-    let copies = |next| matches!(next, Some(Extra::Rewrite(RewriteStep::Copy { .. })));
-    assert!(copies(copy));
+    let Some(Extra::Rewrite(RewriteStep::Copy { cut: Some(cut), .. })) = copy else {
+        panic!("{copy:?}");
+    };
+    assert_eq!(cut.base, Index(60), "as the trees stand by now");
     let check = next(&mut upkeep, ExtraDone::Copied);
     assert!(matches!(check, Some(Extra::Rewrite(RewriteStep::Check))));
     let install = next(&mut upkeep, ExtraDone::Checked);
@@ -91,7 +96,7 @@ fn a_copy_rests_as_long_as_it_has_worked_unless_space_is_short_or_the_store_outg
         assert!(upkeep.next(at(1)).is_some(), "begins");
         upkeep.on_done(Some(ExtraDone::GoesOn), size, ms(2));
         let copy = upkeep.next(at(2));
-        let Some(Extra::Rewrite(RewriteStep::Copy { portions })) = copy else {
+        let Some(Extra::Rewrite(RewriteStep::Copy { portions, .. })) = copy else {
             panic!("{copy:?}");
         };
         assert_eq!(portions > 1, hurries);
@@ -132,7 +137,10 @@ fn the_whole_log_is_kept_if_that_is_asked() {
     let begun = upkeep.next(sight(&checkpoint));
     assert!(matches!(
         begun,
-        Some(Extra::Rewrite(RewriteStep::Begin { base: Index(0), .. }))
+        Some(Extra::Rewrite(RewriteStep::Begin {
+            cut: Cut { base: Index(0), .. },
+            ..
+        }))
     ));
 }
 
@@ -159,7 +167,10 @@ fn a_store_is_rewritten_for_its_age_if_some_of_the_log_can_go() {
     assert!(matches!(
         begun,
         Some(Extra::Rewrite(RewriteStep::Begin {
-            base: Index(40),
+            cut: Cut {
+                base: Index(40),
+                ..
+            },
             ..
         }))
     ));

@@ -1,8 +1,9 @@
 //! The copy of a store that a rewriting makes: live records, the log above its new base, commit records.
 
-use super::{KEYS_END, following, place};
+use super::{KEYS_END, base_at, following, not_younger, place};
 use crate::consensus::{Mutant, Place};
 use crate::limits::SNAPSHOT_BYTES_MAX;
+use crate::replica::Cut;
 use crate::storage::{Change, CommitRecord, Slice, StateReader, StorageError, Store, Tree, Write};
 use crate::types::entry::Entry;
 use crate::types::{Base, Hash, Index};
@@ -20,6 +21,8 @@ pub(super) struct Rewrite {
     /// Rows up to here are copied; `None`: none yet.
     pub(super) rows: Option<Place>,
     pub(super) rows_done: bool,
+    /// Where the log begins is settled.
+    pub(super) log_begun: bool,
     /// The last entry copied.
     pub(super) log: Index,
     /// Commit records up to here are copied.
@@ -114,6 +117,33 @@ impl Rewrite {
         })
     }
 
+    /// Once, before the first entry: what came while records were copied need not all come along. ORDER:
+    /// AFTER the records, for the trees of the next store stand where those of this one do, and its log
+    /// must not begin above that.
+    pub(super) fn cut_anew<S: Store>(
+        &mut self,
+        store: &mut S,
+        cut: Option<Cut>,
+    ) -> Result<(), StorageError> {
+        let Some(mut cut) = cut.filter(|_| !std::mem::replace(&mut self.log_begun, true)) else {
+            return Ok(());
+        };
+        if Mutant::CutAboveTrees.on() {
+            cut.base = Index(self.applied.applied.0 + 1);
+        }
+        let base = not_younger(store, cut)?;
+        if base <= self.base.stamp.index {
+            return Ok(());
+        }
+        if let Some(base) = base_at(store, base)? {
+            store.next_cut(&base)?;
+            self.log = base.stamp.index;
+            self.commits = base.stamp.index.previous();
+            self.base = base;
+        }
+        Ok(())
+    }
+
     /// Entries and commit records; false when nothing is left.
     pub(super) fn copy_log<S: Store>(&mut self, store: &mut S) -> Result<bool, StorageError> {
         let append = store.entries(self.log.next(), SNAPSHOT_BYTES_MAX)?;
@@ -134,5 +164,142 @@ impl Rewrite {
         }
         self.commits = self.commits.max(to);
         Ok(full || to < self.log)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::testing::slice;
+    use crate::replica::{Extra, ExtraDone, Portions, RewriteStep, Workshop};
+    use crate::storage::{MemDisk, MemStore};
+    use crate::types::entry::Kind;
+    use crate::types::{Members, Stamp, Term, WallTime};
+
+    /// A store with a log and a few records, and the workshop beside it.
+    struct Bench {
+        store: MemStore,
+        workshop: Workshop,
+        last: Entry,
+    }
+
+    impl Bench {
+        /// Entries up to this one, at which the trees stand too.
+        fn grow(&mut self, to: u64) {
+            let mut append = Vec::new();
+            while self.last.index() < Index(to) {
+                let index = self.last.index().next();
+                let stamp = Stamp::new(Term(1), index);
+                let time = WallTime(index.0);
+                self.last = Entry::seal(stamp, time, self.last.hash(), Kind::Command, b"x");
+                append.push(self.last.clone());
+            }
+            let change = Change {
+                tree: Tree::Users,
+                key: Bytes::copy_from_slice(&to.to_be_bytes()),
+                value: Some(Bytes::from_static(b"row")),
+            };
+            let write = Write {
+                append,
+                commit: Some(self.record()),
+                slice: Some(Slice {
+                    changes: vec![change],
+                    ..self.applied()
+                }),
+                ..Write::default()
+            };
+            self.workshop.before_write(&self.store, &write).unwrap();
+            self.store.write(write.clone()).unwrap();
+            self.workshop.after_write(&mut self.store, write);
+        }
+
+        fn record(&self) -> CommitRecord {
+            CommitRecord {
+                stamp: self.last.stamp(),
+                hash: self.last.hash(),
+                digest: Hash::default(),
+                time: self.last.time(),
+            }
+        }
+
+        fn applied(&self) -> Slice {
+            Slice {
+                hash: self.last.hash(),
+                ..slice(self.last.index().0)
+            }
+        }
+
+        fn step(&mut self, step: RewriteStep) -> ExtraDone {
+            let extra = Extra::Rewrite(step);
+            self.workshop.work(&mut self.store, extra).unwrap()
+        }
+
+        fn copy(&mut self, base: u64, keep_since: u64) -> ExtraDone {
+            let (base, keep_since) = (Index(base), WallTime(keep_since));
+            self.step(RewriteStep::Copy {
+                portions: 1,
+                cut: Some(Cut { base, keep_since }),
+            })
+        }
+    }
+
+    /// Rows are copied with entries 1 to 20 there, and 21 to 60 come meanwhile.
+    fn rewritten(keep_since: u64) -> MemStore {
+        let (store, _) = MemStore::open(&MemDisk::new()).unwrap();
+        let mut bench = Bench {
+            store,
+            workshop: Workshop::with_portions(Portions {
+                rows_max: 1,
+                ..Portions::default()
+            }),
+            last: Entry::formation(&Members::new()),
+        };
+        let append = vec![bench.last.clone()];
+        let formation = Write {
+            append,
+            ..Write::default()
+        };
+        bench.store.write(formation).unwrap();
+        bench.grow(20);
+        let cut = Cut {
+            base: Index(10),
+            keep_since: WallTime(100),
+        };
+        let applied = bench.applied();
+        let cut_min = 0;
+        bench.step(RewriteStep::Begin {
+            cut,
+            applied,
+            cut_min,
+        });
+        assert!(matches!(bench.copy(10, 100), ExtraDone::GoesOn));
+        bench.grow(60);
+        while matches!(bench.copy(50, keep_since), ExtraDone::GoesOn) {}
+        // Too late for another cut.
+        bench.grow(70);
+        bench.copy(65, 100);
+        assert!(matches!(
+            bench.step(RewriteStep::Install),
+            ExtraDone::Rewritten(_)
+        ));
+        bench.store
+    }
+
+    #[test]
+    fn what_comes_while_records_are_copied_is_cut_too_but_not_what_is_young() {
+        for (keep_since, base) in [(100, 50), (30, 30), (5, 10)] {
+            let store = rewritten(keep_since);
+            assert_eq!(store.base().unwrap().stamp.index, Index(base));
+            let entries = store.entries(Index(1), usize::MAX).unwrap();
+            let indexes: Vec<u64> = entries.iter().map(|e| e.index().0).collect();
+            assert_eq!(indexes, (base + 1..=70).collect::<Vec<_>>());
+            let records = store.commit_records(Index(1), Index(100)).unwrap();
+            let points: Vec<u64> = records.iter().map(|r| r.stamp.index.0).collect();
+            let expected: Vec<u64> = [20, 60, 70].into_iter().filter(|p| *p >= base).collect();
+            assert_eq!(points, expected);
+            let users = store.reader();
+            let rows = users.range(Tree::Users, &[], &KEYS_END, 10).unwrap();
+            assert_eq!(rows.len(), 3, "every record is there");
+        }
     }
 }

@@ -171,6 +171,7 @@ impl Workshop {
         self.rewrite = Some(Rewrite {
             rows: None,
             rows_done: true,
+            log_begun: true,
             log: rebuild.log,
             commits: rebuild.log,
             base: rebuild.base,

@@ -18,6 +18,15 @@ impl MemStore {
         disk.operate(self.epoch, |disk| disk.next = Some(image))
     }
 
+    pub(super) fn cut_next(&mut self, base: &Base) -> Result<(), StorageError> {
+        let disk = &mut *self.disk.lock();
+        disk.operate(self.epoch, |disk| {
+            if let Some(next) = &mut disk.next {
+                next.base = base.clone();
+            }
+        })
+    }
+
     pub(super) fn write_next(&mut self, write: Write) -> Result<(), StorageError> {
         let disk = &mut *self.disk.lock();
         let next = disk.next.as_ref().ok_or_else(cut_off)?;

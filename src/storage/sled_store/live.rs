@@ -175,9 +175,7 @@ impl SledStore {
         layout::create_store_at(&path, limits::BUILD_CACHE_BYTES)?;
         let db_file = DbFile::open(&path)?;
         let engine = Engine::open(&path, limits::BUILD_CACHE_BYTES)?;
-        let key = IVec::from(records::BASE_KEY);
-        let value = IVec::from(records::base_value(base));
-        engine.commit(&[(META, key, Some(value))])?;
+        put_base(&engine, base)?;
         self.next = Some(Next::Open(Live {
             engine,
             db_file,
@@ -186,6 +184,13 @@ impl SledStore {
             last_hash: base.hash,
             base: base.stamp.index,
         }));
+        Ok(())
+    }
+
+    fn cut(&mut self, base: &Base) -> Result<(), StorageError> {
+        let next = self.next_open()?;
+        put_base(&next.engine, base)?;
+        (next.last, next.last_hash, next.base) = (base.stamp, base.hash, base.stamp.index);
         Ok(())
     }
 
@@ -309,6 +314,12 @@ impl SledStore {
     }
 }
 
+fn put_base(engine: &Engine, base: &Base) -> Result<(), StorageError> {
+    let key = IVec::from(records::BASE_KEY);
+    let value = IVec::from(records::base_value(base));
+    engine.commit(&[(META, key, Some(value))])
+}
+
 /// A store that nothing names is no harm where it is.
 fn goes_later(removed: Result<(), StorageError>) {
     if let Err(error) = removed {
@@ -404,6 +415,11 @@ impl Store for SledStore {
     fn next_begin(&mut self, base: &Base) -> Result<(), StorageError> {
         let begun = self.begin(base);
         self.or_drop_next(begun)
+    }
+
+    fn next_cut(&mut self, base: &Base) -> Result<(), StorageError> {
+        let cut = self.cut(base);
+        self.or_drop_next(cut)
     }
 
     fn next_write(&mut self, write: Write) -> Result<(), StorageError> {
