@@ -132,7 +132,8 @@ pub struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_age: Option<String>,
     /// The store is rewritten, which gives dead space back, when it has grown to three times what it
-    /// was after the last time, or three times this many MiB [default: 128]
+    /// was after the last time, or three times this many MiB; to half of that if nothing was written for a
+    /// minute [default: 128]
     #[arg(long, value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewrite_mib: Option<u64>,

@@ -25,6 +25,9 @@ const PIN_IDLE_US: u64 = 10_000_000;
 const PORTIONS_HURRIED: usize = 4;
 /// After a rewriting that failed the next one waits this long.
 const FAILED_PAUSE_US: u64 = 600_000_000;
+/// Nothing was written for so long, in microseconds: nobody waits for the disk. Twice as long on the second
+/// replica, and so on.
+const IDLE_US: u64 = 60_000_000;
 /// Parts of the state that wait for the disk: a few for each peer, and what is lost is asked again.
 const READS_MAX: usize = REPLICAS_MAX * 4;
 
@@ -126,6 +129,8 @@ pub(super) struct Upkeep {
     wanted_at: Monotonic,
     /// What the state that is being computed stands at, at the end.
     computed: Index,
+    /// What the trees stand at, and since when.
+    still: Option<(Index, Monotonic)>,
     size: u64,
     rewritten: u64,
     /// When that was, or when this process first looked.
@@ -160,6 +165,7 @@ impl Upkeep {
             attempts: 0,
             wanted_at: Monotonic(0),
             computed: Index(0),
+            still: None,
             size: 0,
             rewritten,
             rewritten_at: None,
@@ -352,11 +358,18 @@ impl Upkeep {
         age_us > 0 && sight.now.since(since) >= age_us && above >= least
     }
 
-    /// A store with more bytes than this is rewritten. Earlier where space is short, if there is
-    /// anything to be had.
-    fn enough(&self, low: bool) -> u64 {
+    /// Nothing was written for some time.
+    fn is_idle(&mut self, now: Monotonic, applied: Index) -> bool {
+        let still = self.still.filter(|(at, _)| *at == applied);
+        let (_, since) = *self.still.insert(still.unwrap_or((applied, now)));
+        now.since(since) >= IDLE_US * (1 + self.later)
+    }
+
+    /// A store with more bytes than this is rewritten. Earlier where space is short or nobody waits for
+    /// the disk, if there is anything to be had.
+    fn enough(&self, early: bool) -> u64 {
         let most = self.policy.bytes_min.max(self.rewritten);
-        if low {
+        if early {
             most.saturating_add(most / 2)
         } else {
             let grown = most.saturating_mul(REWRITE_GROWTH);
@@ -372,7 +385,8 @@ impl Upkeep {
 
     fn begin(&mut self, sight: Sight<'_>) -> Option<RewriteStep> {
         let applied = sight.checkpoint?.clone();
-        let grown = self.size > self.enough(sight.low);
+        let idle = self.is_idle(sight.now, applied.applied);
+        let grown = self.size > self.enough(sight.low || idle);
         let old = !grown && !self.policy.keep_log && self.is_old(sight, applied.applied);
         if !(old || grown) || !sight.fits || sight.now < self.not_before {
             return None;

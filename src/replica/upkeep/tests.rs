@@ -126,6 +126,31 @@ fn a_disk_that_is_nearly_full_is_tidied_early_but_only_where_the_next_store_fits
 }
 
 #[test]
+fn an_idle_replica_is_tidied_early_and_not_all_of_them_at_once() {
+    for later in 0..3 {
+        let mut upkeep = Upkeep {
+            later,
+            ..with(POLICY)
+        };
+        upkeep.on_done(None, 151, ms(0));
+        let mut begins = |applied, now| {
+            let checkpoint = slice(applied);
+            let at = Sight {
+                now: Monotonic(now),
+                ..sight(&checkpoint)
+            };
+            upkeep.next(at).is_some()
+        };
+        let long = IDLE_US * (1 + later);
+        assert!(!begins(50, 1));
+        assert!(!begins(50, long));
+        assert!(!begins(51, long + 1), "something was written");
+        assert!(!begins(51, 2 * long));
+        assert!(begins(51, 2 * long + 1));
+    }
+}
+
+#[test]
 fn the_whole_log_is_kept_if_that_is_asked() {
     let checkpoint = slice(50);
     let policy = Rewriting {
