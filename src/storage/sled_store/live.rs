@@ -17,7 +17,7 @@ use crate::types::{Base, Hash, Index, Stamp};
 use sled::IVec;
 use std::cell::Cell;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -328,18 +328,26 @@ fn goes_later(removed: Result<(), StorageError>) {
 }
 
 /// Makes a store durable, opens it again as at a start, and scans its state trees.
+///
+/// It is opened once more with the cache that it is to have: filled by the scan, that would be there beside
+/// the live one's.
 fn check(live: Live, cache_bytes: u64, scan: Scan) -> Result<(Live, Checked), StorageError> {
     live.sync()?;
-    let Live { engine, .. } = live;
+    let Live { engine, path, .. } = live;
     drop(engine);
-    let engine = Engine::open(&live.path, cache_bytes)?;
-    let live = Live { engine, ..live };
-    let checked = check_open(&live.engine, scan)?;
+    let checked = check_closed(&path, scan)?;
+    let engine = Engine::open(&path, cache_bytes)?;
+    let live = Live {
+        engine,
+        path,
+        ..live
+    };
     Ok((live, checked))
 }
 
-fn check_open(engine: &Engine, scan: Scan) -> Result<Checked, StorageError> {
-    let recovered = recover(engine, None, limits::LOG_CACHE_BYTES)?;
+fn check_closed(path: &Path, scan: Scan) -> Result<Checked, StorageError> {
+    let engine = Engine::open(path, limits::BUILD_CACHE_BYTES)?;
+    let recovered = recover(&engine, None, limits::LOG_CACHE_BYTES)?;
     if let Some((_, sentence)) = recovered.damage.into_iter().next() {
         return Ok(Err(sentence));
     }
