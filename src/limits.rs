@@ -142,9 +142,10 @@ pub const BUILD_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// the default of `--min-free-mib`.
 pub const DISK_LOOK_MS: u64 = 250;
 /// A store is rewritten when it has grown to so many times what it was after the last rewriting:
-/// by then most of it is dead.
+/// by then most of it is dead. To half as many where space is short or nothing is written.
 pub const REWRITE_GROWTH: u64 = 3;
-/// Or half as many times more, or twice that, by the replica's id: not on all replicas at once.
+/// Or half as many times more, or twice that, by the replica's id (and idle ones a minute later each): not
+/// on all replicas at once.
 pub const REWRITE_STAGGERED: u64 = 3;
 
 /// Records in one checkpoint slice: the longest time that a batch waits behind it (about 10 µs a

@@ -8,7 +8,7 @@ use chat::storage::{
     Change, CommitRecord, MemDisk, MemStore, Recovered, StateReader, Store, Tree, Write,
 };
 use chat::types::entry::Entry;
-use chat::types::{Index, Stamp, Term};
+use chat::types::{Base, Index, Stamp, Term};
 use std::collections::BTreeMap;
 use storage_common::{End, Random, all, commit, first_state, open, slice};
 
@@ -185,4 +185,58 @@ fn the_store_in_sled_does_what_the_model_does() {
         let blobs = directory.path().join("store-0001/blobs");
         assert_eq!(std::fs::read_dir(blobs).unwrap().count(), 0);
     }
+}
+
+/// The next store's log begins later than was said at first, and its first entry must follow the new base.
+#[test]
+fn the_log_of_the_next_store_may_begin_later_than_it_was_begun_with() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut sled, _) = open(directory.path());
+    let (mut memory, _) = MemStore::open(&MemDisk::new()).unwrap();
+    begins_later(&mut sled);
+    begins_later(&mut memory);
+    drop(sled);
+    let (sled, recovered) = open(directory.path());
+    assert_eq!(sled.base().unwrap().stamp.index, Index(6));
+    assert_eq!(recovered.last.index, Index(9));
+}
+
+fn begins_later(store: &mut impl Store) {
+    let log = End::default().entries(1, 9, 10);
+    storage_common::append(store, &log);
+    let write = Write {
+        commit: Some(commit(&log[7])),
+        slice: Some(slice(&log[7], Vec::new())),
+        ..Write::default()
+    };
+    store.write(write.clone()).unwrap();
+    store.sync().unwrap();
+    let base = |at: usize| Base {
+        stamp: log[at].stamp(),
+        hash: log[at].hash(),
+        time: log[at].time(),
+        founders: storage_common::members(),
+    };
+    let entries = |from: usize| Write {
+        append: log[from..].to_vec(),
+        ..Write::default()
+    };
+    assert!(store.next_cut(&base(5)).is_err(), "there is none");
+    store.next_begin(&base(2)).unwrap();
+    store.next_cut(&base(5)).unwrap();
+    assert!(store.next_write(entries(3)).is_err(), "after the old base");
+    store.next_begin(&base(2)).unwrap();
+    store.next_cut(&base(5)).unwrap();
+    store.next_write(entries(6)).unwrap();
+    store.next_write(write).unwrap();
+    let checked = loop {
+        if let Some(checked) = store.next_check(|slice, _| Ok(slice.digest)).unwrap() {
+            break checked;
+        }
+        std::thread::yield_now();
+    };
+    checked.unwrap();
+    store.next_install().unwrap();
+    assert_eq!(store.base().unwrap(), base(5));
+    assert_eq!(all(store), log[6..]);
 }

@@ -243,7 +243,7 @@ impl<R: StateReader> Replica<R> {
             self.machine.slice_written();
         }
         if let Some(head) = finished.install {
-            self.jump(&head)?;
+            self.jump(&head, done.size_bytes)?;
         }
         self.node.set_disk_age(self.disk.age_us(self.now.mono));
         if let Some(job) = finished.core {
@@ -277,12 +277,12 @@ impl<R: StateReader> Replica<R> {
 
     /// The store holds another replica's state: everything that was applied here is void. What
     /// waited for entries that were never applied here has no known outcome.
-    fn jump(&mut self, head: &SnapshotHead) -> Result<(), StorageError> {
+    fn jump(&mut self, head: &SnapshotHead, size_bytes: u64) -> Result<(), StorageError> {
         self.reader.switch();
         let slice = slice_of(head, Vec::new());
         self.machine = self.open_machine(Some(&slice))?;
         self.on_installed();
-        self.upkeep.installed();
+        self.upkeep.installed(size_bytes);
         self.writes.on_jump(self.machine.applied());
         self.applied_at = self.now.mono;
         self.applied_time = head.base.time;
@@ -464,6 +464,7 @@ impl<R: StateReader> Replica<R> {
             }),
             log_time: self.log_time(),
             rests,
+            written: self.node.delivered(),
             low: self.room.is_low(),
             fits: self.room.fits(self.upkeep.size()),
         };

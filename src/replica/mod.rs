@@ -90,7 +90,8 @@ pub struct Config {
 /// When the store is rewritten, and what of the log is kept then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rewriting {
-    /// Not before the store has this many bytes times [`crate::limits::REWRITE_GROWTH`].
+    /// Not before the store has this many bytes times [`crate::limits::REWRITE_GROWTH`]; half of that where
+    /// space is short or nothing is written.
     pub bytes_min: u64,
     /// And, however little it has grown, when the last time is so many microseconds ago and there is
     /// something to be cut; 0: never for its age.

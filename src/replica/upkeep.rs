@@ -60,6 +60,8 @@ pub(super) struct Sight<'a> {
     pub log_time: WallTime,
     /// The replica is about to stop, or takes no part: no rewriting.
     pub rests: bool,
+    /// What the core has handed out.
+    pub written: Index,
     /// The disk is nearly full.
     pub low: bool,
     /// A rewriting fits on it.
@@ -105,7 +107,8 @@ pub(super) enum News {
 /// See the module.
 pub(super) struct Upkeep {
     policy: Rewriting,
-    /// The size at which this replica rewrites its store is raised by so many halves.
+    /// The size at which this replica rewrites its store is raised by so many halves, and it is idle by so
+    /// many minutes later.
     later: u64,
     scrubbing: Scrubbing,
     stage: Stage,
@@ -117,6 +120,8 @@ pub(super) struct Upkeep {
     reads: VecDeque<SnapshotRead>,
     /// The state that is held still, and when a part of it was last asked for.
     pinned: Option<(Index, Monotonic)>,
+    /// The lowest one that was held since the rewriting began.
+    needed: Option<Index>,
     /// It is let go at once.
     unpins: bool,
     again_at: Monotonic,
@@ -129,7 +134,7 @@ pub(super) struct Upkeep {
     wanted_at: Monotonic,
     /// What the state that is being computed stands at, at the end.
     computed: Index,
-    /// What the trees stand at, and since when.
+    /// What was last written, and since when nothing was.
     still: Option<(Index, Monotonic)>,
     size: u64,
     rewritten: u64,
@@ -158,6 +163,7 @@ impl Upkeep {
             out: None,
             reads: VecDeque::new(),
             pinned: None,
+            needed: None,
             unpins: false,
             again_at: Monotonic(0),
             not_before: Monotonic(0),
@@ -194,8 +200,9 @@ impl Upkeep {
         self.reads.iter().any(|read| read.at_least > checkpoint)
     }
 
-    /// The next store became the live one by a snapshot.
-    pub(super) fn installed(&mut self) {
+    /// The next store, of this size, became the live one by a snapshot.
+    pub(super) fn installed(&mut self, size_bytes: u64) {
+        self.rewritten = size_bytes;
         self.stage = Stage::Idle;
         self.scrubbing.dropped();
         self.step = None;
@@ -359,9 +366,9 @@ impl Upkeep {
     }
 
     /// Nothing was written for some time.
-    fn is_idle(&mut self, now: Monotonic, applied: Index) -> bool {
-        let still = self.still.filter(|(at, _)| *at == applied);
-        let (_, since) = *self.still.insert(still.unwrap_or((applied, now)));
+    fn is_idle(&mut self, now: Monotonic, written: Index) -> bool {
+        let still = self.still.filter(|(at, _)| *at == written);
+        let (_, since) = *self.still.insert(still.unwrap_or((written, now)));
         now.since(since) >= IDLE_US * (1 + self.later)
     }
 
@@ -385,12 +392,13 @@ impl Upkeep {
 
     fn begin(&mut self, sight: Sight<'_>) -> Option<RewriteStep> {
         let applied = sight.checkpoint?.clone();
-        let idle = self.is_idle(sight.now, applied.applied);
+        let idle = self.is_idle(sight.now, sight.written);
         let grown = self.size > self.enough(sight.low || idle);
         let old = !grown && !self.policy.keep_log && self.is_old(sight, applied.applied);
         if !(old || grown) || !sight.fits || sight.now < self.not_before {
             return None;
         }
+        self.needed = None;
         let cut = self.cut(sight, applied.applied);
         self.stage = Stage::Copying;
         self.scrubbing.dropped();
@@ -403,13 +411,15 @@ impl Upkeep {
     }
 
     /// How much of the log may go while the trees stand there.
-    fn cut(&self, sight: Sight<'_>, applied: Index) -> Cut {
+    fn cut(&mut self, sight: Sight<'_>, applied: Index) -> Cut {
         let mut base = sight.base;
         if !self.policy.keep_log {
             let cut = Index(applied.0.saturating_sub(self.policy.keep_entries));
-            // What a peer is given the state for must still follow it in the log.
-            let pinned = self.pinned.map_or(cut, |(at, _)| at);
-            base = base.max(cut.min(pinned));
+            // What a peer is given the state for must still follow it in the log, also when it has the
+            // state: it may be far behind by then.
+            let pinned = self.pinned.map(|(at, _)| at);
+            self.needed = self.needed.into_iter().chain(pinned).min();
+            base = base.max(cut.min(self.needed.unwrap_or(cut)));
         }
         let keep_age_us = self.policy.keep_age_us;
         Cut {

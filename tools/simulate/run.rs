@@ -290,6 +290,10 @@ fn go_on(world: &mut World, us: u64) {
 /// The same committed entries are lost on the first so many, or the same one is another. False if there is
 /// none to lose.
 fn strike_alike(world: &mut World, count: usize) -> bool {
+    // What was not synced goes with that: the trees may be further behind then.
+    for at in 0..count {
+        world.kill(at, "its disk is damaged");
+    }
     let stores = (0..count).map(|at| {
         let (base, applied) = world.members[at].disk.base_and_applied();
         let last = world.checker.views[at].durable.len() as u64;
@@ -344,7 +348,13 @@ fn same_damage(world: &mut World) {
             "a repair ends on an idle replica",
         );
     }
+    if count == 0 {
+        return;
+    }
     if !strike_alike(world, count) {
+        for at in 0..count {
+            world.boot(at);
+        }
         return;
     }
     // A primary that goes on serving would repair all others, rightly.

@@ -21,6 +21,7 @@ fn sight(checkpoint: &Slice) -> Sight<'_> {
         checkpoint: Some(checkpoint),
         base: Index(0),
         log_time: WallTime(5),
+        written: checkpoint.applied,
         rests: false,
         low: false,
         fits: true,
@@ -65,6 +66,41 @@ fn a_store_is_rewritten_when_it_has_grown_and_only_exchanged_when_it_was_checked
     let news = upkeep.on_done(Some(ExtraDone::Rewritten(Base::default())), 90, ms(0));
     assert!(matches!(news, Some(News::Compacted(_))));
     assert!(upkeep.next(sight(&checkpoint)).is_none(), "small again");
+}
+
+/// The peer has got the state by the time at which the log is cut, and not yet what follows it.
+#[test]
+fn what_follows_a_state_that_a_peer_was_given_meanwhile_is_not_cut() {
+    let mut upkeep = with(POLICY);
+    upkeep.on_done(None, 1_000, ms(0));
+    let begins = slice(50);
+    upkeep.read(vec![SnapshotRead {
+        peer: ReplicaId(2),
+        wanted: None,
+        at_least: Index(0),
+    }]);
+    let read = upkeep.next(sight(&begins));
+    assert!(matches!(read, Some(Extra::Read(..))));
+    let later = slice(90);
+    let cuts = |upkeep: &mut Upkeep, now| {
+        let at = Sight {
+            now: Monotonic(now),
+            ..sight(&later)
+        };
+        upkeep.on_done(Some(ExtraDone::GoesOn), 1_000, Monotonic(now));
+        match upkeep.next(at) {
+            Some(Extra::Rewrite(RewriteStep::Begin { cut, .. })) => Some(cut.base),
+            Some(Extra::Rewrite(RewriteStep::Copy { cut, .. })) => cut.map(|cut| cut.base),
+            _ => None,
+        }
+    };
+    let (soon, late) = (ms(1).0, ms(1).0 + PIN_IDLE_US);
+    assert_eq!(cuts(&mut upkeep, soon), Some(Index(50)), "begins");
+    assert_eq!(cuts(&mut upkeep, late), None, "let go");
+    assert_eq!(cuts(&mut upkeep, late), Some(Index(50)));
+    upkeep.on_done(Some(ExtraDone::RewriteFailed), 1_000, Monotonic(late));
+    let next = late + FAILED_PAUSE_US;
+    assert_eq!(cuts(&mut upkeep, next), Some(Index(80)), "the next one");
 }
 
 #[test]
@@ -133,10 +169,12 @@ fn an_idle_replica_is_tidied_early_and_not_all_of_them_at_once() {
             ..with(POLICY)
         };
         upkeep.on_done(None, 151, ms(0));
-        let mut begins = |applied, now| {
-            let checkpoint = slice(applied);
+        let mut begins = |written, now| {
+            // The trees stand still for a scan.
+            let checkpoint = slice(50);
             let at = Sight {
                 now: Monotonic(now),
+                written: Index(written),
                 ..sight(&checkpoint)
             };
             upkeep.next(at).is_some()

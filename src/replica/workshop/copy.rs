@@ -125,7 +125,8 @@ impl Rewrite {
         store: &mut S,
         cut: Option<Cut>,
     ) -> Result<(), StorageError> {
-        let Some(mut cut) = cut.filter(|_| !std::mem::replace(&mut self.log_begun, true)) else {
+        let begun = std::mem::replace(&mut self.log_begun, true);
+        let Some(mut cut) = cut.filter(|_| !begun) else {
             return Ok(());
         };
         if Mutant::CutAboveTrees.on() {

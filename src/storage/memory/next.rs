@@ -20,6 +20,9 @@ impl MemStore {
 
     pub(super) fn cut_next(&mut self, base: &Base) -> Result<(), StorageError> {
         let disk = &mut *self.disk.lock();
+        if disk.next.is_none() {
+            return Err(cut_off());
+        }
         disk.operate(self.epoch, |disk| {
             if let Some(next) = &mut disk.next {
                 next.base = base.clone();

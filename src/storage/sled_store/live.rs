@@ -63,7 +63,7 @@ pub struct SledStore {
     reader: SledReader,
     directory: PathBuf,
     rewritten_bytes: u64,
-    /// A store of this process run may still be closing.
+    /// There was another store in this process run, which may still be closing.
     exchanged: bool,
     hard_state: HardStateFile,
     writer: Writer,
@@ -171,6 +171,7 @@ impl SledStore {
     /// In the directory after the live one's, which nothing names.
     fn begin(&mut self, base: &Base) -> Result<(), StorageError> {
         self.drop_next()?;
+        self.exchanged = true;
         let path = layout::store_after(&self.live.path)?;
         layout::create_store_at(&path, limits::BUILD_CACHE_BYTES)?;
         let db_file = DbFile::open(&path)?;
@@ -298,7 +299,6 @@ impl SledStore {
     }
 
     fn drop_next(&mut self) -> Result<(), StorageError> {
-        self.exchanged |= self.next.is_some();
         match self.next.take() {
             None => Ok(()),
             Some(Next::Open(live)) => {
