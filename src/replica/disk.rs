@@ -1,7 +1,7 @@
 //! What the disk is to do next, and how far it is: one [`DiskJob`] at a time.
 //!
 //! The core's job goes first and alone: a batch never waits behind more than one checkpoint slice.
-//! Slices go when the core has nothing to write, or, when the trees lag too far behind, in turn
+//! Slices go when the core has nothing to write and it is this replica's turn (see [`super::pace`]), or, when the trees lag too far behind, in turn
 //! with its jobs. A commit record rides with the next entries, or goes alone when none come within
 //! a refresh interval; it is never for an entry that is not in the store.
 
@@ -23,6 +23,8 @@ pub(super) struct Policy {
     /// The trees lag far: so many slices take their turn before the core's job. What is proposed
     /// comes no faster, then, than the trees follow, and memory is bounded by that.
     pub slices_in_turn: u64,
+    /// A slice may go when the core has nothing to write.
+    pub beside: bool,
     /// Write a slice even if it is not full, and the commit record now.
     pub force: bool,
     /// The state is doubted: nothing of it goes into the trees.
@@ -199,7 +201,8 @@ impl Disk {
             return Some(self.extra_job(extra, now));
         }
         let force = policy.force || matches!(self.freeze, Freeze::Until(_));
-        let slice_turn = self.core.is_none() || self.slices_in_row < policy.slices_in_turn;
+        let beside = self.core.is_none() && (policy.beside || force);
+        let slice_turn = beside || self.slices_in_row < policy.slices_in_turn;
         let slice_turn = slice_turn && !policy.hold;
         let slice = slice_turn.then(|| self.slice(force, next_slice)).flatten();
         self.extra_last &= !slice_turn;

@@ -13,6 +13,7 @@ mod reading;
 mod tests;
 
 use super::disk::{Disk, Policy};
+use super::pace::{is_own_stretch, pace};
 use super::reads::{Asker, Reads};
 use super::relays::Relays;
 use super::repairs::Repairs;
@@ -24,9 +25,7 @@ use super::workshop::slice_of;
 use super::writes::{Origin, Writes};
 use super::{Config, DiskDone, Input, Output, PeerMessage, Ticket, WriteError};
 use crate::consensus::{Event, Node, Now, Ready, Role, SnapshotHead, SnapshotStep, Start};
-use crate::limits::{
-    SLICES_IN_TURN, SLICES_IN_TURN_MAX, UNWRITTEN_BYTES_PER_ENTRY, UNWRITTEN_RECORDS_PER_ENTRY,
-};
+use crate::limits::{UNWRITTEN_BYTES_PER_ENTRY, UNWRITTEN_RECORDS_PER_ENTRY};
 use crate::state_machine::{Command, StateMachine, check_level_of};
 use crate::storage::{self, CommitRecord, Recovered, Slice, StateReader, StorageError};
 use crate::types::entry::{Entry, Kind};
@@ -445,9 +444,13 @@ impl<R: StateReader> Replica<R> {
         let wanted = self.upkeep.wants_checkpoint(self.disk.checkpoint());
         let idles = self.stopping.is_some() || self.node.is_receiving();
         let rests = idles || !self.may_serve() && !self.is_doubted();
+        let ids = &self.config.node.ids;
+        let own = is_own_stretch(applied, (self.config.node.id, ids), load_max);
+        let pace = pace(load, load_max, own);
         let policy = Policy {
             record_after_us: self.config.node.refresh_interval_us,
-            slices_in_turn: slices_in_turn(load, load_max),
+            slices_in_turn: pace.slices_in_turn,
+            beside: pace.beside,
             force: load > load_max || (idle || wanted) && !self.disk.is_exhausted() || last,
             hold: self.is_doubted(),
         };
@@ -510,14 +513,5 @@ impl<R: StateReader> Replica<R> {
         self.output.written.extend(outcomes.written);
         self.output.messages.extend(outcomes.messages);
         self.tokens.failed(&outcomes.not_extended);
-    }
-}
-
-/// None while the trees follow; then one, and from `load_max` on the more the further they are behind.
-fn slices_in_turn(load: u64, load_max: u64) -> u64 {
-    if load <= load_max {
-        u64::from(load > load_max / 2)
-    } else {
-        (load.saturating_mul(SLICES_IN_TURN) / load_max.max(1)).min(SLICES_IN_TURN_MAX)
     }
 }

@@ -24,6 +24,7 @@ mod forwards;
 mod handle;
 mod names;
 mod outcomes;
+mod pace;
 mod payload;
 mod queue;
 mod reads;

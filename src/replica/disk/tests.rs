@@ -6,6 +6,7 @@ use crate::replica::testing::{entry, ms, record, slice};
 const POLICY: Policy = Policy {
     record_after_us: 50_000,
     slices_in_turn: 0,
+    beside: true,
     force: false,
     hold: false,
 };
@@ -118,6 +119,23 @@ fn the_cores_job_goes_before_a_slice_unless_that_presses_and_then_in_turn() {
         job.core.is_some() && job.slice.is_none(),
         "not two in a row"
     );
+}
+
+#[test]
+fn a_slice_waits_for_its_replicas_turn_unless_it_is_forced() {
+    let mut disk = Disk::new(Index(5), Some(record(1, 5)), None);
+    let mut full = |limit: Index, _| Some(slice(limit.0));
+    let others = Policy {
+        beside: false,
+        ..POLICY
+    };
+    assert!(next_job(&mut disk, others, ms(0), &mut full).is_none());
+    let forced = Policy {
+        beside: false,
+        ..FORCE
+    };
+    let job = next_job(&mut disk, forced, ms(0), &mut full).unwrap();
+    assert!(job.slice.is_some());
 }
 
 #[test]
