@@ -1,6 +1,9 @@
 //! The store in sled and the one in memory do the same: random writes, compared with a model and
-//! with each other, also after each is opened again.
+//! with each other, also after each is opened again. And the locks that sled is given.
 
+#[allow(dead_code)] // what only sled uses
+#[path = "../src/storage/sled_locks/lib.rs"]
+mod sled_locks;
 mod storage_common;
 
 use bytes::Bytes;
@@ -9,8 +12,12 @@ use chat::storage::{
 };
 use chat::types::entry::Entry;
 use chat::types::{Base, Index, Stamp, Term};
-use std::collections::BTreeMap;
+use sled_locks::{Condvar, Mutex};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 use storage_common::{End, Random, all, commit, first_state, open, slice};
+
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// What a store should hold.
 #[derive(Default, Clone)]
@@ -239,4 +246,74 @@ fn begins_later(store: &mut impl Store) {
     store.next_install().unwrap();
     assert_eq!(store.base().unwrap(), base(5));
     assert_eq!(all(store), log[6..]);
+}
+
+/// Work for a pool as sled's: whoever puts something into the queue wakes one worker, and all of it is done,
+/// whatever the others do meanwhile.
+#[test]
+fn no_work_is_forgotten_by_a_pool_whose_workers_are_woken_one_by_one() {
+    const TASKS: u32 = 20_000;
+    let queue = Mutex::new((VecDeque::new(), 0));
+    let (work, over) = (Condvar::new(), Condvar::new());
+    let worker = || {
+        let mut state = queue.lock();
+        while state.1 < TASKS {
+            match state.0.pop_front() {
+                Some(()) => state.1 += 1,
+                None => drop(work.wait_until(&mut state, Instant::now() + HOUR)),
+            }
+        }
+        work.notify_all();
+        over.notify_all();
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..7 {
+            scope.spawn(worker);
+        }
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..TASKS / 4 {
+                    queue.lock().0.push_back(());
+                    work.notify_all();
+                }
+            });
+        }
+        let mut state = queue.lock();
+        while state.1 < TASKS {
+            let waited = over.wait_for(&mut state, Duration::from_secs(60));
+            if waited.timed_out() {
+                eprintln!("{} tasks of {TASKS} are done", state.1);
+                std::process::abort(); // the workers would be waited for
+            }
+        }
+    });
+}
+
+/// All who wait for the same thing hear of it.
+#[test]
+fn everybody_who_waits_for_something_else_is_woken() {
+    let (flag, told) = (Mutex::new(false), Condvar::new());
+    std::thread::scope(|scope| {
+        for _ in 0..5 {
+            scope.spawn(|| {
+                let mut flag = flag.lock();
+                while !*flag {
+                    told.wait(&mut flag);
+                }
+            });
+        }
+        *flag.lock() = true;
+        told.notify_all();
+    });
+}
+
+/// A [`Condvar`] that wakes one of those who wait until a moment is right for sled.
+#[test]
+fn only_sled_has_the_locks_that_were_made_for_it() {
+    let lock = std::fs::read_to_string("Cargo.lock").unwrap();
+    let users = lock.split("[[package]]").filter(|package| {
+        package.contains("\n \"parking_lot 0.11.") || package.contains("\n \"parking_lot\",")
+    });
+    let names: Vec<_> = users.filter_map(|package| package.lines().nth(1)).collect();
+    assert_eq!(names, ["name = \"sled\""]);
 }

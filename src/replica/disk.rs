@@ -1,7 +1,7 @@
 //! What the disk is to do next, and how far it is: one [`DiskJob`] at a time.
 //!
-//! The core's job goes first and alone: a batch never waits behind more than one checkpoint slice.
-//! Slices go when the core has nothing to write and it is this replica's turn (see [`super::pace`]), or, when the trees lag too far behind, in turn
+//! The core's job goes first and alone. Slices go when the core has nothing to write and it is this
+//! replica's turn (see [`super::pace`]), or, when the trees lag too far behind, in turn
 //! with its jobs. A commit record rides with the next entries, or goes alone when none come within
 //! a refresh interval; it is never for an entry that is not in the store.
 
@@ -14,6 +14,9 @@ use std::collections::VecDeque;
 
 /// Commit records that wait for their entries to reach the store; beyond, older ones are thinned.
 const RECORDS_WAITING_MAX: usize = 1_024;
+/// A slice waits for this replica's turn for so long, in microseconds: where the log grows slowly, turns are
+/// far between, and slices seldom.
+const SLICE_WAIT_US: u64 = 250_000;
 
 /// How much a job may carry at this moment.
 #[derive(Clone, Copy, Debug, Default)]
@@ -84,6 +87,8 @@ pub(super) struct Disk {
     checkpoint: Option<Slice>,
     /// Slices since the core's last job. An extra counts as all of them.
     slices_in_row: u64,
+    /// When the last one was handed out.
+    slice_at: Monotonic,
     extra_last: bool,
     freeze: Freeze,
     /// The machine had nothing more when it was last forced.
@@ -109,6 +114,7 @@ impl Disk {
             durable: commit.map_or(Index(0), |record| record.stamp.index),
             checkpoint,
             slices_in_row: 0,
+            slice_at: Monotonic(0),
             extra_last: false,
             freeze: Freeze::No,
             exhausted: false,
@@ -201,9 +207,7 @@ impl Disk {
             return Some(self.extra_job(extra, now));
         }
         let force = policy.force || matches!(self.freeze, Freeze::Until(_));
-        let beside = self.core.is_none() && (policy.beside || force);
-        let slice_turn = beside || self.slices_in_row < policy.slices_in_turn;
-        let slice_turn = slice_turn && !policy.hold;
+        let slice_turn = self.is_slice_turn(policy, force, now);
         let slice = slice_turn.then(|| self.slice(force, next_slice)).flatten();
         self.extra_last &= !slice_turn;
         let core = if slice.is_some() {
@@ -229,6 +233,9 @@ impl Disk {
             Some(_) => self.slices_in_row.saturating_add(1),
             None => 0,
         };
+        if slice.is_some() {
+            self.slice_at = now;
+        }
         self.out = Some(Out {
             number: self.number,
             since: now,
@@ -249,6 +256,13 @@ impl Disk {
             fetches,
             extra: None,
         }))
+    }
+
+    fn is_slice_turn(&self, policy: Policy, force: bool, now: Monotonic) -> bool {
+        let waited = now.since(self.slice_at) >= SLICE_WAIT_US;
+        let beside = self.core.is_none() && (policy.beside || force || waited);
+        let in_turn = policy.slices_in_turn.max(u64::from(force));
+        !policy.hold && (beside || self.slices_in_row < in_turn)
     }
 
     /// The commit record of a job, if it is due: a slice stands on one that is durable or in its own

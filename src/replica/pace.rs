@@ -2,14 +2,14 @@
 //!
 //! A slice and the fsync that carries its pages hold the disk for some milliseconds, and more if all replicas on
 //! a machine, or on machines that share a disk, do it at once. All apply the same entries at about the same
-//! time, so each has stretches of the log in which it writes its slices; meanwhile the others have their disks
-//! free for batches. A stretch is counted in entries, for clocks differ.
+//! time, so each has stretches of the log in which it writes its slices, and the others' disks are free for
+//! batches, as long as that is enough for the trees to follow. A stretch is counted in entries, for clocks differ.
 
 use crate::limits::{SLICES_IN_TURN, SLICES_IN_TURN_MAX};
 use crate::types::{Index, ReplicaId};
 
-/// Stretches in as many entries as the trees may lag.
-const STRETCHES: u64 = 16;
+/// All replicas have their turn in such a part of the entries that the trees may lag.
+const ROUND: u64 = 4;
 
 /// What is allowed at this moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,8 +42,9 @@ pub(super) fn is_own_stretch(
     load_max: u64,
 ) -> bool {
     let place = ids.iter().filter(|id| **id < me).count();
-    let stretch = (load_max / STRETCHES).max(1);
-    applied.0 / stretch % ids.len().max(1) as u64 == place as u64
+    let replicas = ids.len().max(1) as u64;
+    let stretch = (load_max / ROUND / replicas).max(1);
+    applied.0 / stretch % replicas == place as u64
 }
 
 #[cfg(test)]
@@ -56,7 +57,7 @@ mod tests {
         let of = |applied, ids: &[ReplicaId]| -> Vec<u16> {
             let turns = ids
                 .iter()
-                .filter(|id| is_own_stretch(Index(applied), (**id, ids), 32));
+                .filter(|id| is_own_stretch(Index(applied), (**id, ids), 24));
             turns.map(|id| id.0).collect()
         };
         let turns: Vec<_> = (0..8).map(|applied| of(applied, &ids)).collect();

@@ -129,13 +129,35 @@ fn a_slice_waits_for_its_replicas_turn_unless_it_is_forced() {
         beside: false,
         ..POLICY
     };
-    assert!(next_job(&mut disk, others, ms(0), &mut full).is_none());
+    let job = next_job(&mut disk, POLICY, ms(1), &mut full).unwrap();
+    assert!(job.slice.is_some());
+    done(&mut disk, &job);
+    assert!(next_job(&mut disk, others, ms(250), &mut full).is_none());
     let forced = Policy {
         beside: false,
         ..FORCE
     };
-    let job = next_job(&mut disk, forced, ms(0), &mut full).unwrap();
+    let job = next_job(&mut disk, forced, ms(250), &mut full).unwrap();
     assert!(job.slice.is_some());
+    done(&mut disk, &job);
+    let job = next_job(&mut disk, others, ms(500), &mut full).unwrap();
+    assert!(job.slice.is_some(), "its turn is long in coming");
+}
+
+#[test]
+fn a_slice_that_somebody_waits_for_goes_between_two_jobs_of_the_core() {
+    let mut disk = Disk::new(Index(5), Some(record(1, 5)), None);
+    let mut full = |limit: Index, _| Some(slice(limit.0));
+    disk.set_core(append(1, 6));
+    let mut turns = Vec::new();
+    for number in 2..6 {
+        let job = next_job(&mut disk, FORCE, ms(1), &mut full).unwrap();
+        turns.push(if job.slice.is_some() { 's' } else { 'c' });
+        if done(&mut disk, &job).core.is_some() {
+            disk.set_core(append(number, 5 + number));
+        }
+    }
+    assert_eq!(turns.iter().collect::<String>(), "scsc");
 }
 
 #[test]
