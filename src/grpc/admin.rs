@@ -206,12 +206,13 @@ impl Admin {
     }
 }
 
-/// Serves the admin socket, bound by [`crate::admin::socket::bind`], until dropped. On a replica
-/// that was started for tests `test_accounts` creates accounts.
+/// Serves the admin socket, bound by [`crate::admin::socket::bind`], until `stop` is ready and open calls
+/// are answered. On a replica that was started for tests `test_accounts` creates accounts.
 pub async fn serve(
     listener: UnixListener,
     admin: Arc<Admin>,
     test_accounts: Option<Service<Handle>>,
+    stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), tonic::transport::Error> {
     let api = AdminApi {
         admin,
@@ -221,7 +222,7 @@ pub async fn serve(
         AdminServiceServer::new(api).max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX);
     tonic::transport::Server::builder()
         .add_service(service)
-        .serve_with_incoming(UnixListenerStream::new(listener))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await
 }
 

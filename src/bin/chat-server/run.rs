@@ -25,12 +25,16 @@ use std::io::{IsTerminal, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tracing_subscriber::EnvFilter;
+
+/// Operators' open calls may take so long to be answered before a damaged replica begins again: its store
+/// may never answer.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Runs one replica until it is told to stop or fails.
 pub fn main(flags: &Flags, until_stdin_ends: bool) -> anyhow::Result<ExitCode> {
@@ -133,10 +137,7 @@ async fn run(
     servers.export(listeners.metrics, (&handle, &links, &metrics));
     let service = service_of(handle, &links)?;
     let test_accounts = config.test_cluster.then(|| service.clone());
-    servers.start(
-        "admin",
-        admin::serve(socket, Arc::clone(&operators), test_accounts),
-    );
+    let stop_admin = servers.admin(socket, &operators, test_accounts);
     if let Some(listener) = listeners.peers {
         servers.start(
             "peer",
@@ -155,7 +156,10 @@ async fn run(
             None
         }
         failure = replica.failed() => match &*failure {
-            Failure::Damaged(what) => again::after_damage(&config, what),
+            Failure::Damaged(what) => {
+                servers.answer_operators(&stop_admin).await;
+                again::after_damage(&config, what)
+            }
             _ => Some(anyhow::Error::new(failure)),
         },
         error = servers.failed() => Some(error),
@@ -394,6 +398,32 @@ impl Servers {
                 }
             }
         });
+    }
+
+    /// The operators' socket, until the sender says so.
+    fn admin(
+        &mut self,
+        socket: UnixListener,
+        operators: &Arc<admin::Admin>,
+        test_accounts: Option<Service<Handle>>,
+    ) -> watch::Sender<bool> {
+        let (stop, mut stopping) = watch::channel(false);
+        let stopped = async move {
+            // An error is a dropped sender: stop as well.
+            let _ = stopping.wait_for(|stop| *stop).await;
+        };
+        let operators = Arc::clone(operators);
+        self.start(
+            "admin",
+            admin::serve(socket, operators, test_accounts, stopped),
+        );
+        stop
+    }
+
+    /// Whoever has come upon damage hears of it before the process begins again.
+    async fn answer_operators(&mut self, stop: &watch::Sender<bool>) {
+        let _ = stop.send(true);
+        let _ = timeout(LAST_ANSWERS, self.failed()).await;
     }
 
     /// The metrics, if somebody wants them.
