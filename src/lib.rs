@@ -50,7 +50,7 @@
 //! thread and to the secondaries at once; `replica::execute` writes one block and fsyncs;
 //! `consensus::replication` on a secondary accepts, fsyncs, acknowledges; `maybe_commit` counts;
 //! `replica::engine` applies through `state_machine::machine` and wakes watchers through
-//! `replica::shared`. Later `state_machine::overlay` hands out a checkpoint slice for the trees.
+//! `replica::shared`. Later `state_machine::overlay` hands out a checkpoint slice for the trees, when `replica::pace` lets it.
 //!
 //! **A replica boots.** `storage::directory` locks and opens the directory, `storage::recovery`
 //! says what is there and what is damaged; `consensus::formation` says hello and founds the

@@ -22,6 +22,7 @@
 //! | `memory` | [`MemStore`], the same on a disk in memory that can be cut off at any operation |
 //! | `inspect`, `verify` | `dump` and `verify`, of a stopped and of a running replica |
 //! | `fdatasync` | the redirect that makes sled's flush reach the disk |
+//! | `sled_locks/` | a crate of its own: the locks that sled is given instead of `parking_lot` |
 //!
 //! The layout byte by byte, and why it is so, is in `docs/storage.md`. Storage never looks into
 //! the records of the state trees, never repairs anything, and never returns an empty store where
