@@ -21,7 +21,7 @@ pub(super) struct Pace {
 }
 
 /// None between two jobs while the trees follow; then one; and from `load_max` on the more the further they are
-/// behind. Halfway between the first two the others' stretches count no more.
+/// behind. From three quarters of that on the others' stretches count no more.
 pub(super) fn pace(load: u64, load_max: u64, own_stretch: bool) -> Pace {
     let far = load > load_max - load_max / 4;
     let slices_in_turn = if load > load_max {
