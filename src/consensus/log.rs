@@ -12,7 +12,8 @@ use std::collections::VecDeque;
 ///
 /// Invariants: `runs` ascends in index and term; `cache` is consecutive and ends with the last
 /// entry; `before_cache` is the hash of the entry before the cache's first;
-/// `base <= durable <= last`; nothing is known of entries below the base.
+/// `base <= durable <= last`; what is not durable is in the cache; nothing is known of entries below
+/// the base.
 #[derive(Clone)]
 pub(super) struct Log {
     base: Base,
@@ -22,6 +23,8 @@ pub(super) struct Log {
     cache_bytes: usize,
     before_cache: Hash,
     durable: Index,
+    /// Of the entries that are not durable.
+    undurable_bytes: usize,
 }
 
 impl Log {
@@ -43,6 +46,7 @@ impl Log {
             cache: tail.into(),
             before_cache,
             durable: last.index,
+            undurable_bytes: 0,
         }
     }
 
@@ -95,8 +99,17 @@ impl Log {
 
     /// Everything up to here has been fsynced. What was truncated meanwhile does not count.
     pub(super) fn set_durable(&mut self, index: Index) {
-        assert!(index <= self.last.index);
+        assert!(index >= self.durable && index <= self.last.index);
+        let skip = (self.durable.0 + 1).saturating_sub(self.cache_first().0) as usize;
+        let count = (index.0 - self.durable.0) as usize;
+        let written = self.cache.iter().skip(skip).take(count);
+        self.undurable_bytes -= written.map(|entry| entry.bytes().len()).sum::<usize>();
         self.durable = index;
+    }
+
+    /// Bytes of the entries that wait for an fsync.
+    pub(super) fn undurable_bytes(&self) -> usize {
+        self.undurable_bytes
     }
 
     /// Term of the entry at `index`; term 0 at index 0; `None` beyond the end and below the base.
@@ -178,6 +191,7 @@ impl Log {
         }
         self.last = stamp;
         self.cache_bytes += entry.bytes().len();
+        self.undurable_bytes += entry.bytes().len();
         self.cache.push_back(entry);
     }
 
@@ -189,6 +203,9 @@ impl Log {
                 .pop_back()
                 .expect("the part in memory reaches below every legal truncation");
             self.cache_bytes -= gone.bytes().len();
+            if gone.index() > self.durable {
+                self.undurable_bytes -= gone.bytes().len();
+            }
             while self
                 .runs
                 .last()
@@ -204,8 +221,10 @@ impl Log {
         self.durable = self.durable.min(after);
     }
 
-    /// Forgets the oldest entries in memory while they are too many, never `keep` or above.
+    /// Forgets the oldest entries in memory while they are too many, never `keep` or above, and none
+    /// that is not durable: nobody could fetch it.
     pub(super) fn trim(&mut self, keep: Index) {
+        let keep = keep.min(self.durable);
         while self.cache_bytes > LOG_CACHE_BYTES && self.cache_first() < keep {
             let Some(gone) = self.cache.pop_front() else {
                 return;
@@ -227,8 +246,10 @@ impl Log {
             cache_bytes,
             before_cache,
             durable,
+            undurable_bytes,
         } = self;
         view.put(&(base, runs, last, cache, cache_bytes, before_cache, durable));
+        view.put(undurable_bytes);
     }
 }
 
@@ -294,6 +315,22 @@ mod tests {
             assert_eq!(log.run_start(Index(at + 1)), Index(at + 1));
             assert_eq!(log.term_at(Index(at + 1)), Some(Term(4)));
         }
+    }
+
+    #[test]
+    fn bytes_that_wait_for_an_fsync_are_counted_until_they_are_written_or_gone() {
+        let mut log = log_of(&[0, 1, 1, 1]);
+        let one = log.entry_at(Index(1)).unwrap().bytes().len();
+        assert_eq!(log.undurable_bytes(), 4 * one);
+        log.set_durable(Index(1));
+        assert_eq!(log.undurable_bytes(), 3 * one);
+        log.set_durable(Index(1));
+        log.truncate(Index(2));
+        assert_eq!(log.undurable_bytes(), one);
+        log.set_durable(Index(2));
+        assert_eq!(log.undurable_bytes(), 0);
+        log.truncate(Index(1));
+        assert_eq!(log.undurable_bytes(), 0);
     }
 
     #[test]

@@ -31,8 +31,9 @@
 //! **Replication.** The primary appends an entry of its own term first, and serves when that is
 //! committed. Batches name the stamp and the hash of the entry before them; a secondary accepts
 //! only where these match, fsyncs, then acknowledges, and only if the term is still that of the
-//! append. An entry *of the primary's own term* is committed when a majority has fsynced it; what
-//! lies before it is committed with it. See `primary`, `progress`, `replication`.
+//! append. An entry *of the primary's own term* is committed when a majority has fsynced it, the
+//! primary among them or not; what lies before it is committed with it. See `primary`, `progress`,
+//! `replication`.
 //!
 //! **Reads.** The primary takes its commit index, then confirms with a majority, under a nonce
 //! that is never reused, that it is still primary; a reader waits until it has applied that index.

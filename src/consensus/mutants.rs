@@ -20,6 +20,8 @@ pub enum Mutant {
     KeepOnlyCommitted,
     /// Commit with one match fewer than a majority.
     CommitBeforeMajority,
+    /// A primary counts itself when it sends the entries, not when its own fsync has ended.
+    CountOwnEarly,
     /// Commit entries of earlier terms by counting.
     CommitEarlierTerm,
     /// A primary ignores a higher term.
@@ -109,7 +111,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every variant.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 50] = [
         Self::DecideLocally,
         Self::ForgetTerm,
         Self::ForgetGrant,
@@ -117,6 +119,7 @@ impl Mutant {
         Self::LongestIsNewest,
         Self::KeepOnlyCommitted,
         Self::CommitBeforeMajority,
+        Self::CountOwnEarly,
         Self::CommitEarlierTerm,
         Self::StayPrimary,
         Self::AckBeforeFsync,

@@ -486,7 +486,9 @@ impl Node {
         let Some(leading) = &self.leading else {
             return Err(refused);
         };
-        let full = leading.uncommitted_bytes > UNCOMMITTED_BYTES_MAX;
+        // Others may commit what this disk has not written: that waits in memory as well.
+        let full =
+            leading.uncommitted_bytes.max(self.log.undurable_bytes()) > UNCOMMITTED_BYTES_MAX;
         if !leading.serving || leading.handing_over.is_some() || full {
             return Err(refused);
         }

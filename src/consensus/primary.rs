@@ -211,10 +211,12 @@ impl Node {
         self.retiring_until = Some(self.now.mono.plus(quiet));
     }
 
-    /// Commits what a majority holds durably, if it is of the primary's own term.
+    /// Commits what a majority holds durably, if it is of the primary's own term. This replica need
+    /// not be among them (Ongaro's thesis, section 10.2.1): what others have fsynced does not wait for
+    /// a disk that is writing a slice.
     pub(super) fn maybe_commit(&mut self) {
-        let durable = self.log.durable().index;
-        let Some(leading) = self.leading.as_mut().filter(|_| durable > self.commit) else {
+        let last = self.log.last().index;
+        let Some(leading) = self.leading.as_mut().filter(|_| last > self.commit) else {
             return;
         };
         let mut held: Vec<Index> = leading
@@ -230,7 +232,12 @@ impl Node {
             .membership
             .counts(self.config.id, self.hard.incarnation)
         {
-            held.push(durable);
+            let durable = self.log.durable().index;
+            held.push(if Mutant::CountOwnEarly.on() {
+                last
+            } else {
+                durable
+            });
         }
         held.sort_unstable_by(|a, b| b.cmp(a));
         let mut need = self.membership.majority();
@@ -240,8 +247,6 @@ impl Node {
         let Some(index) = held.get(need - 1).copied() else {
             return;
         };
-        // Not before our own fsync either: the commit index never falls at a restart.
-        let index = index.min(durable);
         let own_term = self.log.term_at(index) == Some(self.hard.term);
         if index <= self.commit || !(own_term || Mutant::CommitEarlierTerm.on()) {
             return;

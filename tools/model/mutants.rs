@@ -9,10 +9,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// What is found in the smallest bounds, with one command and no crash, and every message at once.
-const AT_ONCE: [Mutant; 5] = [
+const AT_ONCE: [Mutant; 6] = [
     Mutant::DecideLocally,
     Mutant::ForgetGrant,
     Mutant::CommitBeforeMajority,
+    Mutant::CountOwnEarly,
     Mutant::StayPrimary,
     Mutant::AckBeforeFsync,
 ];

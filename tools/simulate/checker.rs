@@ -386,6 +386,9 @@ impl Checker {
             return;
         };
         self.commit_prefix(at, &log, term);
+        if node.commit > node.durable.index {
+            self.count("commits before the primary's own fsync");
+        }
         let holders = self.holders(node.commit, hash, None);
         self.check(
             holders >= self.majority(),
