@@ -81,6 +81,9 @@ pub(super) fn judge(
     if request.sequence < floor(owner, &client) {
         return Ok(Verdict::Refused(Refusal::RequestTooOld));
     }
+    if request.sequence > client.newest {
+        return Ok(Verdict::New);
+    }
     let group = group(view, owner, &client, request.sequence / GROUP)?;
     let row = group.and_then(|g| find(&g, request.sequence).transpose());
     Ok(match row.transpose()? {

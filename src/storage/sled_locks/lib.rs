@@ -11,6 +11,7 @@
 //! A lock that was held during a panic is not poisoned, as in `parking_lot`.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{self, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -64,9 +65,50 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 #[derive(Debug, Default)]
 pub struct Condvar {
     /// Who must all hear of it.
-    all: sync::Condvar,
+    all: Waiting,
     /// Who wait for work that one of them does.
-    workers: sync::Condvar,
+    workers: Waiting,
+}
+
+/// Threads that wait, counted: to wake nobody costs a call of the kernel otherwise.
+///
+/// Invariant: the count rises before the lock is given up, and falls when it is held again. Who changes
+/// what is waited for under the lock, and wakes then, sees all that have waited for it.
+#[derive(Debug, Default)]
+struct Waiting {
+    condvar: sync::Condvar,
+    threads: AtomicUsize,
+}
+
+impl Waiting {
+    const fn new() -> Self {
+        Self {
+            condvar: sync::Condvar::new(),
+            threads: AtomicUsize::new(0),
+        }
+    }
+
+    fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        let held = guard.0.take().expect("held");
+        self.threads.fetch_add(1, Ordering::SeqCst);
+        let held = self.condvar.wait(held);
+        self.threads.fetch_sub(1, Ordering::SeqCst);
+        guard.0 = Some(held.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, timeout: Duration) -> WaitTimeoutResult {
+        let held = guard.0.take().expect("held");
+        self.threads.fetch_add(1, Ordering::SeqCst);
+        let waited = self.condvar.wait_timeout(held, timeout);
+        self.threads.fetch_sub(1, Ordering::SeqCst);
+        let (held, result) = waited.unwrap_or_else(PoisonError::into_inner);
+        guard.0 = Some(held);
+        WaitTimeoutResult(result.timed_out())
+    }
+
+    fn somebody(&self) -> Option<&sync::Condvar> {
+        (self.threads.load(Ordering::SeqCst) > 0).then_some(&self.condvar)
+    }
 }
 
 /// Why a wait ended.
@@ -84,16 +126,14 @@ impl Condvar {
     /// Nobody waits.
     pub const fn new() -> Self {
         Self {
-            all: sync::Condvar::new(),
-            workers: sync::Condvar::new(),
+            all: Waiting::new(),
+            workers: Waiting::new(),
         }
     }
 
     /// Waits until [`Self::notify_all`] is called; it may also end without that.
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        let held = guard.0.take().expect("held");
-        let held = self.all.wait(held);
-        guard.0 = Some(held.unwrap_or_else(PoisonError::into_inner));
+        self.all.wait(guard);
     }
 
     /// The same, for a time at most.
@@ -102,7 +142,7 @@ impl Condvar {
         guard: &mut MutexGuard<'_, T>,
         timeout: Duration,
     ) -> WaitTimeoutResult {
-        wait_at(&self.all, guard, timeout)
+        self.all.wait_for(guard, timeout)
     }
 
     /// Waits for work until a moment. [`Self::notify_all`] wakes one of those who wait so.
@@ -112,26 +152,18 @@ impl Condvar {
         moment: Instant,
     ) -> WaitTimeoutResult {
         let timeout = moment.saturating_duration_since(Instant::now());
-        wait_at(&self.workers, guard, timeout)
+        self.workers.wait_for(guard, timeout)
     }
 
     /// Wakes all that wait, but of the workers one.
     pub fn notify_all(&self) {
-        self.all.notify_all();
-        self.workers.notify_one();
+        if let Some(all) = self.all.somebody() {
+            all.notify_all();
+        }
+        if let Some(workers) = self.workers.somebody() {
+            workers.notify_one();
+        }
     }
-}
-
-fn wait_at<T>(
-    condvar: &sync::Condvar,
-    guard: &mut MutexGuard<'_, T>,
-    timeout: Duration,
-) -> WaitTimeoutResult {
-    let held = guard.0.take().expect("held");
-    let waited = condvar.wait_timeout(held, timeout);
-    let (held, result) = waited.unwrap_or_else(PoisonError::into_inner);
-    guard.0 = Some(held);
-    WaitTimeoutResult(result.timed_out())
 }
 
 /// Many readers or one writer.
