@@ -83,7 +83,7 @@ impl Handle {
         match self.queue.push_client(Item::Write(command, waiter)) {
             Err(Refused::Full) => return Err(WriteError::Overloaded),
             Err(Refused::Closed) => return Err(WriteError::ShuttingDown),
-            Ok(()) => {}
+            Ok(knock) => knock.after_the_burst(),
         }
         outcome.await.unwrap_or(Err(WriteError::OutcomeUnknown))
     }
@@ -95,8 +95,9 @@ impl Handle {
             .into_iter()
             .map(|(number, command)| (command, Slot::new(outcomes, number)))
             .collect();
-        let Err((refused, slots)) = self.queue.push_writes(writes) else {
-            return;
+        let (refused, slots) = match self.queue.push_writes(writes) {
+            Ok(knock) => return knock.after_the_burst(),
+            Err(refused) => refused,
         };
         let error = match refused {
             Refused::Full => WriteError::Overloaded,
@@ -118,7 +119,7 @@ impl Handle {
         {
             Err(Refused::Full) => return Err(ReadError::Overloaded),
             Err(Refused::Closed) => return Err(ReadError::Unavailable),
-            Ok(()) => {}
+            Ok(knock) => knock.after_the_burst(),
         }
         answer.await.unwrap_or(Err(ReadError::Unavailable))
     }

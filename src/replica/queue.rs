@@ -13,7 +13,7 @@ use crate::state_machine::{Answer, Command, Query};
 use crate::storage::Slice;
 use crate::types::ReplicaId;
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -97,15 +97,22 @@ impl Queue {
     }
 
     /// A client's request.
-    pub(super) fn push_client(&self, item: Item) -> Result<(), Refused> {
-        self.push_counted(item, 1)
+    pub(super) fn push_client(self: &Arc<Self>, item: Item) -> Result<Knock, Refused> {
+        let mut inner = self.lock();
+        if let Some(refused) = inner.refuses(1) {
+            return Err(refused);
+        }
+        inner.clients += 1;
+        let was_empty = inner.items.is_empty();
+        inner.items.push_back(item);
+        Ok(Knock::new(self, was_empty))
     }
 
     /// Several writes of one client: all of them get in, or none.
     pub(super) fn push_writes(
-        &self,
+        self: &Arc<Self>,
         writes: Vec<(Command, Slot)>,
-    ) -> Result<(), (Refused, Vec<Slot>)> {
+    ) -> Result<Knock, (Refused, Vec<Slot>)> {
         let count = writes.len();
         let mut inner = self.lock();
         let refused = inner.refuses(count);
@@ -116,22 +123,7 @@ impl Queue {
         inner.clients += count;
         let was_empty = inner.items.is_empty();
         inner.items.push_back(Item::Writes(writes));
-        drop(inner);
-        self.wake_thread(was_empty);
-        Ok(())
-    }
-
-    fn push_counted(&self, item: Item, count: usize) -> Result<(), Refused> {
-        let mut inner = self.lock();
-        if let Some(refused) = inner.refuses(count) {
-            return Err(refused);
-        }
-        inner.clients += count;
-        let was_empty = inner.items.is_empty();
-        inner.items.push_back(item);
-        drop(inner);
-        self.wake_thread(was_empty);
-        Ok(())
+        Ok(Knock::new(self, was_empty))
     }
 
     /// The thread takes everything at once, so it sleeps only on an empty queue, and whoever made
@@ -218,6 +210,39 @@ impl Queue {
     }
 }
 
+/// Wakes the thread when it is dropped, if that is this caller's duty.
+#[must_use]
+pub(super) struct Knock(Option<Arc<Queue>>);
+
+impl Knock {
+    fn new(queue: &Arc<Queue>, was_empty: bool) -> Self {
+        Self(was_empty.then(|| Arc::clone(queue)))
+    }
+
+    /// Wakes the thread when the tasks of this runtime that are ready have had their turn: what they
+    /// bring in the same burst goes into the same batch, and costs no wake-up of its own.
+    pub(super) fn after_the_burst(self) {
+        if self.0.is_none() {
+            return;
+        }
+        // Without a runtime it is dropped, and knocks, at once.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                tokio::task::yield_now().await;
+                drop(self);
+            });
+        }
+    }
+}
+
+impl Drop for Knock {
+    fn drop(&mut self) {
+        if let Some(queue) = &self.0 {
+            queue.wake.notify_one();
+        }
+    }
+}
+
 /// Hands out tickets.
 #[derive(Default)]
 pub(super) struct Tickets(u64);
@@ -250,23 +275,23 @@ mod tests {
 
     #[test]
     fn a_full_client_share_refuses_but_link_events_and_peers_still_get_in() {
-        let queue = Queue::new();
+        let queue = Arc::new(Queue::new());
         for _ in 0..REPLICA_QUEUE_MAX {
-            queue.push_client(Item::HandOver).unwrap();
+            drop(queue.push_client(Item::HandOver).unwrap());
         }
-        assert_eq!(queue.push_client(Item::HandOver), Err(Refused::Full));
+        assert_eq!(queue.push_client(Item::HandOver).err(), Some(Refused::Full));
         queue.push_peer(Item::Thaw);
         queue.push_link(P, Input::LinkUp(P));
         assert_eq!(
             queue.take(Duration::ZERO).unwrap().len(),
             REPLICA_QUEUE_MAX + 2
         );
-        assert_eq!(queue.push_client(Item::HandOver), Ok(()));
+        assert!(queue.push_client(Item::HandOver).is_ok());
     }
 
     #[test]
     fn a_flapping_link_is_thinned_out_and_its_last_state_stays() {
-        let queue = Queue::new();
+        let queue = Arc::new(Queue::new());
         let down = || Input::LinkDown {
             peer: P,
             refused: false,
@@ -280,13 +305,49 @@ mod tests {
     }
 
     #[test]
+    fn whoever_makes_the_queue_not_empty_wakes_the_thread_also_when_its_task_goes() {
+        let queue = Arc::new(Queue::new());
+        let first = queue.push_client(Item::HandOver).unwrap();
+        let second = queue.push_client(Item::HandOver).unwrap();
+        assert!(first.0.is_some() && second.0.is_none());
+        drop((first, second));
+        let thread = std::thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || {
+                let mut taken = 0;
+                while taken < 5 {
+                    taken += queue.take(Duration::MAX).unwrap().len();
+                }
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let first = queue.push_client(Item::HandOver).unwrap();
+            first.after_the_burst();
+            drop(queue.push_client(Item::HandOver).unwrap());
+            while !queue.lock().items.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        });
+        let entered = runtime.enter();
+        let last = queue.push_client(Item::HandOver).unwrap();
+        last.after_the_burst();
+        drop(entered);
+        drop(runtime); // and with it the task that was to knock
+        thread.join().unwrap();
+    }
+
+    #[test]
     fn a_closed_queue_refuses_and_drops_what_waited() {
-        let queue = Queue::new();
+        let queue = Arc::new(Queue::new());
         let (sender, mut receiver) = oneshot::channel();
-        queue.push_client(Item::Status(sender)).unwrap();
+        drop(queue.push_client(Item::Status(sender)).unwrap());
         queue.close();
         assert!(receiver.try_recv().is_err());
-        assert_eq!(queue.push_client(Item::HandOver), Err(Refused::Closed));
+        let refused = queue.push_client(Item::HandOver).err();
+        assert_eq!(refused, Some(Refused::Closed));
         assert!(queue.take(Duration::from_secs(60)).is_none());
     }
 }

@@ -12,6 +12,7 @@
 use super::blob;
 use crate::types::{Hash, Level, Members};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::cell::Cell;
 
 const LANES: usize = 16;
 const LANE_BYTES: usize = LANES * 8;
@@ -94,12 +95,18 @@ pub(super) enum RecordKind {
 /// Writes one logical record in canonical form: a kind, then its fields in a fixed order; numbers
 /// are 8 bytes big-endian, byte strings carry their length. Storage encodings do not enter it.
 ///
-/// The bytes are gathered and hashed at once: a hasher is 2 KB, and slow to feed by the field.
+/// The bytes are gathered and hashed at once: a hasher is 2 KB, and slow to feed by the field. Where
+/// they are gathered is kept for the next record.
 pub(super) struct Canonical(Vec<u8>);
+
+thread_local! {
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 impl Canonical {
     pub fn new(kind: RecordKind) -> Self {
-        let mut bytes = Vec::with_capacity(256);
+        let mut bytes = SPARE.take();
+        bytes.clear();
         bytes.push(kind as u8);
         Self(bytes)
     }
@@ -122,11 +129,14 @@ impl Canonical {
         hasher.update(&self.0);
         let mut bytes = [0; LANE_BYTES];
         hasher.finalize_xof().fill(&mut bytes);
+        SPARE.set(self.0);
         Lanes::from_bytes(&bytes).expect("the array has the lanes' length")
     }
 
     pub fn hash(self) -> Hash {
-        Hash(*blake3::keyed_hash(RECORD_KEY, &self.0).as_bytes())
+        let hash = blake3::keyed_hash(RECORD_KEY, &self.0);
+        SPARE.set(self.0);
+        Hash(*hash.as_bytes())
     }
 }
 

@@ -22,6 +22,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+/// The load generator's CPU time comes off the servers'.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Looks at replicas of the chat server, running or stopped, and measures them. Changes nothing, unless `recover`
 /// is told to
 #[derive(Parser)]

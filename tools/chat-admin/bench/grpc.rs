@@ -2,6 +2,7 @@
 
 use super::Lane;
 use super::accounts::Login;
+use super::http2::Http2;
 use anyhow::Context;
 use chat::proto::chat as proto;
 use chat::proto::chat::chat_service_client::ChatServiceClient;
@@ -29,11 +30,11 @@ fn bearer(login: &Login) -> anyhow::Result<MetadataValue<Ascii>> {
 
 /// One call a message: as many tasks as messages on the way.
 pub async fn unary(lane: Lane) -> anyhow::Result<()> {
-    let channel = connect(&lane.address).await?;
+    let (connection, origin) = Http2::connect(&lane.address).await?;
     let lane = Rc::new(lane);
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..lane.in_flight {
-        let stub = ChatServiceClient::new(channel.clone());
+        let stub = ChatServiceClient::with_origin(connection.clone(), origin.clone());
         tasks.spawn_local(caller(Rc::clone(&lane), stub, number));
     }
     while let Some(ended) = tasks.join_next().await {
@@ -45,7 +46,7 @@ pub async fn unary(lane: Lane) -> anyhow::Result<()> {
 /// One message after the other.
 async fn caller(
     lane: Rc<Lane>,
-    mut stub: ChatServiceClient<Channel>,
+    mut stub: ChatServiceClient<Http2>,
     number: usize,
 ) -> anyhow::Result<()> {
     let login = &lane.logins[number % lane.logins.len()];

@@ -13,6 +13,7 @@ mod cluster;
 mod delivery;
 mod failover;
 mod grpc;
+mod http2;
 mod listing;
 mod meter;
 mod plot;
