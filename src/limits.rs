@@ -26,8 +26,12 @@ pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
 pub const APPENDS_IN_FLIGHT_MAX: usize = 64;
 /// Bytes of committed entries kept in memory for secondaries that are a little behind.
 pub const LOG_CACHE_BYTES: usize = 16 * 1024 * 1024;
-/// Bytes of entries that are not committed, or not on its own disk, on a primary before it refuses proposals.
+/// Bytes of uncommitted entries on a primary before it refuses proposals.
 pub const UNCOMMITTED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of entries that a primary's own disk has not written before it refuses proposals. Others may
+/// commit them, and then their effect waits in its memory as well: the trees follow the log on the disk.
+pub const UNDURABLE_BYTES_MAX: usize = 8 * 1024 * 1024;
+const _: () = assert!(UNDURABLE_BYTES_MAX >= 4 * APPEND_BYTES_MAX);
 /// Most bytes adopted at boot in one installation; what is left comes by replication.
 pub const ADOPTION_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Most reads that wait for one read-index round.

@@ -149,9 +149,10 @@ pub async fn verify_running(client: &mut AdminClient) -> Result<Verdict, AdminEr
     Ok(Verdict::of(replicas, reports, skipped))
 }
 
-/// What a running replica can be checked up to.
+/// What a running replica can be checked up to: a primary may be ahead of its own disk.
 fn committed(status: &proto::ReplicaStatus) -> u64 {
-    status.commit_index.min(status.applied_index)
+    let shown = status.commit_index.min(status.applied_index);
+    shown.min(status.durable_index)
 }
 
 /// Those that can be compared, and those that cannot.

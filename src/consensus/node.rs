@@ -15,7 +15,7 @@ use super::{
     Body, Config, Event, FormationStatus, HardState, Hello, JobId, Mutant, NotPrimary, Now, ReadId,
     Ready, Repair, Start,
 };
-use crate::limits::UNCOMMITTED_BYTES_MAX;
+use crate::limits::{UNCOMMITTED_BYTES_MAX, UNDURABLE_BYTES_MAX};
 use crate::types::entry::{Entry, Kind};
 use crate::types::refusals::Refusals;
 use crate::types::{
@@ -57,7 +57,8 @@ pub(super) struct Peer {
 /// The core of one replica. Every method that takes `now` may fill the next [`Ready`]; take it
 /// after each call (or after several).
 ///
-/// Invariants: `commit <= durable`; `delivered <= commit`; at most one job is out; a message whose
+/// Invariants: `delivered <= commit <= last`, and on a secondary `commit <= durable` (one that was
+/// primary may have committed what its own disk writes only now); at most one job is out; a message whose
 /// term is not durable waits in `jobs`.
 #[derive(Clone)]
 pub struct Node {
@@ -486,9 +487,8 @@ impl Node {
         let Some(leading) = &self.leading else {
             return Err(refused);
         };
-        // Others may commit what this disk has not written: that waits in memory as well.
-        let full =
-            leading.uncommitted_bytes.max(self.log.undurable_bytes()) > UNCOMMITTED_BYTES_MAX;
+        let full = leading.uncommitted_bytes > UNCOMMITTED_BYTES_MAX
+            || self.log.undurable_bytes() > UNDURABLE_BYTES_MAX;
         if !leading.serving || leading.handing_over.is_some() || full {
             return Err(refused);
         }

@@ -67,6 +67,26 @@ impl Cluster {
         }
     }
 
+    /// Does all that this disk is to do; what is said then.
+    fn write_all(&mut self, now: Now, id: ReplicaId) -> Vec<Message> {
+        let node = self.nodes.get_mut(&id).unwrap();
+        let mut messages = Vec::new();
+        loop {
+            let ready = node.take_ready();
+            messages.extend(ready.messages);
+            match ready.job {
+                Some(job) => node.on_persisted(now, job.id),
+                None => return messages,
+            }
+        }
+    }
+
+    fn step(&mut self, now: Now, message: Message) {
+        if let Some(node) = self.nodes.get_mut(&message.to) {
+            node.step(now, message);
+        }
+    }
+
     fn kill(&mut self, id: ReplicaId) {
         self.nodes.remove(&id);
         let now = self.now();
@@ -232,6 +252,43 @@ fn a_handover_ends_in_another_primary_without_a_gap() {
     cluster.nodes.get_mut(&first).unwrap().hand_over(now);
     cluster.run(10 * STEP_US);
     assert_ne!(cluster.primary().expect("handed over"), first);
+}
+
+#[test]
+fn a_primary_whose_disk_is_behind_refuses_more_though_the_others_commit() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(500_000);
+    let primary = cluster.primary().unwrap();
+    let now = cluster.now();
+    // A mebibyte.
+    let large = vec![(Kind::Command, vec![7; 16 * 1024]); 64];
+    // Its own disk finishes nothing, and the others are told at once.
+    let mut jobs = Vec::new();
+    let mut taken = 0;
+    for _ in 0..20 {
+        let node = cluster.nodes.get_mut(&primary).unwrap();
+        taken += usize::from(node.propose(now, &large).is_ok());
+        let ready = node.take_ready();
+        jobs.extend(ready.job.map(|job| job.id));
+        for message in ready.messages {
+            cluster.step(now, message);
+        }
+        let others: Vec<_> = cluster.nodes.keys().copied().collect();
+        for id in others.into_iter().filter(|id| *id != primary) {
+            for message in cluster.write_all(now, id) {
+                cluster.step(now, message);
+            }
+        }
+    }
+    let node = cluster.nodes.get_mut(&primary).unwrap();
+    let limit = crate::limits::UNDURABLE_BYTES_MAX / (1024 * 1024);
+    assert_eq!((jobs.len(), taken), (1, limit));
+    assert_eq!(node.status().commit, node.status().last.index);
+    while let Some(job) = jobs.pop() {
+        node.on_persisted(now, job);
+        jobs.extend(node.take_ready().job.map(|job| job.id));
+    }
+    assert!(node.propose(now, &large).is_ok());
 }
 
 #[test]

@@ -142,7 +142,9 @@ impl Admin {
             ));
         };
         let (status, scan, beside) = self.scan().await?;
-        let commit = status.node.commit.min(status.applied);
+        // A primary may commit and apply what its own disk has not written yet.
+        let readable = status.node.durable.index;
+        let commit = status.node.commit.min(status.applied).min(readable);
         if at > commit.0 {
             return Err(Status::failed_precondition(format!(
                 "only applied up to index {commit} so far"

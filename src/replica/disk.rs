@@ -23,8 +23,9 @@ const SLICE_WAIT_US: u64 = 250_000;
 pub(super) struct Policy {
     /// Write a commit record alone after it waited this long, in microseconds.
     pub record_after_us: u64,
-    /// The trees lag far: so many slices take their turn before the core's job. What is proposed
-    /// comes no faster, then, than the trees follow, and memory is bounded by that.
+    /// The trees lag far: so many slices take their turn before the core's job. What is acknowledged, or
+    /// on a primary proposed (see `UNDURABLE_BYTES_MAX`), comes no faster, then, than the trees follow,
+    /// and memory is bounded by that.
     pub slices_in_turn: u64,
     /// A slice may go when the core has nothing to write.
     pub beside: bool,
@@ -222,6 +223,10 @@ impl Disk {
         let waited = now.since(self.records_since) >= policy.record_after_us;
         let along = wrote_log || force || waited;
         let commit = self.record_for(along, slice.as_ref(), log_last);
+        if commit.is_some() {
+            // Those that are left are of entries which the store does not have yet.
+            self.records_since = now;
+        }
         let fetches = std::mem::take(&mut self.fetches);
         if core.is_none() && commit.is_none() && slice.is_none() && fetches.is_empty() {
             return None;

@@ -461,7 +461,7 @@ impl<R: StateReader> Replica<R> {
             base: self.node.base(),
             rebuilding: (self.standing == Standing::Doubted).then(|| super::upkeep::Rebuilding {
                 alone: self.config.node.ids.len() == 1,
-                delivered: self.node.delivered(),
+                delivered: self.node.delivered().min(self.node.durable()),
                 frozen: self.disk.is_frozen(),
                 digest_every: self.config.digest_every,
             }),

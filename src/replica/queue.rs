@@ -69,6 +69,8 @@ struct Inner {
     clients: usize,
     peers: usize,
     closed: bool,
+    /// The thread was woken since it last took what there was.
+    woken: bool,
 }
 
 impl Inner {
@@ -126,10 +128,12 @@ impl Queue {
         Ok(Knock::new(self, was_empty))
     }
 
-    /// The thread takes everything at once, so it sleeps only on an empty queue, and whoever made
-    /// it not empty has woken it.
-    fn wake_thread(&self, was_empty: bool) {
-        if was_empty {
+    /// Wakes the thread, unless somebody has since it last took everything. It takes everything at
+    /// once, so that one call is enough; it sleeps on what is there only while a [`Knock`] is due.
+    fn wake_thread(&self, mut inner: MutexGuard<'_, Inner>) {
+        let woken = std::mem::replace(&mut inner.woken, true);
+        drop(inner);
+        if !woken {
             self.wake.notify_one();
         }
     }
@@ -141,10 +145,8 @@ impl Queue {
             return;
         }
         inner.peers += 1;
-        let was_empty = inner.items.is_empty();
         inner.items.push_back(item);
-        drop(inner);
-        self.wake_thread(was_empty);
+        self.wake_thread(inner);
     }
 
     /// A link event: in order with the messages around it, and never lost.
@@ -164,8 +166,7 @@ impl Queue {
             inner.items.remove(oldest);
         }
         inner.items.push_back(Item::Input(input));
-        drop(inner);
-        self.wake.notify_one();
+        self.wake_thread(inner);
     }
 
     /// Something that there is little of and that must not be lost.
@@ -175,8 +176,7 @@ impl Queue {
             return Err(Refused::Closed);
         }
         inner.items.push_back(item);
-        drop(inner);
-        self.wake.notify_one();
+        self.wake_thread(inner);
         Ok(())
     }
 
@@ -191,6 +191,7 @@ impl Queue {
             .unwrap_or_else(PoisonError::into_inner);
         inner.clients = 0;
         inner.peers = 0;
+        inner.woken = false;
         (!inner.closed).then(|| std::mem::take(&mut inner.items))
     }
 
@@ -238,7 +239,10 @@ impl Knock {
 impl Drop for Knock {
     fn drop(&mut self) {
         if let Some(queue) = &self.0 {
-            queue.wake.notify_one();
+            let inner = queue.lock();
+            if !inner.items.is_empty() {
+                queue.wake_thread(inner);
+            }
         }
     }
 }

@@ -7,7 +7,8 @@ const PENDING_US: u64 = 3_000_000;
 /// After the role is given away, how long its taker is waited for: it may need this replica's
 /// grant to be elected.
 const TAKER_US: u64 = 1_000_000;
-/// The last commit record and slices get this long. They only spare the next start some work.
+/// The last entries, commit record and slices get this long. A majority has every acknowledged entry; what is
+/// not written here by then only spares the next start some work.
 const WRITING_US: u64 = 3_000_000;
 
 /// How far the replica is.

@@ -75,7 +75,7 @@ pub(super) struct Sight<'a> {
 pub(super) struct Rebuilding {
     /// There is nobody whose state could be taken.
     pub alone: bool,
-    /// What the core has handed out: it is durable in the log.
+    /// What the core has handed out, as far as it is durable in the log.
     pub delivered: Index,
     /// Somebody scans the trees as they are.
     pub frozen: bool,

@@ -3,7 +3,7 @@
 use super::Lane;
 use super::accounts::Login;
 use super::http2::Http2;
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use chat::proto::chat as proto;
 use chat::proto::chat::chat_service_client::ChatServiceClient;
 use std::collections::VecDeque;
@@ -35,7 +35,8 @@ pub async fn unary(lane: Lane) -> anyhow::Result<()> {
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..lane.in_flight {
         let stub = ChatServiceClient::with_origin(connection.clone(), origin.clone());
-        tasks.spawn_local(caller(Rc::clone(&lane), stub, number));
+        let caller = caller(Rc::clone(&lane), (connection.clone(), stub), number);
+        tasks.spawn_local(caller);
     }
     while let Some(ended) = tasks.join_next().await {
         ended??;
@@ -46,7 +47,7 @@ pub async fn unary(lane: Lane) -> anyhow::Result<()> {
 /// One message after the other.
 async fn caller(
     lane: Rc<Lane>,
-    mut stub: ChatServiceClient<Http2>,
+    (connection, mut stub): (Http2, ChatServiceClient<Http2>),
     number: usize,
 ) -> anyhow::Result<()> {
     let login = &lane.logins[number % lane.logins.len()];
@@ -66,7 +67,12 @@ async fn caller(
         let sent = Instant::now();
         match stub.send_message(request).await {
             Ok(_) => lane.meter.acknowledged(sent),
-            Err(status) => lane.meter.refused(&reason(&status)),
+            Err(status) => {
+                ensure!(!connection.is_closed(), "it was closed: {status}");
+                lane.meter.refused(&reason(&status));
+                // What is refused at once has waited for nothing.
+                tokio::task::yield_now().await;
+            }
         }
     }
 }

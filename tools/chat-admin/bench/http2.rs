@@ -41,6 +41,13 @@ impl Http2 {
     }
 }
 
+impl Http2 {
+    /// No call can be made over it any more.
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
 impl Service<Request<Body>> for Http2 {
     type Response = Response<Incoming>;
     type Error = hyper::Error;
