@@ -222,11 +222,7 @@ impl Disk {
         };
         let waited = now.since(self.records_since) >= policy.record_after_us;
         let along = wrote_log || force || waited;
-        let commit = self.record_for(along, slice.as_ref(), log_last);
-        if commit.is_some() {
-            // Those that are left are of entries which the store does not have yet.
-            self.records_since = now;
-        }
+        let commit = self.record_for(along, slice.as_ref(), log_last, now);
         let fetches = std::mem::take(&mut self.fetches);
         if core.is_none() && commit.is_none() && slice.is_none() && fetches.is_empty() {
             return None;
@@ -277,9 +273,14 @@ impl Disk {
         along: bool,
         slice: Option<&Slice>,
         log_last: Index,
+        now: Monotonic,
     ) -> Option<CommitRecord> {
         let due = along || slice.is_some() || self.urgent.is_some();
         let newest = due.then(|| self.take_record(log_last)).flatten();
+        if newest.is_some() {
+            // Those that are left are of entries that the store does not have yet.
+            self.records_since = now;
+        }
         newest.or_else(|| {
             let undurable = slice?.applied > self.durable;
             undurable.then_some(self.written).flatten()
