@@ -273,6 +273,22 @@ mod tests {
     }
 
     #[test]
+    fn a_primary_is_checked_as_far_as_its_own_disk_has_it() {
+        let ahead = proto::ReplicaStatus {
+            durable_index: 7,
+            commit_index: 9,
+            applied_index: 8,
+            ..proto::ReplicaStatus::default()
+        };
+        assert_eq!(committed(&ahead), 7);
+        let behind = proto::ReplicaStatus {
+            durable_index: 12,
+            ..ahead
+        };
+        assert_eq!(committed(&behind), 8);
+    }
+
+    #[test]
     fn what_was_compared_with_nothing_is_not_identical() {
         let mut all = vec![report(1, 1, 1), report(2, 1, 1)];
         all[1].state_index = Index(0);
