@@ -81,7 +81,8 @@ impl Cluster {
         }
     }
 
-    fn step(&mut self, now: Now, message: Message) {
+    fn step(&mut self, message: Message) {
+        let now = self.now_of(message.to);
         if let Some(node) = self.nodes.get_mut(&message.to) {
             node.step(now, message);
         }
@@ -134,9 +135,7 @@ impl Cluster {
                 return;
             }
             for message in messages {
-                if let Some(node) = self.nodes.get_mut(&message.to) {
-                    node.step(clocks[&node.config.id], message);
-                }
+                self.step(message);
             }
         }
         panic!("the network does not come to rest");
@@ -271,12 +270,12 @@ fn a_primary_whose_disk_is_behind_refuses_more_though_the_others_commit() {
         let ready = node.take_ready();
         jobs.extend(ready.job.map(|job| job.id));
         for message in ready.messages {
-            cluster.step(now, message);
+            cluster.step(message);
         }
         let others: Vec<_> = cluster.nodes.keys().copied().collect();
         for id in others.into_iter().filter(|id| *id != primary) {
             for message in cluster.write_all(now, id) {
-                cluster.step(now, message);
+                cluster.step(message);
             }
         }
     }

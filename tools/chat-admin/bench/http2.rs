@@ -39,9 +39,7 @@ impl Http2 {
         tokio::spawn(connection);
         Ok((Self(sender), origin))
     }
-}
 
-impl Http2 {
     /// No call can be made over it any more.
     pub fn is_closed(&self) -> bool {
         self.0.is_closed()
