@@ -352,6 +352,7 @@ fn rewriting(raw: &Raw) -> Result<Rewriting, ConfigError> {
         })?,
         age_us: age("--rewrite-age", raw.rewrite_age.as_deref())?,
         keep_entries: raw.keep_entries,
+        keep_behind: raw.keep_entries.saturating_mul(10),
         keep_age_us: age("--keep-age", raw.keep_age.as_deref())?,
         keep_log: raw.keep_log,
     })

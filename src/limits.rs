@@ -121,6 +121,11 @@ const _: () = assert!(METRICS_STATUS_MS * 2 < METRICS_WAIT_MS);
 /// Milliseconds between two attempts to accept a scrape while the process has no file left.
 pub const METRICS_PAUSE_MS: u64 = 100;
 
+/// Blocks that leave the log in one job: what a batch waits behind.
+pub const CUT_BLOCKS_MAX: usize = 32;
+/// Entries that are cut where they are, at least: fewer wait for more.
+pub const CUT_ENTRIES_MIN: u64 = 1_024;
+
 /// Rows in one part of a snapshot or of a rewriting: what a batch waits behind, as behind a slice.
 pub const SNAPSHOT_ROWS_MAX: usize = 256;
 /// Bytes of rows or entries in one such part.

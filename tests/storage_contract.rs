@@ -25,6 +25,8 @@ struct Model {
     log: Vec<Entry>,
     commits: BTreeMap<Index, CommitRecord>,
     applied: usize,
+    /// So many entries are cut.
+    base: usize,
     inboxes: BTreeMap<Bytes, Bytes>,
     term: u64,
 }
@@ -74,6 +76,23 @@ impl Model {
         write
     }
 
+    /// Cuts the log in place, somewhere at or below what the trees stand at, or not.
+    fn random_cut(&mut self, random: &mut Random, store: &mut impl Store) {
+        let most = random.below(self.applied + 1);
+        let Some(point) = store.cut_point(Index(most as u64)).unwrap() else {
+            return;
+        };
+        let at = point.0 as usize;
+        assert!(
+            self.base < at && at <= most,
+            "{} to {at} of {most}",
+            self.base
+        );
+        store.cut(&base_at(&self.log[at - 1])).unwrap();
+        self.base = at;
+        self.commits.retain(|index, _| *index >= point);
+    }
+
     fn change(&mut self, random: &mut Random) -> Change {
         let key = Bytes::from(vec![1, random.below(20) as u8]);
         let value = (random.below(4) > 0).then(|| Bytes::from(vec![9; random.below(300)]));
@@ -90,7 +109,7 @@ impl Model {
 
     fn runs(&self) -> Vec<(Index, Term)> {
         let mut runs: Vec<(Index, Term)> = Vec::new();
-        for entry in &self.log {
+        for entry in &self.log[self.base..] {
             if runs.last().map(|run| run.1) != Some(entry.stamp().term) {
                 runs.push((entry.index(), entry.stamp().term));
             }
@@ -99,7 +118,9 @@ impl Model {
     }
 
     fn check(&self, store: &impl Store) {
-        assert_eq!(all(store), self.log);
+        assert_eq!(all(store), self.log[self.base..]);
+        let base = store.base().unwrap().stamp.index;
+        assert_eq!(base, Index(self.base as u64));
         let all = store.commit_records(Index(0), Index(u64::MAX)).unwrap();
         assert_eq!(all, self.commits.values().copied().collect::<Vec<_>>());
         let reader = store.reader();
@@ -142,6 +163,15 @@ impl Model {
     }
 }
 
+fn base_at(entry: &Entry) -> Base {
+    Base {
+        stamp: entry.stamp(),
+        hash: entry.hash(),
+        time: entry.time(),
+        founders: storage_common::members(),
+    }
+}
+
 /// Some hundred writes; `reopen` is called now and then.
 fn run<S: Store>(seed: u64, mut reopen: impl FnMut(Option<S>) -> (S, Recovered)) {
     let mut random = Random(seed);
@@ -150,6 +180,9 @@ fn run<S: Store>(seed: u64, mut reopen: impl FnMut(Option<S>) -> (S, Recovered))
     assert_eq!(recovered.last, Stamp::ZERO);
     for round in 0..200 {
         store.write(model.random_write(&mut random)).unwrap();
+        if random.below(4) == 0 {
+            model.random_cut(&mut random, &mut store);
+        }
         if round % 10 == 0 {
             store.sync().unwrap();
             model.check(&store);
@@ -194,6 +227,37 @@ fn the_store_in_sled_does_what_the_model_does() {
     }
 }
 
+/// Trees below the base of the log could never be brought up to date.
+#[test]
+fn a_log_is_never_cut_above_what_the_trees_stand_at() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut sled, _) = open(directory.path());
+    let (mut memory, _) = MemStore::open(&MemDisk::new()).unwrap();
+    assert_eq!(cut_too_high(&mut sled), cut_too_high(&mut memory));
+    drop(sled);
+    let (sled, recovered) = open(directory.path());
+    assert_eq!(recovered.damage, []);
+    assert_eq!(all(&sled).len(), 9);
+}
+
+fn cut_too_high(store: &mut impl Store) -> String {
+    let log = End::default().entries(1, 9, 10);
+    for entry in &log {
+        storage_common::append(store, std::slice::from_ref(entry));
+    }
+    let write = Write {
+        commit: Some(commit(&log[7])),
+        slice: Some(slice(&log[4], Vec::new())),
+        ..Write::default()
+    };
+    store.write(write).unwrap();
+    store.sync().unwrap();
+    assert_eq!(store.cut_point(Index(5)).unwrap(), Some(Index(5)));
+    let refused = store.cut(&base_at(&log[5])).unwrap_err();
+    assert_eq!(all(store), log);
+    refused.to_string()
+}
+
 /// The next store's log begins later than was said at first, and its first entry must follow the new base.
 #[test]
 fn the_log_of_the_next_store_may_begin_later_than_it_was_begun_with() {
@@ -218,12 +282,7 @@ fn begins_later(store: &mut impl Store) {
     };
     store.write(write.clone()).unwrap();
     store.sync().unwrap();
-    let base = |at: usize| Base {
-        stamp: log[at].stamp(),
-        hash: log[at].hash(),
-        time: log[at].time(),
-        founders: storage_common::members(),
-    };
+    let base = |at: usize| base_at(&log[at]);
     let entries = |from: usize| Write {
         append: log[from..].to_vec(),
         ..Write::default()

@@ -101,6 +101,8 @@ pub enum Mutant {
     ForgetMissed,
     /// The log of a rewritten store is cut above what its trees stand at.
     CutAboveTrees,
+    /// The core is not told that the log was cut where it is.
+    CutUntold,
     /// A repair ends where the lazily written mark stands, and not where the primary's log did.
     EndRepairAtMark,
     /// Digests are exchanged, and nothing is compared.
@@ -111,7 +113,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every variant.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::DecideLocally,
         Self::ForgetTerm,
         Self::ForgetGrant,
@@ -159,6 +161,7 @@ impl Mutant {
         Self::CheckWithoutTail,
         Self::ForgetMissed,
         Self::CutAboveTrees,
+        Self::CutUntold,
         Self::EndRepairAtMark,
         Self::CompareNothing,
         Self::ServeQuarantined,

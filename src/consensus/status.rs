@@ -51,6 +51,13 @@ impl Node {
         }
     }
 
+    /// As primary: the lowest entry up to which the log of a connected peer is known to be ours.
+    pub fn lowest_match(&self) -> Option<Index> {
+        let leading = self.leading.as_ref()?;
+        let linked = leading.peers.iter().filter(|(id, _)| self.peers[id].link);
+        linked.map(|(_, progress)| progress.matched).min()
+    }
+
     /// A look inside.
     pub fn status(&self) -> Status {
         Status {

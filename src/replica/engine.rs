@@ -24,7 +24,7 @@ use super::upkeep::{News, Sight, Upkeep};
 use super::workshop::slice_of;
 use super::writes::{Origin, Writes};
 use super::{Config, DiskDone, Input, Output, PeerMessage, Ticket, WriteError};
-use crate::consensus::{Event, Node, Now, Ready, Role, SnapshotHead, SnapshotStep, Start};
+use crate::consensus::{Event, Mutant, Node, Now, Ready, Role, SnapshotHead, SnapshotStep, Start};
 use crate::limits::{UNWRITTEN_BYTES_PER_ENTRY, UNWRITTEN_RECORDS_PER_ENTRY};
 use crate::state_machine::{Command, StateMachine, check_level_of};
 use crate::storage::{self, CommitRecord, Recovered, Slice, StateReader, StorageError};
@@ -266,6 +266,8 @@ impl<R: StateReader> Replica<R> {
                 self.reader.switch();
                 self.node.on_compacted(now, base);
             }
+            Some(News::Cut(base)) if Mutant::CutUntold.on() => drop(base),
+            Some(News::Cut(base)) => self.node.on_compacted(now, base),
             Some(News::Rebuilt(rebuilt)) => self.on_rebuilt(&rebuilt)?,
             Some(News::Scrubbed(scrubbed)) => self.output.scrubbed = Some(scrubbed),
             Some(News::ScrubGivenUp) => self.output.scrub_given_up = true,
@@ -459,6 +461,7 @@ impl<R: StateReader> Replica<R> {
             now,
             checkpoint: checkpoint.as_ref(),
             base: self.node.base(),
+            behind: self.node.lowest_match(),
             rebuilding: (self.standing == Standing::Doubted).then(|| super::upkeep::Rebuilding {
                 alone: self.config.node.ids.len() == 1,
                 delivered: self.node.delivered().min(self.node.durable()),

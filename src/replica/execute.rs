@@ -204,7 +204,7 @@ mod tests {
                     keep_since: WallTime(9),
                 },
                 applied: slice(1),
-                cut_min: 0,
+                least: Index(0),
             })),
             ..job(None)
         };

@@ -88,7 +88,7 @@ pub struct Config {
     pub digest_every: u64,
 }
 
-/// When the store is rewritten, and what of the log is kept then.
+/// When the store is rewritten, and what of the log is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rewriting {
     /// Not before the store has this many bytes times [`crate::limits::REWRITE_GROWTH`]; half of that where
@@ -99,6 +99,8 @@ pub struct Rewriting {
     pub age_us: u64,
     /// Keep at least this many of the newest entries.
     pub keep_entries: u64,
+    /// And as many as this for a connected peer that lacks them.
+    pub keep_behind: u64,
     /// And those that are younger than this many microseconds, by the log's own clock.
     pub keep_age_us: u64,
     /// Keep the whole log, for audit.
@@ -110,7 +112,8 @@ impl Default for Rewriting {
         Self {
             bytes_min: 128 * 1024 * 1024,
             age_us: 0,
-            keep_entries: 100_000,
+            keep_entries: 1_000_000,
+            keep_behind: 10_000_000,
             keep_age_us: 0,
             keep_log: false,
         }
@@ -315,6 +318,8 @@ pub enum Extra {
     Step(SnapshotStep),
     /// A step of rewriting the store.
     Rewrite(RewriteStep),
+    /// Cut the log where it is.
+    Cut(Cut),
     /// A part of a scrub. With it, what the trees stand at.
     Scrub(ScrubPart, Slice),
     /// The state that is held still for snapshots is not needed any more.
@@ -332,7 +337,7 @@ pub enum ScrubPart {
     GoOn,
 }
 
-/// How much of the log a rewriting may cut.
+/// How much of the log may be cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cut {
     /// The new base; no entry above it is cut.
@@ -350,8 +355,8 @@ pub enum RewriteStep {
         cut: Cut,
         /// What the trees stand at, without changes.
         applied: Slice,
-        /// No rewriting if fewer entries than this are cut.
-        cut_min: u64,
+        /// No rewriting if the log's base would be lower than this.
+        least: Index,
     },
     /// Copy some more.
     Copy {
@@ -395,6 +400,8 @@ pub enum ExtraDone {
     Checked,
     /// The rewritten store is the live one, and its log begins here.
     Rewritten(Base),
+    /// The log begins here.
+    Cut(Base),
     /// Everything that was to be computed anew is: the state after this entry.
     Computed(Index),
     /// The store with trees of their own is the live one.

@@ -133,6 +133,12 @@ impl Store for FakeStore {
     fn commit_records(&self, _: Index, _: Index) -> Result<Vec<CommitRecord>, StorageError> {
         Ok(Vec::new())
     }
+    fn cut_point(&self, most: Index) -> Result<Option<Index>, StorageError> {
+        Ok(Some(most))
+    }
+    fn cut(&mut self, base: &Base) -> Result<(), StorageError> {
+        self.did(format!("cut in place after {}", base.stamp.index))
+    }
     fn reader(&self) -> NoReader {
         NoReader
     }
@@ -143,7 +149,7 @@ impl Store for FakeStore {
         self.did(format!("next after {}", base.stamp.index))
     }
     fn next_cut(&mut self, base: &Base) -> Result<(), StorageError> {
-        self.did(format!("cut after {}", base.stamp.index))
+        self.did(format!("cut next after {}", base.stamp.index))
     }
     fn next_write(&mut self, _: Write) -> Result<(), StorageError> {
         self.did("next write".into())

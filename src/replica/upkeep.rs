@@ -11,7 +11,7 @@ mod tests;
 
 use super::{Config, Cut, Extra, ExtraDone, Rebuilt, RewriteStep, Rewriting, Scrubbed};
 use crate::consensus::{SnapshotChunk, SnapshotHead, SnapshotRead, SnapshotStep, StepDone};
-use crate::limits::{REPLICAS_MAX, REWRITE_GROWTH, REWRITE_STAGGERED};
+use crate::limits::{CUT_ENTRIES_MIN, REPLICAS_MAX, REWRITE_GROWTH, REWRITE_STAGGERED};
 use crate::storage::Slice;
 use crate::types::{Base, Index, Monotonic, ReplicaId, WallTime};
 use scrubbing::Scrubbing;
@@ -56,6 +56,8 @@ pub(super) struct Sight<'a> {
     pub checkpoint: Option<&'a Slice>,
     /// Where the log begins.
     pub base: Index,
+    /// What the connected peer has that is furthest behind.
+    pub behind: Option<Index>,
     /// The log's own clock.
     pub log_time: WallTime,
     /// The replica is about to stop, or takes no part: no rewriting.
@@ -94,6 +96,8 @@ pub(super) enum News {
     Rows(ReplicaId, SnapshotChunk),
     /// The store was rewritten, and its log begins here.
     Compacted(Base),
+    /// The log was cut where it is, and begins here.
+    Cut(Base),
     /// The store has other trees, computed anew.
     Rebuilt(Box<Rebuilt>),
     /// All of the store was read again, and is sound.
@@ -138,8 +142,10 @@ pub(super) struct Upkeep {
     still: Option<(Index, Monotonic)>,
     size: u64,
     rewritten: u64,
-    /// When that was, or when this process first looked.
-    rewritten_at: Option<Monotonic>,
+    /// When that was, or when this process first looked, and where the log began then.
+    rewritten_at: Option<(Monotonic, Index)>,
+    /// The log is not cut in place before so much may go.
+    cut_at: Index,
 }
 
 impl Upkeep {
@@ -175,6 +181,7 @@ impl Upkeep {
             size: 0,
             rewritten,
             rewritten_at: None,
+            cut_at: Index(0),
         }
     }
 
@@ -304,7 +311,7 @@ impl Upkeep {
         let step = match self.stage {
             Stage::Idle | Stage::Computing => match self.begin(sight) {
                 Some(begin) => begin,
-                None => return self.scrub(sight),
+                None => return self.cut_in_place(sight).or_else(|| self.scrub(sight)),
             },
             Stage::Copying => {
                 let hurries = self.hurries(sight.low);
@@ -313,7 +320,7 @@ impl Upkeep {
                     portions: if hurries { PORTIONS_HURRIED } else { 1 },
                     cut: sight
                         .checkpoint
-                        .map(|applied| self.cut(sight, applied.applied)),
+                        .map(|applied| self.cut_by_copying(sight, applied.applied)),
                 }
             }
             Stage::Checking => RewriteStep::Check,
@@ -358,11 +365,25 @@ impl Upkeep {
 
     /// It was last rewritten long ago, and a tenth of its log or more can go.
     fn is_old(&mut self, sight: Sight<'_>, applied: Index) -> bool {
-        let since = *self.rewritten_at.get_or_insert(sight.now);
+        let (since, base) = *self.rewritten_at.get_or_insert((sight.now, sight.base));
         let least = self.policy.keep_entries.saturating_add(self.cut_min());
-        let above = applied.0.saturating_sub(sight.base.0);
+        let above = applied.0.saturating_sub(base.0);
         let age_us = self.policy.age_us;
         age_us > 0 && sight.now.since(since) >= age_us && above >= least
+    }
+
+    /// A part of what may go of the log, once that is worth a job.
+    fn cut_in_place(&mut self, sight: Sight<'_>) -> Option<Extra> {
+        let applied = sight.checkpoint?.applied;
+        let cut = self.cut(sight, applied, self.pinned.map(|(at, _)| at));
+        let least = CUT_ENTRIES_MIN.min(self.cut_min());
+        let worth = self.cut_at.max(Index(sight.base.0 + least));
+        if self.stage != Stage::Idle || cut.base < worth {
+            return None;
+        }
+        // Of what is found not to go yet nothing is tried before there is more.
+        self.cut_at = Index(cut.base.0 + least);
+        Some(Extra::Cut(cut))
     }
 
     /// Nothing was written for some time.
@@ -399,27 +420,37 @@ impl Upkeep {
             return None;
         }
         self.needed = None;
-        let cut = self.cut(sight, applied.applied);
+        let base = self.rewritten_at.map_or(sight.base, |(_, base)| base);
+        let least = if old { base.0 + self.cut_min() } else { 0 };
+        let cut = self.cut_by_copying(sight, applied.applied);
         self.stage = Stage::Copying;
         self.scrubbing.dropped();
         self.rebuilds = false;
         Some(RewriteStep::Begin {
             cut,
             applied,
-            cut_min: if old { self.cut_min() } else { 0 },
+            least: Index(least),
         })
     }
 
-    /// How much of the log may go while the trees stand there.
-    fn cut(&mut self, sight: Sight<'_>, applied: Index) -> Cut {
+    /// What a peer is given the state for must still follow it in the log, also when it has the state: it
+    /// may be far behind by then.
+    fn cut_by_copying(&mut self, sight: Sight<'_>, applied: Index) -> Cut {
+        let pinned = self.pinned.map(|(at, _)| at);
+        self.needed = self.needed.into_iter().chain(pinned).min();
+        self.cut(sight, applied, self.needed)
+    }
+
+    /// How much of the log may go while the trees stand there, and a peer needs what follows this entry.
+    fn cut(&self, sight: Sight<'_>, applied: Index, needed: Option<Index>) -> Cut {
         let mut base = sight.base;
         if !self.policy.keep_log {
-            let cut = Index(applied.0.saturating_sub(self.policy.keep_entries));
-            // What a peer is given the state for must still follow it in the log, also when it has the
-            // state: it may be far behind by then.
-            let pinned = self.pinned.map(|(at, _)| at);
-            self.needed = self.needed.into_iter().chain(pinned).min();
-            base = base.max(cut.min(self.needed.unwrap_or(cut)));
+            let below = |entries| Index(applied.0.saturating_sub(entries));
+            let behind = sight.behind;
+            let behind = behind.map(|at| at.max(below(self.policy.keep_behind)));
+            let kept = [needed, behind].into_iter().flatten().min();
+            let cut = below(self.policy.keep_entries);
+            base = base.max(cut.min(kept.unwrap_or(cut)));
         }
         let keep_age_us = self.policy.keep_age_us;
         Cut {
@@ -489,13 +520,18 @@ impl Upkeep {
             ExtraDone::Rewritten(base) => {
                 self.stage = Stage::Idle;
                 self.rewritten = size_bytes;
-                self.rewritten_at = Some(now);
+                self.rewritten_at = Some((now, base.stamp.index));
                 return Some(News::Compacted(base));
+            }
+            ExtraDone::Cut(base) => {
+                self.cut_at = Index(0);
+                return Some(News::Cut(base));
             }
             ExtraDone::RewriteFailed => self.rewrite_failed(now),
             ExtraDone::NothingToCut => {
                 self.stage = Stage::Idle;
-                self.rewritten_at = Some(now);
+                let base = self.rewritten_at.map_or(Index(0), |(_, base)| base);
+                self.rewritten_at = Some((now, base));
             }
             done
             @ (ExtraDone::Scrubbed(_) | ExtraDone::ScrubGivenUp | ExtraDone::StateWrong(_)) => {

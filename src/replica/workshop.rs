@@ -159,12 +159,27 @@ impl Workshop {
             Extra::Read(read, checkpoint) => self.read(store, read, &checkpoint),
             Extra::Step(step) => Ok(self.step(store, step)),
             Extra::Rewrite(step) => self.rewrite(store, step),
+            Extra::Cut(cut) => self.cut(store, cut),
             Extra::Scrub(part, checkpoint) => self.scrub(store, part, &checkpoint),
             Extra::Unpin => {
                 self.pin = None;
                 Ok(ExtraDone::Nothing)
             }
         }
+    }
+
+    /// A part of what may go of the log. A copy that is made of it has its base, and must find all above.
+    fn cut<S: Store>(&self, store: &mut S, cut: Cut) -> Result<ExtraDone, StorageError> {
+        if self.rewrite.is_some() || self.rebuild.is_some() {
+            return Ok(ExtraDone::Nothing);
+        }
+        let point = store.cut_point(cut.base)?;
+        let base = point.map(|at| base_at(store, at)).transpose()?.flatten();
+        let Some(base) = base.filter(|base| base.time <= cut.keep_since) else {
+            return Ok(ExtraDone::Nothing);
+        };
+        store.cut(&base)?;
+        Ok(ExtraDone::Cut(base))
     }
 
     /// A part of the state for a peer: rows of the state that it names, or else the head of the
@@ -340,10 +355,10 @@ impl Workshop {
             RewriteStep::Begin {
                 cut,
                 applied,
-                cut_min,
+                least,
             } => {
                 let base = not_younger(store, cut)?;
-                if base.0 < store.base()?.stamp.index.0.saturating_add(cut_min) {
+                if base < least {
                     return Ok(ExtraDone::NothingToCut);
                 }
                 self.begin_rewrite(store, base, applied)

@@ -213,6 +213,7 @@ impl Place<'_> {
         let (engine, recovered) = guarded(patience, move || {
             let engine = Engine::open(&path, cache_bytes)?;
             engine.migrate()?;
+            engine.finish_cut()?;
             // What a killed process left in the page cache is readable and not durable yet.
             engine.flush()?;
             let recovered = recover(&engine, state, limits::LOG_CACHE_BYTES)?;

@@ -65,6 +65,7 @@ impl Inspection {
         let (path, state) = (scratch.0.clone(), hard_state.clone().ok().flatten());
         let (engine, recovered) = guarded(PATIENCE, move || {
             let engine = Engine::open(&path, CACHE_BYTES)?;
+            engine.finish_cut()?;
             let recovered = recover(&engine, state, limits::LOG_CACHE_BYTES)?;
             Ok((engine, recovered))
         })?;

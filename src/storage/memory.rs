@@ -9,6 +9,7 @@
 //! Writes change the live image and note how to undo them; a sync forgets the notes. The recovery
 //! checks and the logic of the hard state are those of the real store.
 
+mod cut;
 mod next;
 mod other;
 mod rot;
@@ -83,6 +84,8 @@ struct Undo {
     /// What the trees stood at before the slice.
     applied: Option<Slice>,
     changes: Vec<Change>,
+    /// What a cut took.
+    cut: Option<cut::Below>,
 }
 
 #[derive(Clone)]
@@ -169,6 +172,9 @@ impl Image {
     }
 
     fn undo(&mut self, undo: Undo) {
+        if let Some(below) = undo.cut {
+            self.uncut(below);
+        }
         for change in undo.changes.into_iter().rev() {
             self.change(change);
         }
@@ -478,6 +484,14 @@ impl Store for MemStore {
             .range(from.0..=to.0)
             .map(|(_, r)| *r)
             .collect())
+    }
+
+    fn cut_point(&self, most: Index) -> Result<Option<Index>, StorageError> {
+        Ok(self.disk.lock().live.cut_point(most))
+    }
+
+    fn cut(&mut self, base: &Base) -> Result<(), StorageError> {
+        self.cut_live(base)
     }
 
     fn reader(&self) -> MemReader {

@@ -244,6 +244,13 @@ pub trait Store: Send {
     fn entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError>;
     /// Commit records with indexes in `from..=to`, ascending.
     fn commit_records(&self, from: Index, to: Index) -> Result<Vec<CommitRecord>, StorageError>;
+    /// Where the log is cut in place at little cost: the highest such index up to `most` within a
+    /// bounded number of records above the base. `None`: nowhere yet.
+    fn cut_point(&self, most: Index) -> Result<Option<Index>, StorageError>;
+    /// The log begins after this base, whose index [`Store::cut_point`] has named: entries up to it go,
+    /// and commit records before it. Not durable before [`Store::sync`]; after a crash all of it or none.
+    /// ORDER: the trees stand there or above.
+    fn cut(&mut self, base: &Base) -> Result<(), StorageError>;
     /// A handle for reads of the state trees.
     fn reader(&self) -> Self::Reader;
 

@@ -172,6 +172,16 @@ pub(super) fn check_append(
     Ok(())
 }
 
+/// Refuses a cut that would leave trees below the log's base, BEFORE any of it is done.
+pub(super) fn check_cut(at: Index, base: Index, stands: Index) -> Result<(), StorageError> {
+    if stands < at || at <= base {
+        return Err(StorageError::Unusable(format!(
+            "refused to cut the log at {at}: it begins after {base}, and the trees stand at {stands}"
+        )));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -133,6 +133,7 @@ impl Remnant {
         let (engine, found, left) = guarded(PATIENCE, move || {
             let engine = Engine::open(&path, CACHE_BYTES)?;
             engine.migrate()?;
+            engine.finish_cut()?;
             let found = recover(&engine, state, limits::LOG_CACHE_BYTES)?;
             if !found.damage.is_empty() {
                 engine.cut_after(readable_end(&engine, &found)?)?;

@@ -16,6 +16,7 @@
 //! - A crash while sled writes its index makes the next open call it damaged:
 //!   [`layout::remove_unfinished_index`].
 
+mod cut;
 mod live;
 
 pub use live::SledStore;
@@ -161,7 +162,7 @@ impl Engine {
         }
         let only_log = touched.iter().all(|tree| [LOG, COMMITS].contains(tree));
         if only_log && operations.iter().all(|(.., value)| value.is_some()) {
-            return self.insert_in_order(operations);
+            return self.write_in_order(operations);
         }
         let trees: Vec<&sled::Tree> = touched.iter().map(|tree| &self.trees[*tree]).collect();
         let done: Result<(), TransactionError<()>> = trees[..].transaction(|views| {
@@ -183,12 +184,13 @@ impl Engine {
     /// The usual batch: new blocks, then a commit record. Without a transaction sled writes one
     /// buffer instead of two, each of which is fdatasynced and wakes every thread of its pool; and
     /// none is needed, because sled's log keeps the order: after a crash a prefix is there.
-    fn insert_in_order(&self, operations: &[Operation]) -> Result<(), StorageError> {
+    fn write_in_order(&self, operations: &[Operation]) -> Result<(), StorageError> {
         for (tree, key, value) in operations {
-            if let Some(value) = value {
-                let inserted = self.trees[*tree].insert(key, value);
-                inserted.map_err(unwritten("cannot write"))?;
-            }
+            let done = match value {
+                Some(value) => self.trees[*tree].insert(key, value),
+                None => self.trees[*tree].remove(key),
+            };
+            done.map_err(unwritten("cannot write"))?;
         }
         Ok(())
     }

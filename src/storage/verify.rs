@@ -115,6 +115,11 @@ impl LogVerifier {
         }
     }
 
+    /// The log was cut meanwhile, and goes on after this entry.
+    pub fn begin_at(&mut self, base: &Base) {
+        self.last = (base.stamp, base.hash);
+    }
+
     /// The next page of entries.
     pub fn entries(&mut self, page: Vec<Entry>) {
         for entry in &page {

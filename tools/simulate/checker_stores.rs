@@ -73,6 +73,12 @@ impl Checker {
         known.map(|(stamp, hash, _)| (*stamp, *hash)).collect()
     }
 
+    /// The log in use is cut where it is, and nothing else is made of it meanwhile.
+    pub fn on_cut(&mut self, at: usize, base: &Base) {
+        self.count("logs cut in place");
+        self.prefix(at, base);
+    }
+
     /// A next store is begun.
     pub fn on_next_begin(&mut self, at: usize, base: &Base) {
         self.views[at].next = Some(Next {

@@ -184,6 +184,17 @@ impl Store for Probe<'_> {
     fn commit_records(&self, from: Index, to: Index) -> Result<Vec<CommitRecord>, StorageError> {
         self.store.commit_records(from, to)
     }
+    fn cut_point(&self, most: Index) -> Result<Option<Index>, StorageError> {
+        self.store.cut_point(most)
+    }
+    fn cut(&mut self, base: &Base) -> Result<(), StorageError> {
+        self.checker.on_cut(self.at, base);
+        if self.failing == Some(Failing::Write) {
+            self.failed = true;
+            return Err(input_output_error());
+        }
+        self.store.cut(base)
+    }
     fn reader(&self) -> MemReader {
         self.store.reader()
     }

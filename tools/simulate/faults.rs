@@ -246,6 +246,7 @@ impl Plan {
                 bytes_min: *rng.pick(&[200, 2_000, 1 << 40]),
                 age_us: *rng.pick(&[0, 0, 0, 300_000]),
                 keep_entries: *rng.pick(&[0, 5, 100]),
+                keep_behind: *rng.pick(&[0, 50, 1 << 40]),
                 keep_age_us: 0,
                 keep_log: rng.chance(100),
             },

@@ -332,6 +332,7 @@ fn rebuilt(event: &Event) -> bool {
 const CUTS: Rewriting = Rewriting {
     bytes_min: 200,
     keep_entries: 0,
+    keep_behind: 0,
     age_us: 0,
     keep_age_us: 0,
     keep_log: false,

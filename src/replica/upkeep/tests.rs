@@ -7,6 +7,7 @@ const POLICY: Rewriting = Rewriting {
     bytes_min: 100,
     age_us: 0,
     keep_entries: 10,
+    keep_behind: 30,
     keep_age_us: 0,
     keep_log: false,
 };
@@ -19,7 +20,8 @@ fn sight(checkpoint: &Slice) -> Sight<'_> {
     Sight {
         now: ms(1),
         checkpoint: Some(checkpoint),
-        base: Index(0),
+        base: Index(40),
+        behind: None,
         log_time: WallTime(5),
         written: checkpoint.applied,
         rests: false,
@@ -201,7 +203,10 @@ fn the_whole_log_is_kept_if_that_is_asked() {
     assert!(matches!(
         begun,
         Some(Extra::Rewrite(RewriteStep::Begin {
-            cut: Cut { base: Index(0), .. },
+            cut: Cut {
+                base: Index(40),
+                ..
+            },
             ..
         }))
     ));
@@ -213,40 +218,36 @@ fn a_store_is_rewritten_for_its_age_if_some_of_the_log_can_go() {
         age_us: 1_000,
         ..POLICY
     };
-    let checkpoint = slice(50);
-    let at = |now: u64, base: u64| Sight {
-        now: Monotonic(now),
-        base: Index(base),
-        ..sight(&checkpoint)
+    let begins = |upkeep: &mut Upkeep, now: u64, base: u64, applied: u64| {
+        let next = upkeep.next(Sight {
+            now: Monotonic(now),
+            base: Index(base),
+            ..sight(&slice(applied))
+        });
+        match next {
+            Some(Extra::Rewrite(RewriteStep::Begin { cut, least, .. })) => {
+                Some((cut.base.0, least.0))
+            }
+            Some(Extra::Cut(_)) | None => None,
+            other => panic!("{other:?}"),
+        }
     };
     let mut upkeep = with(policy);
     upkeep.on_done(None, 1, ms(0));
-    assert!(upkeep.next(at(5_000, 0)).is_none(), "not before it is old");
-    assert!(
-        upkeep.next(at(6_000, 39)).is_none(),
-        "11 entries, 10 stay, and 2 are too few"
-    );
-    let begun = upkeep.next(at(6_000, 38));
-    assert!(matches!(
-        begun,
-        Some(Extra::Rewrite(RewriteStep::Begin {
-            cut: Cut {
-                base: Index(40),
-                ..
-            },
-            ..
-        }))
-    ));
+    let young = begins(&mut upkeep, 5_000, 39, 50);
+    assert_eq!(young, None, "not before it is old");
+    let little = begins(&mut upkeep, 6_000, 39, 50);
+    assert_eq!(little, None, "11 entries, 10 stay, and 2 are too few");
+    let begun = begins(&mut upkeep, 6_000, 40, 51);
+    assert_eq!(begun, Some((41, 41)), "what was cut in place counts, too");
     upkeep.on_done(Some(ExtraDone::NothingToCut), 1, Monotonic(6_500));
-    assert!(
-        upkeep.next(at(7_499, 0)).is_none(),
-        "young entries: a day later"
-    );
-    assert!(upkeep.next(at(7_500, 0)).is_some());
+    let young = begins(&mut upkeep, 7_499, 40, 51);
+    assert_eq!(young, None, "young entries: a day later");
+    assert!(begins(&mut upkeep, 7_500, 40, 51).is_some());
     let done = ExtraDone::Rewritten(Base::default());
     upkeep.on_done(Some(done), 1, Monotonic(7_000));
-    assert!(upkeep.next(at(7_999, 0)).is_none());
-    assert!(upkeep.next(at(8_000, 0)).is_some());
+    assert_eq!(begins(&mut upkeep, 7_999, 40, 51), None);
+    assert!(begins(&mut upkeep, 8_000, 40, 51).is_some());
 }
 
 #[test]
@@ -270,4 +271,72 @@ fn a_part_for_a_peer_waits_for_the_trees_and_a_new_question_takes_the_place_of_t
         ..sight(&checkpoint)
     };
     assert!(matches!(upkeep.next(later), Some(Extra::Unpin)));
+}
+
+/// What the log is cut to where it is, if that is what is done next.
+fn cut_to(upkeep: &mut Upkeep, sight: Sight<'_>) -> Option<u64> {
+    match upkeep.next(sight) {
+        None => None,
+        Some(Extra::Cut(cut)) => Some(cut.base.0),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_log_is_cut_where_it_is_as_far_as_nobody_needs_it() {
+    let checkpoint = slice(100);
+    let at = |base, behind: Option<u64>| Sight {
+        base: Index(base),
+        behind: behind.map(Index),
+        ..sight(&checkpoint)
+    };
+    assert_eq!(cut_to(&mut with(POLICY), at(40, None)), Some(90));
+    assert_eq!(cut_to(&mut with(POLICY), at(88, None)), Some(90));
+    assert_eq!(
+        cut_to(&mut with(POLICY), at(89, None)),
+        None,
+        "not worth it"
+    );
+    assert_eq!(cut_to(&mut with(POLICY), at(40, Some(95))), Some(90));
+    assert_eq!(cut_to(&mut with(POLICY), at(40, Some(80))), Some(80));
+    let far = cut_to(&mut with(POLICY), at(40, Some(3)));
+    assert_eq!(far, Some(70), "it is given the state instead");
+    let all = Rewriting {
+        keep_log: true,
+        ..POLICY
+    };
+    assert_eq!(cut_to(&mut with(all), at(40, None)), None);
+    let rests = Sight {
+        rests: true,
+        ..at(40, None)
+    };
+    assert_eq!(cut_to(&mut with(POLICY), rests), None);
+    let mut pinned = with(POLICY);
+    pinned.pinned = Some((Index(60), ms(1)));
+    assert_eq!(cut_to(&mut pinned, at(40, None)), Some(60));
+}
+
+#[test]
+fn what_cannot_be_cut_yet_is_tried_again_when_there_is_more() {
+    let at = |applied| slice(applied);
+    let mut upkeep = with(POLICY);
+    assert_eq!(cut_to(&mut upkeep, sight(&at(100))), Some(90));
+    let news = upkeep.on_done(Some(ExtraDone::Cut(Base::default())), 9, ms(1));
+    assert!(matches!(news, Some(News::Cut(_))));
+    assert_eq!(cut_to(&mut upkeep, sight(&at(100))), Some(90), "goes on");
+    upkeep.on_done(Some(ExtraDone::Nothing), 9, ms(1));
+    assert_eq!(cut_to(&mut upkeep, sight(&at(101))), None);
+    assert_eq!(cut_to(&mut upkeep, sight(&at(102))), Some(92));
+}
+
+#[test]
+fn nothing_is_cut_where_it_is_while_the_store_is_copied() {
+    let checkpoint = slice(100);
+    let mut upkeep = with(POLICY);
+    upkeep.on_done(None, 1_000, ms(0));
+    for done in [ExtraDone::GoesOn, ExtraDone::Copied, ExtraDone::Checked] {
+        let next = upkeep.next(sight(&checkpoint));
+        assert!(matches!(next, Some(Extra::Rewrite(_))), "{next:?}");
+        upkeep.on_done(Some(done), 400, ms(0));
+    }
 }

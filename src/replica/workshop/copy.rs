@@ -267,11 +267,11 @@ mod tests {
             keep_since: WallTime(100),
         };
         let applied = bench.applied();
-        let cut_min = 0;
+        let least = Index(0);
         bench.step(RewriteStep::Begin {
             cut,
             applied,
-            cut_min,
+            least,
         });
         assert!(matches!(bench.copy(10, 100), ExtraDone::GoesOn));
         bench.grow(60);

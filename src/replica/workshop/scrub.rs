@@ -110,6 +110,13 @@ impl Scrub {
     }
 
     fn read_log<S: Store>(&mut self, store: &S) -> Result<(), StorageError> {
+        let base = store.base()?;
+        if base.stamp.index >= self.next {
+            // The log was cut beyond what was read of it: the rest continues the hash that was kept there.
+            self.next = base.stamp.index.next();
+            self.log.begin_at(&base);
+            return Ok(());
+        }
         let mut page = store.entries(self.next, SCRUB_PART_BYTES)?;
         page.retain(|entry| entry.index() <= self.until);
         let Some(last) = page.last().map(Entry::index) else {

@@ -54,6 +54,12 @@ impl Rot {
         self.entries.split_off(&after.next());
     }
 
+    /// Nor are these.
+    pub(super) fn cut_before(&mut self, base: Index) {
+        self.entries = self.entries.split_off(&base.next());
+        self.commits = self.commits.split_off(&base.0);
+    }
+
     pub(super) fn wrote_commit(&mut self, index: u64) {
         self.commits.remove(&index);
     }

@@ -83,7 +83,7 @@ pub(in crate::storage) struct Parts {
 }
 
 impl Live {
-    fn write_once(&mut self, write: Write) -> Result<(), StorageError> {
+    pub(super) fn write_once(&mut self, write: Write) -> Result<(), StorageError> {
         let mut operations = Vec::new();
         let (mut last, mut last_hash) = (self.last, self.last_hash);
         if let Some(after) = write.truncate_after
@@ -119,12 +119,18 @@ impl Live {
         Ok(())
     }
 
+    fn cut_log(&mut self, base: &Base) -> Result<(), StorageError> {
+        self.engine.named(caught(|| self.engine.cut(base)))?;
+        self.base = base.stamp.index;
+        Ok(())
+    }
+
     fn sync(&self) -> Result<(), StorageError> {
         self.flush()?;
         self.db_file.sync()
     }
 
-    fn flush(&self) -> Result<(), StorageError> {
+    pub(super) fn flush(&self) -> Result<(), StorageError> {
         self.engine.named(self.engine.flush())
     }
 
@@ -188,7 +194,7 @@ impl SledStore {
         Ok(())
     }
 
-    fn cut(&mut self, base: &Base) -> Result<(), StorageError> {
+    fn cut_next(&mut self, base: &Base) -> Result<(), StorageError> {
         let next = self.next_open()?;
         put_base(&next.engine, base)?;
         (next.last, next.last_hash, next.base) = (base.stamp, base.hash, base.stamp.index);
@@ -405,6 +411,15 @@ impl Store for SledStore {
         self.live.engine.commit_records(from, to)
     }
 
+    fn cut_point(&self, most: Index) -> Result<Option<Index>, StorageError> {
+        let Live { engine, base, .. } = &self.live;
+        engine.named(caught(|| engine.cut_point(*base, most)))
+    }
+
+    fn cut(&mut self, base: &Base) -> Result<(), StorageError> {
+        self.once_failed(|store| store.live.cut_log(base))
+    }
+
     fn reader(&self) -> SledReader {
         self.reader.clone()
     }
@@ -426,7 +441,7 @@ impl Store for SledStore {
     }
 
     fn next_cut(&mut self, base: &Base) -> Result<(), StorageError> {
-        let cut = self.cut(base);
+        let cut = self.cut_next(base);
         self.or_drop_next(cut)
     }
 

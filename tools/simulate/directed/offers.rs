@@ -29,6 +29,7 @@ impl Director for LateOffers {
         plan.rewriting = chat::replica::Rewriting {
             bytes_min: 200,
             keep_entries: 0,
+            keep_behind: 0,
             age_us: 0,
             keep_age_us: 0,
             keep_log: false,

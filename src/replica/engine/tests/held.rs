@@ -27,6 +27,7 @@ fn offered(cluster: &mut Cluster, at: usize) -> SnapshotHead {
 fn a_state_that_was_held_of_trees_that_were_rebuilt_is_let_go() {
     let keep_all = Rewriting {
         bytes_min: NEVER_US,
+        keep_log: true,
         ..CUTS
     };
     let mut cluster = Cluster::scrubbing(1, keep_all, 400_000);

@@ -6,6 +6,7 @@ use crate::storage::Tree;
 const INTERVAL_US: u64 = 400_000;
 const KEEP_ALL: Rewriting = Rewriting {
     bytes_min: 1 << 40,
+    keep_log: true,
     ..CUTS
 };
 
