@@ -23,6 +23,8 @@ use std::time::Duration;
 
 /// Entries between checkpoints, at most.
 const CHECKPOINT_ENTRIES_MAX: u64 = 16_384;
+/// A connected replica that is behind by less follows by the log.
+const KEEP_BEHIND_MIN: u64 = 1_000_000;
 
 /// What is wrong with the settings.
 #[derive(Debug, thiserror::Error)]
@@ -118,12 +120,12 @@ pub struct Flags {
     #[arg(long, value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_mib: Option<u64>,
-    /// Keep the whole log, for audit. Without it old entries are cut when the store is rewritten,
-    /// and the hash at the cut is kept
+    /// Keep the whole log, for audit. Without it old entries are cut, and the hash at the cut is kept
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub keep_log: bool,
-    /// So many of the newest entries are never cut [default: 100000]
+    /// So many of the newest entries are never cut, and ten times as many, at least a million, for a connected
+    /// replica that lacks them [default: 1000000]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_entries: Option<u64>,
@@ -131,14 +133,13 @@ pub struct Flags {
     #[arg(long, value_name = "TIME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_age: Option<String>,
-    /// The store is rewritten, which gives dead space back, when it has grown to three times what it
-    /// was after the last time, or three times this many MiB; to half of that if nothing was written for a
-    /// minute [default: 128]
+    /// The store is rewritten, which gives dead space back, when it has three times this many MiB and is
+    /// five times as large as what is live in it; earlier if nothing was written for a minute [default: 128]
     #[arg(long, value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewrite_mib: Option<u64>,
-    /// And when it was last rewritten so long ago, if a tenth of --keep-entries or more can be cut
-    /// [default: never for its age]
+    /// And when it was last rewritten so long ago, if a tenth of --keep-entries or more was
+    /// cut since then or can be [default: never for its age]
     #[arg(long, value_name = "TIME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewrite_age: Option<String>,
@@ -352,7 +353,7 @@ fn rewriting(raw: &Raw) -> Result<Rewriting, ConfigError> {
         })?,
         age_us: age("--rewrite-age", raw.rewrite_age.as_deref())?,
         keep_entries: raw.keep_entries,
-        keep_behind: raw.keep_entries.saturating_mul(10),
+        keep_behind: raw.keep_entries.saturating_mul(10).max(KEEP_BEHIND_MIN),
         keep_age_us: age("--keep-age", raw.keep_age.as_deref())?,
         keep_log: raw.keep_log,
     })

@@ -121,6 +121,13 @@ const _: () = assert!(METRICS_STATUS_MS * 2 < METRICS_WAIT_MS);
 /// Milliseconds between two attempts to accept a scrape while the process has no file left.
 pub const METRICS_PAUSE_MS: u64 = 100;
 
+/// A store of fewer bytes than this and its live ones is not cleaned for the space alone.
+pub const UNTIDY_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// Milliseconds beside each slice in which pages are moved out of mostly dead segments, when the store has more than
+/// this and 1.4 times its live bytes.
+pub const TIDY_MS: u64 = 2;
+/// Slices beside which that is done after the file has grown: while it does not, there are free segments.
+pub const TIDY_SLICES: u64 = 16;
 /// Blocks that leave the log in one job: what a batch waits behind.
 pub const CUT_BLOCKS_MAX: usize = 32;
 /// Entries that are cut where they are, at least: fewer wait for more.
@@ -150,9 +157,11 @@ pub const BUILD_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// Free space is looked at this often, in milliseconds: in this time a fast disk takes in less than
 /// the default of `--min-free-mib`.
 pub const DISK_LOOK_MS: u64 = 250;
-/// A store is rewritten when it has grown to so many times what it was after the last rewriting:
-/// by then most of it is dead. To half as many where space is short or nothing is written.
+/// A store is rewritten when it has so many times the least; or, where its live bytes are not known, what it was
+/// after the last rewriting: by then most of it is dead. Half as many where space is short or nothing is written.
 pub const REWRITE_GROWTH: u64 = 3;
+/// And, where that is known, so many times its live bytes.
+pub const REWRITE_LIVE_TIMES: u64 = 5;
 /// Or half as many times more, or twice that, by the replica's id (and idle ones a minute later each): not
 /// on all replicas at once.
 pub const REWRITE_STAGGERED: u64 = 3;

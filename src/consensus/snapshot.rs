@@ -398,7 +398,7 @@ impl Node {
         self.log.base().stamp.index
     }
 
-    /// The store was rewritten without the entries up to here.
+    /// The log was cut, in place or by a rewriting, and begins after this.
     pub fn on_compacted(&mut self, now: super::Now, base: crate::types::Base) {
         self.now = now;
         if base.stamp.index > self.log.base().stamp.index {

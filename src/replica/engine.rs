@@ -256,6 +256,7 @@ impl<R: StateReader> Replica<R> {
             }
         }
         let now = self.now;
+        self.upkeep.knows_live(done.live_bytes);
         match self.upkeep.on_done(done.extra, done.size_bytes, now.mono) {
             None => {}
             Some(News::Step(done)) => self.node.on_snapshot_step(now, done),
@@ -472,7 +473,7 @@ impl<R: StateReader> Replica<R> {
             rests,
             written: self.node.delivered(),
             low: self.room.is_low(),
-            fits: self.room.fits(self.upkeep.size()),
+            fits: self.room.fits(self.upkeep.copy_bytes()),
         };
         let machine = &mut self.machine;
         let mut next_slice = |recorded, force| machine.next_slice(recorded, force);

@@ -67,6 +67,7 @@ pub fn execute<S: Store>(
         fetched,
         extra,
         size_bytes: store.size_bytes(),
+        live_bytes: store.live_bytes(),
     })
 }
 

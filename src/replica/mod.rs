@@ -451,6 +451,8 @@ pub struct DiskDone {
     pub extra: Option<ExtraDone>,
     /// Bytes of the store on the disk.
     pub size_bytes: u64,
+    /// Bytes of what is in it, if that is known.
+    pub live_bytes: Option<u64>,
 }
 
 /// What a turn brought.

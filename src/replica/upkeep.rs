@@ -5,15 +5,17 @@
 //! It decides; [`super::Workshop`] does. One piece of work at a time, and none of it in a job of the
 //! core's.
 
+mod due;
 mod scrubbing;
 #[cfg(test)]
 mod tests;
 
 use super::{Config, Cut, Extra, ExtraDone, Rebuilt, RewriteStep, Rewriting, Scrubbed};
 use crate::consensus::{SnapshotChunk, SnapshotHead, SnapshotRead, SnapshotStep, StepDone};
-use crate::limits::{CUT_ENTRIES_MIN, REPLICAS_MAX, REWRITE_GROWTH, REWRITE_STAGGERED};
+use crate::limits::{CUT_ENTRIES_MIN, REPLICAS_MAX, REWRITE_STAGGERED};
 use crate::storage::Slice;
 use crate::types::{Base, Index, Monotonic, ReplicaId, WallTime};
+use due::When;
 use scrubbing::Scrubbing;
 use std::collections::VecDeque;
 
@@ -141,7 +143,10 @@ pub(super) struct Upkeep {
     /// What was last written, and since when nothing was.
     still: Option<(Index, Monotonic)>,
     size: u64,
+    live: Option<u64>,
     rewritten: u64,
+    /// What was live then, if this process has seen it.
+    rewritten_live: Option<u64>,
     /// When that was, or when this process first looked, and where the log began then.
     rewritten_at: Option<(Monotonic, Index)>,
     /// The log is not cut in place before so much may go.
@@ -179,7 +184,9 @@ impl Upkeep {
             computed: Index(0),
             still: None,
             size: 0,
+            live: None,
             rewritten,
+            rewritten_live: None,
             rewritten_at: None,
             cut_at: Index(0),
         }
@@ -209,7 +216,7 @@ impl Upkeep {
 
     /// The next store, of this size, became the live one by a snapshot.
     pub(super) fn installed(&mut self, size_bytes: u64) {
-        self.rewritten = size_bytes;
+        self.has_copied(size_bytes);
         self.stage = Stage::Idle;
         self.scrubbing.dropped();
         self.step = None;
@@ -261,11 +268,6 @@ impl Upkeep {
         true
     }
 
-    /// Bytes of the store, as last heard; also what a rewriting takes at most.
-    pub(super) fn size(&self) -> u64 {
-        self.size
-    }
-
     /// The next store of a rewriting is there.
     pub(super) fn is_rewriting(&self) -> bool {
         self.stage != Stage::Idle
@@ -311,7 +313,7 @@ impl Upkeep {
         let step = match self.stage {
             Stage::Idle | Stage::Computing => match self.begin(sight) {
                 Some(begin) => begin,
-                None => return self.cut_in_place(sight).or_else(|| self.scrub(sight)),
+                None => return self.scrub(sight).or_else(|| self.cut_in_place(sight)),
             },
             Stage::Copying => {
                 let hurries = self.hurries(sight.low);
@@ -393,28 +395,15 @@ impl Upkeep {
         now.since(since) >= IDLE_US * (1 + self.later)
     }
 
-    /// A store with more bytes than this is rewritten. Earlier where space is short or nobody waits for
-    /// the disk, if there is anything to be had.
-    fn enough(&self, early: bool) -> u64 {
-        let most = self.policy.bytes_min.max(self.rewritten);
-        if early {
-            most.saturating_add(most / 2)
-        } else {
-            let grown = most.saturating_mul(REWRITE_GROWTH);
-            grown.saturating_add((most / 2).saturating_mul(self.later))
-        }
-    }
-
-    /// Space is short, or the store grows faster than it is copied: by half again since that was due.
-    fn hurries(&self, low: bool) -> bool {
-        let due = self.enough(false);
-        low || self.size > due.saturating_add(due / 2)
-    }
-
     fn begin(&mut self, sight: Sight<'_>) -> Option<RewriteStep> {
         let applied = sight.checkpoint?.clone();
         let idle = self.is_idle(sight.now, sight.written);
-        let grown = self.size > self.enough(sight.low || idle);
+        let when = match (sight.low, idle) {
+            (true, _) => When::Low,
+            (false, true) => When::Idle,
+            (false, false) => When::Busy,
+        };
+        let grown = self.size > self.due(when);
         let old = !grown && !self.policy.keep_log && self.is_old(sight, applied.applied);
         if !(old || grown) || !sight.fits || sight.now < self.not_before {
             return None;
@@ -446,7 +435,8 @@ impl Upkeep {
         let mut base = sight.base;
         if !self.policy.keep_log {
             let below = |entries| Index(applied.0.saturating_sub(entries));
-            let behind = sight.behind;
+            // Where space is short a peer that lacks them is given the state.
+            let behind = sight.behind.filter(|_| !sight.low);
             let behind = behind.map(|at| at.max(below(self.policy.keep_behind)));
             let kept = [needed, behind].into_iter().flatten().min();
             let cut = below(self.policy.keep_entries);
@@ -511,7 +501,7 @@ impl Upkeep {
             }
             ExtraDone::Rebuilt(rebuilt) => {
                 (self.stage, self.pinned) = (Stage::Idle, None);
-                self.rewritten = size_bytes;
+                self.has_copied(size_bytes);
                 self.attempts += 1;
                 return Some(News::Rebuilt(rebuilt));
             }
@@ -519,7 +509,7 @@ impl Upkeep {
             ExtraDone::Checked if self.stage == Stage::Checking => self.stage = Stage::Installing,
             ExtraDone::Rewritten(base) => {
                 self.stage = Stage::Idle;
-                self.rewritten = size_bytes;
+                self.has_copied(size_bytes);
                 self.rewritten_at = Some((now, base.stamp.index));
                 return Some(News::Compacted(base));
             }

@@ -173,9 +173,15 @@ impl Workshop {
         if self.rewrite.is_some() || self.rebuild.is_some() {
             return Ok(ExtraDone::Nothing);
         }
-        let point = store.cut_point(cut.base)?;
-        let base = point.map(|at| base_at(store, at)).transpose()?.flatten();
-        let Some(base) = base.filter(|base| base.time <= cut.keep_since) else {
+        let at_most = |most| -> Result<Option<Base>, StorageError> {
+            let point = store.cut_point(most)?;
+            Ok(point.map(|at| base_at(store, at)).transpose()?.flatten())
+        };
+        let mut base = at_most(cut.base)?;
+        if base.as_ref().is_some_and(|base| base.time > cut.keep_since) {
+            base = at_most(not_younger(store, cut)?)?;
+        }
+        let Some(base) = base else {
             return Ok(ExtraDone::Nothing);
         };
         store.cut(&base)?;

@@ -24,7 +24,7 @@ use super::layout::{
 };
 use super::life::{begin_life, check_identity};
 use super::recovery::recover;
-use super::sled_store::{DbFile, Engine, Live, Parts};
+use super::sled_store::{DbFile, Engine, Live, LiveBytes, Parts, Tidying};
 use super::{Recovered, SledStore, StorageError, history, migrations, repair};
 use crate::consensus::HardState;
 use crate::limits;
@@ -163,6 +163,8 @@ pub fn open_directory(path: &Path, options: &OpenOptions) -> Result<Opened, Stor
     };
     let store = SledStore::new(Parts {
         live: Live {
+            bytes: live_bytes(&engine, &recovered)?,
+            tidying: Tidying::default(),
             engine,
             db_file,
             path: store_path,
@@ -198,6 +200,20 @@ pub(super) struct Place<'a> {
     pub(super) path: &'a Path,
     pub(super) cache_bytes: u64,
     pub(super) patience: Duration,
+}
+
+/// What was live with the last slice, and the entries since.
+fn live_bytes(engine: &Engine, recovered: &Recovered) -> Result<Option<LiveBytes>, StorageError> {
+    let applied = recovered.applied.as_ref().map(|slice| slice.applied);
+    let live = engine.live(applied)?;
+    Ok(live.map(|live| {
+        let since = recovered.tail.iter().filter(|e| e.index() > live.last);
+        let bytes: usize = since.map(|entry| entry.bytes().len()).sum();
+        LiveBytes {
+            log: live.log.saturating_add(bytes as u64),
+            ..live
+        }
+    }))
 }
 
 impl Place<'_> {

@@ -2,7 +2,8 @@
 //!
 //! Opening sled recovers: it truncates, rewrites, and so destroys the evidence that somebody is
 //! looking for. So this takes the directory's lock, copies the store to a private temporary
-//! directory, and opens the copy. It never migrates or repairs, and never writes to the directory
+//! directory, and opens the copy. It never migrates or repairs (but completes a cut of the log that a crash has
+//! interrupted, in the copy), and never writes to the directory
 //! (but for the lock file, if there was none).
 
 use super::directory::DirectoryLock;

@@ -286,6 +286,11 @@ pub trait Store: Send {
     /// Bytes on disk.
     fn size_bytes(&self) -> u64;
 
+    /// Bytes of all that is in it, without what it takes to keep them; `None`: not known.
+    fn live_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Remembers, for people, how the last repair ended. Nothing depends on it.
     fn note_repaired(&mut self, end: &RepairEnd) -> Result<(), StorageError> {
         let _ = end;

@@ -18,9 +18,11 @@
 
 mod cut;
 mod live;
+mod space;
 
 pub use live::SledStore;
 pub(super) use live::{Live, Parts};
+pub(super) use space::{Live as LiveBytes, Tidying};
 
 use super::fdatasync::timed;
 use super::files::failed;
@@ -37,6 +39,7 @@ use crate::types::{Base, Hash, Index, Stamp, Term};
 use bytes::Bytes;
 use sled::transaction::{TransactionError, Transactional};
 use sled::{Db, IVec};
+use space::Growth;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -153,30 +156,41 @@ impl Engine {
         Ok(())
     }
 
-    fn commit(&self, operations: &[Operation]) -> Result<(), StorageError> {
+    /// Says how the live bytes have changed. `live`: with a slice, what they were before it.
+    fn commit(
+        &self,
+        operations: &[Operation],
+        live: Option<space::Live>,
+    ) -> Result<Growth, StorageError> {
         let mut touched: Vec<usize> = operations.iter().map(|(tree, ..)| *tree).collect();
         touched.sort_unstable();
         touched.dedup();
         if touched.is_empty() {
-            return Ok(());
+            return Ok(Growth::default());
         }
         let only_log = touched.iter().all(|tree| [LOG, COMMITS].contains(tree));
         if only_log && operations.iter().all(|(.., value)| value.is_some()) {
             return self.write_in_order(operations);
         }
         let trees: Vec<&sled::Tree> = touched.iter().map(|tree| &self.trees[*tree]).collect();
-        let done: Result<(), TransactionError<()>> = trees[..].transaction(|views| {
+        let done: Result<Growth, TransactionError<()>> = trees[..].transaction(|views| {
+            let mut grown = Growth::default();
             for (tree, key, value) in operations {
                 let at = touched.binary_search(tree).expect("collected from these");
-                match value {
+                let old = match value {
                     Some(value) => views[at].insert(key.clone(), value.clone())?,
                     None => views[at].remove(key.clone())?,
                 };
+                grown.replaced(*tree, key, old.as_ref(), value.as_ref());
             }
-            Ok(())
+            if let (Some(live), Ok(at)) = (live, touched.binary_search(&META)) {
+                views[at].insert(space::LIVE_KEY, live.grown(grown).value())?;
+            }
+            Ok(grown)
         });
         match done {
-            Ok(()) | Err(TransactionError::Abort(())) => Ok(()),
+            Ok(grown) => Ok(grown),
+            Err(TransactionError::Abort(())) => Ok(Growth::default()),
             Err(TransactionError::Storage(error)) => Err(unwritten("cannot write")(error)),
         }
     }
@@ -184,15 +198,17 @@ impl Engine {
     /// The usual batch: new blocks, then a commit record. Without a transaction sled writes one
     /// buffer instead of two, each of which is fdatasynced and wakes every thread of its pool; and
     /// none is needed, because sled's log keeps the order: after a crash a prefix is there.
-    fn write_in_order(&self, operations: &[Operation]) -> Result<(), StorageError> {
+    fn write_in_order(&self, operations: &[Operation]) -> Result<Growth, StorageError> {
+        let mut grown = Growth::default();
         for (tree, key, value) in operations {
             let done = match value {
                 Some(value) => self.trees[*tree].insert(key, value),
                 None => self.trees[*tree].remove(key),
             };
-            done.map_err(unwritten("cannot write"))?;
+            let old = done.map_err(unwritten("cannot write"))?;
+            grown.replaced(*tree, key, old.as_ref(), value.as_ref());
         }
-        Ok(())
+        Ok(grown)
     }
 
     /// Entries from `from` on, about `bytes_max` bytes of them, at least one if there is any.
@@ -277,7 +293,7 @@ impl Engine {
                 None,
             ));
         }
-        self.commit(&operations)?;
+        self.commit(&operations, None)?;
         self.flush()
     }
 

@@ -33,6 +33,7 @@ fn done(disk: &mut Disk, job: &DiskJob) -> Finished {
         fetched: Vec::new(),
         extra: None,
         size_bytes: 0,
+        live_bytes: None,
     })
 }
 

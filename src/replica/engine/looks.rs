@@ -55,7 +55,11 @@ impl<R: StateReader> Replica<R> {
     /// Free space was looked at.
     pub(super) fn on_disk_space(&mut self, free: u64) {
         let building = self.upkeep.is_rewriting() || self.node.is_receiving();
-        let rewriting = if building { 0 } else { self.upkeep.size() };
+        let rewriting = if building {
+            0
+        } else {
+            self.upkeep.copy_bytes()
+        };
         if !self.room.see(free, rewriting) {
             return;
         }

@@ -1,6 +1,7 @@
 //! Which piece of work comes when.
 
 use super::*;
+use crate::limits::REWRITE_GROWTH;
 use crate::replica::testing::{ms, slice};
 
 const POLICY: Rewriting = Rewriting {
@@ -311,6 +312,11 @@ fn the_log_is_cut_where_it_is_as_far_as_nobody_needs_it() {
         ..at(40, None)
     };
     assert_eq!(cut_to(&mut with(POLICY), rests), None);
+    let low = Sight {
+        low: true,
+        ..at(40, Some(3))
+    };
+    assert_eq!(cut_to(&mut with(POLICY), low), Some(90));
     let mut pinned = with(POLICY);
     pinned.pinned = Some((Index(60), ms(1)));
     assert_eq!(cut_to(&mut pinned, at(40, None)), Some(60));
@@ -339,4 +345,64 @@ fn nothing_is_cut_where_it_is_while_the_store_is_copied() {
         assert!(matches!(next, Some(Extra::Rewrite(_))), "{next:?}");
         upkeep.on_done(Some(done), 400, ms(0));
     }
+}
+
+#[test]
+fn a_store_whose_live_bytes_are_known_is_rewritten_when_it_is_mostly_dead() {
+    let due = |live, rewritten, when| {
+        let upkeep = Upkeep {
+            rewritten,
+            live,
+            ..with(POLICY)
+        };
+        upkeep.due(when)
+    };
+    let (busy, idle, low) = (When::Busy, When::Idle, When::Low);
+    assert_eq!(
+        due(Some(10), 0, busy),
+        300,
+        "not below three times the least"
+    );
+    assert_eq!(due(Some(200), 0, busy), 1_000);
+    assert_eq!(
+        due(Some(200), 600, busy),
+        1_000,
+        "all it grew by may be alive"
+    );
+    assert_eq!(due(Some(200), 0, idle), 400);
+    assert_eq!(due(Some(200), 400, idle), 500, "it has just been copied");
+    assert_eq!(due(Some(300), 300, low), 450);
+    assert_eq!(due(None, 200, busy), 600);
+    assert_eq!(due(None, 200, low), 300);
+    let mib = |bytes: u64| bytes << 20;
+    let gone = due(Some(mib(20)), mib(4_000), idle);
+    assert_eq!(gone, mib(40), "and most of that is gone");
+    let mut second = with(POLICY);
+    (second.later, second.live) = (1, Some(200));
+    assert_eq!(second.due(busy), 1_100, "not all at once");
+}
+
+/// Else it would be copied again and again.
+#[test]
+fn a_copy_is_never_due_when_it_has_just_been_made() {
+    for live in [0, 1, 1_000, 1 << 20, 100 << 20, 10 << 30] {
+        for size in [live, live * 2, live * 7, live * 7 + (8 << 20)] {
+            let mut upkeep = with(POLICY);
+            upkeep.knows_live(Some(live));
+            let done = ExtraDone::Rewritten(Base::default());
+            upkeep.on_done(Some(done), size, ms(0));
+            for when in [When::Busy, When::Idle, When::Low] {
+                assert!(size <= upkeep.due(when), "{size} of {live}, {when:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_copy_of_little_fits_where_the_file_would_not() {
+    let mut upkeep = with(POLICY);
+    upkeep.on_done(None, 1 << 40, ms(0));
+    assert_eq!(upkeep.copy_bytes(), 1 << 40);
+    upkeep.knows_live(Some(1 << 30));
+    assert_eq!(upkeep.copy_bytes(), (3 << 30) + (64 << 20));
 }

@@ -175,7 +175,7 @@ mod tests {
     use crate::replica::{Extra, ExtraDone, Portions, RewriteStep, Workshop};
     use crate::storage::{MemDisk, MemStore};
     use crate::types::entry::Kind;
-    use crate::types::{Members, Stamp, Term, WallTime};
+    use crate::types::{Incarnation, Members, ReplicaId, Stamp, Term, WallTime};
 
     /// A store with a log and a few records, and the workshop beside it.
     struct Bench {
@@ -244,8 +244,12 @@ mod tests {
         }
     }
 
-    /// Rows are copied with entries 1 to 20 there, and 21 to 60 come meanwhile.
-    fn rewritten(keep_since: u64) -> MemStore {
+    fn members() -> Members {
+        Members::from([(ReplicaId(1), Incarnation([1; 16]))])
+    }
+
+    /// A store with the entries 1 to 20.
+    fn begun() -> Bench {
         let (store, _) = MemStore::open(&MemDisk::new()).unwrap();
         let mut bench = Bench {
             store,
@@ -253,7 +257,7 @@ mod tests {
                 rows_max: 1,
                 ..Portions::default()
             }),
-            last: Entry::formation(&Members::new()),
+            last: Entry::formation(&members()),
         };
         let append = vec![bench.last.clone()];
         let formation = Write {
@@ -262,6 +266,12 @@ mod tests {
         };
         bench.store.write(formation).unwrap();
         bench.grow(20);
+        bench
+    }
+
+    /// Rows are copied with entries 1 to 20 there, and 21 to 60 come meanwhile.
+    fn rewritten(keep_since: u64) -> MemStore {
+        let mut bench = begun();
         let cut = Cut {
             base: Index(10),
             keep_since: WallTime(100),
@@ -302,5 +312,45 @@ mod tests {
             let rows = users.range(Tree::Users, &[], &KEYS_END, 10).unwrap();
             assert_eq!(rows.len(), 3, "every record is there");
         }
+    }
+
+    /// The copy has the base that the log had when it began, and must find every entry above that.
+    #[test]
+    fn a_log_that_is_copied_is_not_cut_where_it_is() {
+        let mut bench = begun();
+        let cut = |bench: &mut Bench, base, keep_since| {
+            let (base, keep_since) = (Index(base), WallTime(keep_since));
+            let extra = Extra::Cut(Cut { base, keep_since });
+            let done = bench.workshop.work(&mut bench.store, extra).unwrap();
+            (done, bench.store.base().unwrap().stamp.index)
+        };
+        assert!(matches!(
+            cut(&mut bench, 4, 3),
+            (ExtraDone::Cut(_), Index(3))
+        ));
+        let begin = RewriteStep::Begin {
+            cut: Cut {
+                base: Index(5),
+                keep_since: WallTime(100),
+            },
+            applied: bench.applied(),
+            least: Index(0),
+        };
+        bench.step(begin);
+        assert!(matches!(
+            cut(&mut bench, 8, 100),
+            (ExtraDone::Nothing, Index(3))
+        ));
+        while matches!(bench.copy(5, 100), ExtraDone::GoesOn) {}
+        assert!(matches!(
+            bench.step(RewriteStep::Install),
+            ExtraDone::Rewritten(_)
+        ));
+        assert!(matches!(
+            cut(&mut bench, 8, 100),
+            (ExtraDone::Cut(_), Index(8))
+        ));
+        let entries = bench.store.entries(Index(1), usize::MAX).unwrap();
+        assert_eq!(entries.len(), 12);
     }
 }

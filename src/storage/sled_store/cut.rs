@@ -3,10 +3,11 @@
 //! sled gives their room to what is written next. It is done without a transaction, whose marker would be
 //! fdatasynced by itself: the base is raised first, and what lies below it goes then.
 
+use super::space::Growth;
 use super::{COMMITS, Engine, LOG, META, Operation, RUNS, unreadable};
 use crate::limits;
 use crate::storage::guard::caught;
-use crate::storage::recovery::{Fault, Source};
+use crate::storage::recovery::Source;
 use crate::storage::{StorageError, records};
 use crate::types::{Base, Index};
 use sled::IVec;
@@ -31,16 +32,22 @@ impl Engine {
         Ok(point)
     }
 
-    pub(super) fn cut(&self, base: &Base) -> Result<(), StorageError> {
+    /// Says how the live bytes have changed.
+    pub(super) fn cut(&self, base: &Base) -> Result<Growth, StorageError> {
         let at = base.stamp.index;
         let stands = Source::applied(self)?.map_or(Index(0), |slice| slice.applied);
         records::check_cut(at, Source::base(self)?.stamp.index, stands)?;
-        let next = self.trees[LOG].contains_key(records::index_key(at.next()));
-        if !next.map_err(unreadable("cannot read the log in"))? {
+        if !self.begins_at(at.next())? {
             let inside = format!("refused to cut the log at {at}, inside a block");
             return Err(StorageError::Unusable(inside));
         }
         self.write_in_order(&self.cut_operations(base)?)
+    }
+
+    /// Is this the first entry of a block?
+    fn begins_at(&self, index: Index) -> Result<bool, StorageError> {
+        let block = self.trees[LOG].contains_key(records::index_key(index));
+        block.map_err(unreadable("cannot read the log in"))
     }
 
     /// ORDER: first the base, and then what lies below it goes. sled's log keeps that order, so that after a
@@ -54,15 +61,19 @@ impl Engine {
 
     /// Completes a cut that a crash has interrupted.
     pub(in crate::storage) fn finish_cut(&self) -> Result<(), StorageError> {
-        let read = || Ok((Source::base(self)?, Source::applied(self)?));
-        match self.named(caught(|| Ok(read()))) {
-            Ok(Ok((base, Some(slice)))) if slice.applied >= base.stamp.index => {
-                let left = self.named(caught(|| self.below(base.stamp.index)))?;
-                self.named(caught(|| self.write_in_order(&left)))
+        let finish = || {
+            let base = Source::base(self)?.stamp.index;
+            let stands = Source::applied(self)?.map_or(Index(0), |slice| slice.applied);
+            // A cut needs a block that begins there: anything else is damage, and kept as it is.
+            if Index(0) < base && base <= stands && self.begins_at(base.next())? {
+                self.write_in_order(&self.below(base)?)?;
             }
+            Ok(())
+        };
+        match self.named(caught(finish)) {
             // What cannot be read is recovery's business.
-            Ok(Ok(_) | Err(Fault::Found(_))) | Err(StorageError::Damaged(_)) => Ok(()),
-            Ok(Err(Fault::Failed(error))) | Err(error) => Err(error),
+            Err(StorageError::Damaged(_)) => Ok(()),
+            done => done,
         }
     }
 
@@ -96,6 +107,7 @@ mod tests {
     use crate::storage::recovery::recover;
     use crate::storage::sled_store::DbFile;
     use crate::storage::sled_store::live::Live;
+    use crate::storage::sled_store::space::Tidying;
     use crate::storage::testing::after;
     use crate::storage::{CommitRecord, Slice, Write, layout};
     use crate::types::entry::Entry;
@@ -116,6 +128,8 @@ mod tests {
             last: Stamp::ZERO,
             last_hash: Hash::default(),
             base: Index(0),
+            bytes: None,
+            tidying: Tidying::default(),
         };
         let mut log: Vec<Entry> = Vec::new();
         for batch in 0..6 {

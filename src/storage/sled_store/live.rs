@@ -1,5 +1,6 @@
 //! The store of a running replica, and the next one while it is built.
 
+use super::space::{Growth, Live as LiveBytes, Tidying};
 use super::{COMMITS, DbFile, Engine, META, RUNS, STATE, SledReader, put_blocks};
 use crate::consensus::HardState;
 use crate::limits;
@@ -37,6 +38,9 @@ pub(in crate::storage) struct Live {
     pub(in crate::storage) last_hash: Hash,
     /// The log begins after this entry.
     pub(in crate::storage) base: Index,
+    /// Live bytes, if they were counted from the first.
+    pub(in crate::storage) bytes: Option<LiveBytes>,
+    pub(in crate::storage) tidying: Tidying,
 }
 
 /// The next store.
@@ -114,15 +118,44 @@ impl Live {
                 operations.push((STATE + change.tree as usize, key, value));
             }
         }
-        self.engine.named(self.engine.commit(&operations))?;
+        if let (Some(slice), Some(bytes)) = (&write.slice, &mut self.bytes) {
+            (bytes.applied, bytes.last) = (slice.applied, last.index);
+        }
+        let counted = self.bytes.filter(|_| write.slice.is_some());
+        let grown = self.engine.commit(&operations, counted);
+        self.has_grown(self.engine.named(grown)?);
         (self.last, self.last_hash) = (last, last_hash);
         Ok(())
     }
 
     fn cut_log(&mut self, base: &Base) -> Result<(), StorageError> {
-        self.engine.named(caught(|| self.engine.cut(base)))?;
+        let grown = self.engine.named(caught(|| self.engine.cut(base)))?;
+        self.has_grown(grown);
         self.base = base.stamp.index;
+        self.put_bytes()
+    }
+
+    fn has_grown(&mut self, by: Growth) {
+        self.bytes = self.bytes.map(|bytes| bytes.grown(by));
+    }
+
+    /// Keeps the live bytes where no slice does.
+    fn put_bytes(&self) -> Result<(), StorageError> {
+        let last = self.last.index;
+        let put = self
+            .bytes
+            .map(|bytes| self.engine.put_live(LiveBytes { last, ..bytes }));
+        self.engine.named(put.transpose())?;
         Ok(())
+    }
+
+    /// Has dead space cleaned, if there is much and the file grows.
+    fn tidy(&mut self) -> Result<(), StorageError> {
+        let Some(live) = self.bytes else {
+            return Ok(());
+        };
+        let time = self.tidying.time(self.size_bytes(), live.sum());
+        self.engine.named(self.engine.tidy(time))
     }
 
     fn sync(&self) -> Result<(), StorageError> {
@@ -190,6 +223,8 @@ impl SledStore {
             last: base.stamp,
             last_hash: base.hash,
             base: base.stamp.index,
+            bytes: Some(LiveBytes::default()),
+            tidying: Tidying::default(),
         }));
         Ok(())
     }
@@ -289,6 +324,7 @@ impl SledStore {
         let Some(Next::Open(next)) = self.next.take() else {
             return Err(StorageError::Unusable("no next store is open".into()));
         };
+        next.put_bytes()?;
         next.sync()?;
         self.rewritten_bytes = next.size_bytes();
         layout::write_format(&next.path, self.rewritten_bytes)?;
@@ -323,7 +359,8 @@ impl SledStore {
 fn put_base(engine: &Engine, base: &Base) -> Result<(), StorageError> {
     let key = IVec::from(records::BASE_KEY);
     let value = IVec::from(records::base_value(base));
-    engine.commit(&[(META, key, Some(value))])
+    engine.commit(&[(META, key, Some(value))], None)?;
+    Ok(())
 }
 
 /// A store that nothing names is no harm where it is.
@@ -376,7 +413,11 @@ impl Store for SledStore {
     type Reader = SledReader;
 
     fn write(&mut self, write: Write) -> Result<(), StorageError> {
-        self.once_failed(|store| store.live.write_once(write))
+        self.once_failed(|store| {
+            let slice = write.slice.is_some();
+            store.live.write_once(write)?;
+            if slice { store.live.tidy() } else { Ok(()) }
+        })
     }
 
     fn sync(&mut self) -> Result<(), StorageError> {
@@ -478,6 +519,10 @@ impl Store for SledStore {
 
     fn size_bytes(&self) -> u64 {
         self.live.size_bytes()
+    }
+
+    fn live_bytes(&self) -> Option<u64> {
+        self.live.bytes.map(LiveBytes::sum)
     }
 
     fn note_repaired(&mut self, end: &RepairEnd) -> Result<(), StorageError> {

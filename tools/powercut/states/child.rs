@@ -58,6 +58,7 @@ fn take(step: &Step, directory: &Path, store: &mut Option<SledStore>) -> anyhow:
     let store = store.as_mut().context("it is not open")?;
     match step {
         Step::Write(write) => store.write(write.clone())?,
+        Step::Cut(base) => store.cut(base)?,
         Step::Sync => store.sync()?,
         Step::Promise(state, sync) => store.write_hard_state(state, *sync)?,
         Step::NextBegin(base) => store.next_begin(base)?,

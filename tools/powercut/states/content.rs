@@ -56,6 +56,14 @@ impl Content {
         }
     }
 
+    /// The log begins after this base.
+    pub fn cut(&mut self, base: &Base) {
+        let at = base.stamp.index;
+        self.entries.retain(|entry| entry.index() > at);
+        self.commits.retain(|index, _| *index >= at);
+        self.base = base.clone();
+    }
+
     /// A slice up to an entry with these changes, and the digest of the rows as they are then.
     pub fn slice(&self, entry: &Entry, changes: Vec<Change>) -> Slice {
         let mut slice = Slice {

@@ -15,12 +15,15 @@ use chat::types::{
 };
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Rounds of a script.
 const ROUNDS: usize = 24;
 /// Of so many seeds one writes batches at their full size, so that sled fills and reuses segments.
 const LARGE_EVERY: u64 = 4;
+/// Entries in one write to the next store.
+const NEXT_ENTRIES: usize = 8;
 /// The inbox that every slice writes to.
 const HOT: &[u8] = b"hot recipient";
 /// A store that does not open in this time hangs: it has a few MiB.
@@ -32,6 +35,8 @@ pub enum Step {
     Open,
     /// Writes to the live store.
     Write(Write),
+    /// Cuts its log where it is.
+    Cut(Base),
     /// Syncs it.
     Sync,
     /// Writes the promises, durably or not.
@@ -114,6 +119,7 @@ impl Script {
             random: StdRng::seed_from_u64(seed),
             large: seed.is_multiple_of(LARGE_EVERY),
             content: Content::default(),
+            blocks: BTreeSet::new(),
             next: None,
             promises: new_life(&options()),
             steps: Vec::new(),
@@ -122,8 +128,9 @@ impl Script {
         for _ in 0..ROUNDS {
             match author.random.random_range(0..100) {
                 0..35 => author.batches(),
-                35..60 => author.slices(),
-                60..70 => author.new_term(),
+                35..55 => author.slices(),
+                55..62 => author.cut(),
+                62..70 => author.new_term(),
                 70..80 => author.rewrite(),
                 80..84 => author.give_up_a_rewriting(),
                 84..92 => author.close(),
@@ -148,6 +155,8 @@ struct Author {
     random: StdRng,
     large: bool,
     content: Content,
+    /// Where a block of the log begins for certain.
+    blocks: BTreeSet<Index>,
     next: Option<Content>,
     promises: HardState,
     steps: Vec<(Step, After)>,
@@ -186,6 +195,10 @@ impl Author {
 
     fn write(&mut self, write: Write) {
         let in_parts = write.slice.is_none() && write.truncate_after.is_none();
+        if let Some(after) = write.truncate_after {
+            self.blocks.split_off(&after.next());
+        }
+        self.blocks.extend(write.append.first().map(Entry::index));
         let one_term = write
             .append
             .iter()
@@ -392,15 +405,24 @@ impl Author {
         });
     }
 
-    /// The next store, up to where it could be installed. False: there is nothing to begin with.
-    fn build(&mut self) -> bool {
-        let Some(applied) = self.content.applied.clone() else {
-            return false;
-        };
-        let from = self.content.base.stamp.index.0;
-        let cut = Index(self.random.random_range(from..=applied.applied.0));
-        let base = self.content.entries.iter().find(|e| e.index() == cut);
-        let base = base.map_or_else(
+    /// Cuts the log at the end of a block that is in the trees.
+    fn cut(&mut self) {
+        let stands = self.content.applied.as_ref().map(|slice| slice.applied);
+        let (base, stands) = (self.content.base.stamp.index, stands.unwrap_or_default());
+        let ends = self.blocks.iter().map(|first| first.previous());
+        let ends: Vec<Index> = ends.filter(|end| base < *end && *end <= stands).collect();
+        if ends.is_empty() {
+            return;
+        }
+        let at = ends[self.random.random_range(0..ends.len())];
+        let base = self.base_at(at);
+        self.content.cut(&base);
+        self.push(Step::Cut(base), (false, false));
+    }
+
+    fn base_at(&self, at: Index) -> Base {
+        let entry = self.content.entries.iter().find(|e| e.index() == at);
+        entry.map_or_else(
             || self.content.base.clone(),
             |entry| Base {
                 stamp: entry.stamp(),
@@ -408,7 +430,17 @@ impl Author {
                 time: entry.time(),
                 founders: members(),
             },
-        );
+        )
+    }
+
+    /// The next store, up to where it could be installed. False: there is nothing to begin with.
+    fn build(&mut self) -> bool {
+        let Some(applied) = self.content.applied.clone() else {
+            return false;
+        };
+        let from = self.content.base.stamp.index.0;
+        let cut = Index(self.random.random_range(from..=applied.applied.0));
+        let base = self.base_at(cut);
         self.next = Some(Content {
             base: base.clone(),
             ..Content::default()
@@ -424,7 +456,7 @@ impl Author {
         let commits: Vec<CommitRecord> =
             self.content.commits.range(cut..).map(|(_, c)| *c).collect();
         let newest = commits.last().copied();
-        for part in above.chunks(8) {
+        for part in above.chunks(NEXT_ENTRIES) {
             self.write_next(Write {
                 append: part.to_vec(),
                 ..Write::default()
@@ -469,6 +501,8 @@ impl Author {
         }
         self.push(Step::NextCheck, (false, false));
         if let Some(next) = self.next.take() {
+            let parts = next.entries.chunks(NEXT_ENTRIES);
+            self.blocks = parts.map(|part| part[0].index()).collect();
             self.content = next;
         }
         self.push(Step::NextInstall, (true, false));
@@ -503,6 +537,7 @@ impl Author {
     /// Damage was met: the store is put aside, and an empty one filled again.
     fn repair(&mut self) {
         self.content = Content::default();
+        self.blocks.clear();
         self.promises = self.promises.clone().with_repair(Repair::UnderWay);
         self.push(Step::Note, (true, true));
         self.close();
