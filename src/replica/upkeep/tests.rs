@@ -351,8 +351,8 @@ fn nothing_is_cut_where_it_is_while_the_store_is_copied() {
 fn a_store_whose_live_bytes_are_known_is_rewritten_when_it_is_mostly_dead() {
     let due = |live, rewritten, when| {
         let upkeep = Upkeep {
-            rewritten,
             live,
+            rewritten,
             ..with(POLICY)
         };
         upkeep.due(when)

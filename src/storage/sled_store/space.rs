@@ -197,7 +197,7 @@ mod tests {
         engine.migrate().unwrap();
         let mut live = Live::default();
         for round in 0..200_u64 {
-            let value = |n: u64| (n % 3 > 0).then(|| vec![7; (n * 31 % 300) as usize]);
+            let value = |n: u64| (!n.is_multiple_of(3)).then(|| vec![7; (n * 31 % 300) as usize]);
             let mut operations: Vec<Operation> = (0..5)
                 .map(|n| put(STATE + n as usize % 4, (round * n) % 23, value(round + n)))
                 .collect();
