@@ -59,7 +59,7 @@
 //! trees. A store that is damaged, as the open finds or a run before has found, is put aside by
 //! `storage::repair`, and `consensus::repair` says when the replica counts again.
 //!
-//! **Nothing happens for hours.** `replica::upkeep` decides when the store is rewritten and when all of
+//! **Nothing happens for hours.** `replica::upkeep` decides when the log is cut, when the store is rewritten and when all of
 //! it is read again; `replica::workshop` does it, part by part, beside the log.
 //!
 //! # Absent on purpose

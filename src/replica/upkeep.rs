@@ -1,5 +1,5 @@
-//! When the disk works beside the log: parts of the state for peers, the next store's steps, the
-//! rewriting that cuts the log and gives space back, the rebuilding of a state that is doubted, and
+//! When the disk works beside the log: parts of the state for peers, the next store's steps, the cut of the
+//! log where it is, the rewriting that gives space back, the rebuilding of a state that is doubted, and
 //! the scrub that reads everything again.
 //!
 //! It decides; [`super::Workshop`] does. One piece of work at a time, and none of it in a job of the
