@@ -124,7 +124,7 @@ pub const METRICS_PAUSE_MS: u64 = 100;
 /// A store of fewer bytes than this and its live ones is not cleaned for the space alone.
 pub const UNTIDY_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// Milliseconds beside each slice in which pages are moved out of mostly dead segments, when the store has more than
-/// this and 1.4 times its live bytes.
+/// [`UNTIDY_BYTES_MIN`] and 1.4 times its live bytes.
 pub const TIDY_MS: u64 = 2;
 /// Slices beside which that is done after the file has grown: while it does not, there are free segments.
 pub const TIDY_SLICES: u64 = 16;
