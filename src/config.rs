@@ -527,6 +527,7 @@ impl Config {
                 election_iters: self.election_iters,
                 election_check_interval_us: us(self.election_check_interval),
                 initialize_wait_us: us(self.initialize_wait),
+                notice_wait_us: crate::limits::NOTICE_WAIT_US,
                 build: version(),
                 level: crate::types::LEVEL,
             },

@@ -22,6 +22,9 @@ const _: () = assert!(ENTRY_PAYLOAD_BYTES_MAX + 1024 < BLOCK_BYTES_MAX);
 pub const BATCH_ENTRIES_MAX: usize = 1024;
 /// Most bytes of entries in one append message. gRPC's default message limit is 4 MiB.
 pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
+/// While batches follow each other closely, a commit index waits for so many microseconds for entries
+/// that carry it.
+pub const NOTICE_WAIT_US: u64 = 500;
 /// Append messages on the way to one secondary before its answer is awaited.
 pub const APPENDS_IN_FLIGHT_MAX: usize = 64;
 /// Bytes of committed entries kept in memory for secondaries that are a little behind.

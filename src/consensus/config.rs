@@ -17,6 +17,9 @@ pub struct Config {
     pub election_check_interval_us: u64,
     /// How long a booting replica waits for the others, in microseconds.
     pub initialize_wait_us: u64,
+    /// While batches follow each other closely, a commit index waits for so many microseconds for
+    /// entries that carry it.
+    pub notice_wait_us: u64,
     /// Version and build, told to peers.
     pub build: String,
     /// The highest level that this build knows: [`crate::types::LEVEL`] outside of tests.

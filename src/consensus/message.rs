@@ -394,6 +394,8 @@ pub struct Append {
     pub entries: Vec<Entry>,
     /// The primary's commit index.
     pub commit: Index,
+    /// It only tells the commit index: without entries no answer is wanted.
+    pub notice: bool,
 }
 
 /// A secondary's answer.

@@ -83,6 +83,7 @@ mod memory;
 mod message;
 mod mutants;
 mod node;
+mod notices;
 mod poll;
 mod primary;
 mod progress;

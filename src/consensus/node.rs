@@ -484,7 +484,7 @@ impl Node {
         let refused = NotPrimary {
             primary: self.primary.filter(|id| *id != self.config.id),
         };
-        let Some(leading) = &self.leading else {
+        let Some(leading) = &mut self.leading else {
             return Err(refused);
         };
         let full = leading.uncommitted_bytes > UNCOMMITTED_BYTES_MAX
@@ -492,6 +492,7 @@ impl Node {
         if !leading.serving || leading.handing_over.is_some() || full {
             return Err(refused);
         }
+        leading.notices.on_batch(payloads.len(), now.mono);
         let first = self.log.last().index.next();
         for (kind, payload) in payloads {
             self.propose_entry(*kind, payload);

@@ -1,6 +1,7 @@
 //! The primary: entry times, replication to each secondary, commits, stepping down.
 
 use super::clocks::base_time;
+use super::notices::Notices;
 use super::progress::{Progress, Sending};
 use super::{Append, AppendReply, Body, Event, Message, Mutant, Node, Refresh};
 use crate::limits::APPEND_BYTES_MAX;
@@ -35,6 +36,7 @@ pub(super) struct PrimaryState {
     pub(super) own_moved: Monotonic,
     /// When the commit index last moved, or the log was last all committed.
     commit_moved: Monotonic,
+    pub(super) notices: Notices,
     /// Of proposals; bounds what a primary without a majority gathers.
     pub(super) uncommitted_bytes: usize,
     /// Writes of clients are refused: see `room`.
@@ -72,6 +74,7 @@ impl PrimaryState {
             last_time: WallTime(0),
             own_moved: now.mono,
             commit_moved: now.mono,
+            notices: Notices::new(now.mono),
             uncommitted_bytes: 0,
             full: false,
             rebuilding: BTreeSet::new(),
@@ -114,6 +117,7 @@ impl Node {
             last_time: before,
             own_moved: self.now.mono,
             commit_moved: self.now.mono,
+            notices: Notices::new(self.now.mono),
             uncommitted_bytes: 0,
             full: false,
             rebuilding: BTreeSet::new(),
@@ -253,6 +257,9 @@ impl Node {
         }
         self.commit = index;
         leading.commit_moved = self.now.mono;
+        leading
+            .notices
+            .on_commit(self.now.mono, self.config.notice_wait_us);
         self.stuck_limit_us = self.config.election_timeout_us() * 4;
         self.maybe_serve();
         self.maybe_readmit();
@@ -304,7 +311,8 @@ impl Node {
         }
     }
 
-    /// Sends each secondary what it lacks. A commit advance goes at once when no batch carries it.
+    /// Sends each secondary what it lacks. A commit advance goes with the next entries, or alone when
+    /// none come within a moment, or none are expected.
     pub(super) fn send_appends(&mut self) {
         let Some(leading) = &self.leading else {
             return;
@@ -320,14 +328,16 @@ impl Node {
         let last = self.log.last().index;
         let known = &self.peers[&id];
         let linked = known.link && known.run.is_some();
-        let Some(progress) = self.leading.as_mut().and_then(|l| l.peers.get_mut(&id)) else {
+        let Some(leading) = self.leading.as_mut().filter(|_| linked) else {
             return false;
         };
-        if !linked {
+        let notice_due = leading.notices.are_due(self.now.mono);
+        let Some(progress) = leading.peers.get_mut(&id) else {
             return false;
-        }
+        };
         let commit = self.commit;
-        if progress.sending(last, commit) == Sending::Nothing {
+        let sending = progress.sending(last, commit, notice_due);
+        if sending == Sending::Nothing {
             return false;
         }
         if progress.next <= self.log.base().stamp.index {
@@ -363,6 +373,7 @@ impl Node {
             previous_hash,
             entries,
             commit,
+            notice: sending == Sending::Notice,
         };
         self.send(id, Body::Append(append));
         true
@@ -396,6 +407,7 @@ impl Node {
             previous_hash: first.previous_hash(),
             entries,
             commit,
+            notice: false,
         };
         self.send(peer, Body::Append(append));
     }
@@ -543,6 +555,7 @@ impl PrimaryState {
             last_time: _,
             own_moved,
             commit_moved,
+            notices,
             uncommitted_bytes,
             full,
             rebuilding,
@@ -556,5 +569,6 @@ impl PrimaryState {
         }
         view.put(&view.recent_at_tick(*own_moved, limit_us));
         view.put(&view.recent_at_tick(*commit_moved, limit_us));
+        notices.view(*commit_moved);
     }
 }

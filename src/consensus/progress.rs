@@ -31,8 +31,10 @@ enum State {
 pub(super) enum Sending {
     Nothing,
     Entries,
-    /// A probe, a heartbeat or a commit advance.
+    /// A probe or a heartbeat.
     Beat,
+    /// A commit advance: wants no answer.
+    Notice,
 }
 
 /// Invariants: `matched < next`; `matched` never falls within a run of the peer.
@@ -112,7 +114,8 @@ impl Progress {
         }
     }
 
-    pub(super) fn sending(&self, last: Index, commit: Index) -> Sending {
+    /// `notice_due`: a commit advance is not to wait any longer for entries that carry it.
+    pub(super) fn sending(&self, last: Index, commit: Index, notice_due: bool) -> Sending {
         match self.state {
             State::Probe { sent: false } => Sending::Beat,
             State::Probe { sent: true } | State::Fetch { .. } | State::Snapshot { .. } => {
@@ -120,9 +123,14 @@ impl Progress {
             }
             State::Replicate if self.next <= last && !self.window_is_full() => Sending::Entries,
             State::Replicate if self.beat_due => Sending::Beat,
-            State::Replicate if self.commit_sent < commit => Sending::Beat,
+            State::Replicate if self.lacks_commit(commit) && notice_due => Sending::Notice,
             State::Replicate => Sending::Nothing,
         }
+    }
+
+    /// It follows, and was not told of this commit.
+    pub(super) fn lacks_commit(&self, commit: Index) -> bool {
+        self.state == State::Replicate && self.commit_sent < commit
     }
 
     pub(super) fn on_sent(&mut self, last: Option<Index>, commit: Index, _now: Monotonic) {

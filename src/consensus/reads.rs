@@ -156,6 +156,9 @@ impl Node {
                 Reader::Remote { peer, nonce } => {
                     let index = round.index;
                     self.send(peer, Body::ReadIndexReply { nonce, index });
+                    if let Some(leading) = &mut self.leading {
+                        leading.notices.hurry(self.now.mono);
+                    }
                 }
             }
         }

@@ -129,6 +129,7 @@ impl Node {
             .entries
             .last()
             .map_or(append.previous.index, Entry::index);
+        let wants_answer = !append.notice || !append.entries.is_empty();
         if !self.agrees(&append) {
             return;
         }
@@ -148,7 +149,7 @@ impl Node {
             self.hard.term_accepted = self.hard.term;
             self.jobs.want_hard_state(true);
         }
-        self.ack_due = true;
+        self.ack_due |= wants_answer;
         self.advance_followed_commit();
         self.maybe_end_repair();
         self.maybe_acknowledge();

@@ -1,6 +1,7 @@
 //! A perfect network and disk of a few nodes: the main path, step by step.
 
 mod late;
+mod notices;
 mod time;
 
 use super::*;
@@ -162,6 +163,7 @@ fn start(id: ReplicaId, ids: &[ReplicaId], run: u64) -> Start {
             election_iters: 5,
             election_check_interval_us: 10_000,
             initialize_wait_us: 2_000_000,
+            notice_wait_us: 0,
             build: "test".into(),
             level: crate::types::LEVEL,
         },

@@ -199,6 +199,7 @@ fn append(world: &World, [a, b, c, d]: [u8; 4]) -> Body {
         previous_hash,
         entries,
         commit: Index(number(d)),
+        notice: c & 1 == 1,
     })
 }
 

@@ -131,6 +131,7 @@ fn node(repair: Repair) -> Node {
             election_iters: 5,
             election_check_interval_us: 10_000,
             initialize_wait_us: 50_000,
+            notice_wait_us: 0,
             build: "fuzz".into(),
             level: crate::types::LEVEL,
         },
@@ -352,6 +353,7 @@ mod tests {
             previous_hash: last.hash(),
             entries: vec![entry],
             commit: Index(7),
+            notice: false,
         };
         world.step(from(ReplicaId(2), Term(1), Body::Append(append)));
         world.turn();

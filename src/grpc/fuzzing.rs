@@ -225,16 +225,19 @@ pub(crate) fn messages() -> Vec<Body> {
     ];
     let answers = [PollAnswer::Never, PollAnswer::Held, PollAnswer::Unknown];
     all.extend(answers.map(|answer| Body::PollReply { nonce, answer }));
-    all.extend([entries(7, 3), Vec::new()].map(|entries| {
-        Body::Append(Append {
-            previous: last,
-            previous_hash: Hash([4; 32]),
-            entries,
-            commit: index,
-        })
-    }));
+    all.extend([entries(7, 3), Vec::new()].map(|entries| append(last, entries)));
     all.extend(snapshot(place));
     all
+}
+
+fn append(previous: Stamp, entries: Vec<Entry>) -> Body {
+    Body::Append(Append {
+        previous,
+        previous_hash: Hash([4; 32]),
+        commit: previous.index,
+        notice: entries.is_empty(),
+        entries,
+    })
 }
 
 fn snapshot(place: Place) -> [Body; 2] {

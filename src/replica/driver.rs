@@ -37,6 +37,8 @@ pub(super) struct Driver<R: StateReader, T: Transport> {
     /// Who waits for the trees to stand still.
     freezing: Option<oneshot::Sender<Frozen>>,
     tick_at: Monotonic,
+    /// The replica wants a turn then.
+    wake_at: Option<Monotonic>,
     primary_seen: Monotonic,
     lost_after_us: u64,
     metrics: Arc<Metrics>,
@@ -68,6 +70,7 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
             reads: BTreeMap::new(),
             freezing: None,
             tick_at: now,
+            wake_at: None,
             primary_seen: now,
             lost_after_us,
             metrics,
@@ -82,7 +85,8 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
             let wait_us = if self.replica.wants_turn() {
                 0
             } else {
-                self.tick_at.since(now)
+                let wake_at = self.wake_at.map_or(self.tick_at, |at| at.min(self.tick_at));
+                wake_at.since(now)
             };
             let Some(mut items) = self.queue.take(Duration::from_micros(wait_us)) else {
                 return Ok(());
@@ -109,12 +113,18 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
             if !used.is_empty() {
                 self.replica.handle(Input::TokensUsed(used), now)?;
             }
+        } else if self.wake_at.is_some_and(|at| now.mono >= at) {
+            self.replica.handle(Input::Tick, now)?;
         }
         let count = items.len().min(BATCH_ENTRIES_MAX);
         for item in items.drain(..count) {
             self.on_item(item, now)?;
         }
+        if let Some(first) = self.replica.take_first()? {
+            self.pass_on(first);
+        }
         let output = self.replica.take_output()?;
+        self.wake_at = self.replica.wake_at();
         let shut_down = output.shut_down;
         let jumped = output.jumped;
         self.pass_on(output);
@@ -170,13 +180,6 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
     fn pass_on(&mut self, output: Output) {
         counting::count(&self.metrics, &output);
         self.count_applied();
-        if let Some(job) = output.job {
-            // A storage thread that is gone has told why, and has closed the queue.
-            let _ = self.work.send(Work::Job(job));
-        }
-        if let Some(end) = output.repaired {
-            let _ = self.work.send(Work::Repaired(end));
-        }
         // BEFORE the messages: the logs of several replicas then show what came of what.
         for event in &output.events {
             events::log(self.id, event);
@@ -192,6 +195,13 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
         }
         for message in output.messages {
             self.transport.send(message);
+        }
+        if let Some(job) = output.job {
+            // A storage thread that is gone has told why, and has closed the queue.
+            let _ = self.work.send(Work::Job(job));
+        }
+        if let Some(end) = output.repaired {
+            let _ = self.work.send(Work::Repaired(end));
         }
         // BEFORE the outcomes, so that whoever created an account finds it in the next listing.
         for notice in output.notices {

@@ -24,7 +24,9 @@ use super::upkeep::{News, Sight, Upkeep};
 use super::workshop::slice_of;
 use super::writes::{Origin, Writes};
 use super::{Config, DiskDone, Input, Output, PeerMessage, Ticket, WriteError};
-use crate::consensus::{Event, Mutant, Node, Now, Ready, Role, SnapshotHead, SnapshotStep, Start};
+use crate::consensus::{
+    Body, Event, Message, Mutant, Node, Now, Ready, Role, SnapshotHead, SnapshotStep, Start,
+};
 use crate::limits::{UNWRITTEN_BYTES_PER_ENTRY, UNWRITTEN_RECORDS_PER_ENTRY};
 use crate::state_machine::{Command, StateMachine, check_level_of};
 use crate::storage::{self, CommitRecord, Recovered, Slice, StateReader, StorageError};
@@ -70,6 +72,8 @@ pub struct Replica<R: StateReader> {
     refused: bool,
     stopping: Option<Stopping>,
     repairs: Repairs,
+    /// What the core wants done, of a turn that is half over: see [`Replica::take_first`].
+    ready: Option<Ready>,
     output: Output,
 }
 
@@ -84,13 +88,13 @@ impl<R: StateReader> Replica<R> {
         seed: u64,
         now: Now,
     ) -> Result<Self, StorageError> {
-        let knows = config.node.level;
-        let hard_state = recovered.hard_state.clone().ok_or_else(|| {
-            StorageError::Unusable("the replica was started without its hard state".into())
-        })?;
+        let missing =
+            || StorageError::Unusable("the replica has no hard state to start with".into());
+        let hard_state = recovered.hard_state.clone().ok_or_else(missing)?;
         let doubted = hard_state.quarantined;
         let trees = recovered.applied.as_ref();
-        let mut machine = StateMachine::open_knowing(trees.filter(|_| !doubted), knows)?;
+        let mut machine =
+            StateMachine::open_knowing(trees.filter(|_| !doubted), config.node.level)?;
         machine.keep_digests_every(config.digest_every);
         let applied = trees.map_or(Index(0), |slice| slice.applied);
         let members = trees.map_or_else(Members::new, |slice| slice.members.clone());
@@ -140,6 +144,7 @@ impl<R: StateReader> Replica<R> {
             refused: false,
             stopping: None,
             repairs: Repairs::new(recovered.last_repair),
+            ready: None,
             output: Output::default(),
         };
         replica.tell_applied();
@@ -175,10 +180,34 @@ impl<R: StateReader> Replica<R> {
         Ok(())
     }
 
-    /// What came of it. Take it after every input, or after a batch of inputs: what was proposed
-    /// in between goes out as one batch. [`StorageError::Damaged`], here and of [`Replica::handle`]:
-    /// this run ends, and the next open repairs the store.
-    pub fn take_output(&mut self) -> Result<Output, StorageError> {
+    /// The first half of [`Replica::take_output`], for a caller that passes on at once what others wait
+    /// for: entries that were proposed or accepted go to the disk and to the peers before what is committed
+    /// is applied. `None`: there is nothing of that kind to hurry with. The other half must follow before
+    /// any input.
+    pub fn take_first(&mut self) -> Result<Option<Output>, StorageError> {
+        let ready = self.look_at_core()?;
+        let notice =
+            |message: &Message| matches!(&message.body, Body::Append(append) if append.notice);
+        let hurry = ready.job.is_some() || !ready.messages.iter().all(notice);
+        let first = hurry && !ready.committed.is_empty() && ready.events.is_empty();
+        let ready = self.ready.insert(ready);
+        if !first {
+            return Ok(None);
+        }
+        let messages = std::mem::take(&mut ready.messages).into_iter();
+        let job = ready.job.take();
+        self.output
+            .messages
+            .extend(messages.map(PeerMessage::Consensus));
+        if let Some(job) = job {
+            self.disk.set_core(job);
+            self.take_job();
+        }
+        Ok(Some(std::mem::take(&mut self.output)))
+    }
+
+    /// The core's wishes, after what is held was proposed.
+    fn look_at_core(&mut self) -> Result<Ready, StorageError> {
         if let Some((index, reason)) = self.node.found_damage() {
             return Err(StorageError::Damaged(format!("at index {index}: {reason}")));
         }
@@ -186,6 +215,17 @@ impl<R: StateReader> Replica<R> {
         self.observe();
         self.propose_own()?;
         self.send_writes();
+        Ok(self.node.take_ready())
+    }
+
+    /// What came of it. Take it after every input, or after a batch of inputs: what was proposed
+    /// in between goes out as one batch. [`StorageError::Damaged`], here and of [`Replica::handle`]:
+    /// this run ends, and the next open repairs the store.
+    pub fn take_output(&mut self) -> Result<Output, StorageError> {
+        let ready = match self.ready.take() {
+            Some(ready) => ready,
+            None => self.look_at_core()?,
+        };
         let Ready {
             job,
             messages,
@@ -196,7 +236,7 @@ impl<R: StateReader> Replica<R> {
             snapshot_reads,
             snapshot_step,
             events,
-        } = self.node.take_ready();
+        } = ready;
         if let Some(job) = job {
             self.disk.set_core(job);
         }
@@ -242,7 +282,7 @@ impl<R: StateReader> Replica<R> {
             self.machine.slice_written();
         }
         if let Some(head) = finished.install {
-            self.jump(&head, done.size_bytes)?;
+            self.jump(&head, done.size_bytes.unwrap_or_default())?;
         }
         self.node.set_disk_age(self.disk.age_us(self.now.mono));
         if let Some(job) = finished.core {
@@ -257,7 +297,8 @@ impl<R: StateReader> Replica<R> {
         }
         let now = self.now;
         self.upkeep.knows_live(done.live_bytes);
-        match self.upkeep.on_done(done.extra, done.size_bytes, now.mono) {
+        let size_bytes = done.size_bytes.unwrap_or_else(|| self.upkeep.size());
+        match self.upkeep.on_done(done.extra, size_bytes, now.mono) {
             None => {}
             Some(News::Step(done)) => self.node.on_snapshot_step(now, done),
             Some(News::Head(peer, head)) => self.node.on_snapshot_head(now, peer, *head),

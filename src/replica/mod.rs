@@ -449,8 +449,8 @@ pub struct DiskDone {
     pub fetched: Vec<(ReplicaId, Vec<Entry>)>,
     /// What came of the extra work.
     pub extra: Option<ExtraDone>,
-    /// Bytes of the store on the disk.
-    pub size_bytes: u64,
+    /// Bytes of the store on the disk, if it was looked at.
+    pub size_bytes: Option<u64>,
     /// Bytes of what is in it, if that is known.
     pub live_bytes: Option<u64>,
 }

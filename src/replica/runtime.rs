@@ -326,6 +326,7 @@ mod tests {
                 election_iters: 3,
                 election_check_interval_us: 10_000,
                 initialize_wait_us: 0,
+                notice_wait_us: 0,
                 build: "test".into(),
                 level: crate::types::LEVEL,
             },

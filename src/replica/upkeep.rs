@@ -472,6 +472,11 @@ impl Upkeep {
         self.not_before = now.plus(pause);
     }
 
+    /// Of the store, as it was last looked at.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
     /// A job is done.
     pub(super) fn on_done(
         &mut self,

@@ -54,6 +54,11 @@ const DROPPABLE: u16 = 2;
 pub(super) trait Blocks {
     /// Writes the beginning of a block; not durable before `sync`.
     fn write_block(&mut self, number: usize, bytes: &[u8]) -> Result<(), StorageError>;
+    /// Writes the same beginning of a block and of the next one.
+    fn write_pair(&mut self, number: usize, bytes: &[u8]) -> Result<(), StorageError> {
+        self.write_block(number, bytes)?;
+        self.write_block(number + 1, bytes)
+    }
     /// Makes every written block durable.
     fn sync(&mut self) -> Result<(), StorageError>;
 }
@@ -113,8 +118,7 @@ impl Writer {
         };
         self.sequence += 1;
         let block = encode(self.sequence, DROPPABLE, state)?;
-        blocks.write_block(generation * 2, &block)?;
-        blocks.write_block(generation * 2 + 1, &block)?;
+        blocks.write_pair(generation * 2, &block)?;
         if sync {
             blocks.sync()?;
             self.durable = generation;
@@ -322,6 +326,14 @@ impl Blocks for HardStateFile {
         self.file
             .write_all_at(bytes, (number * BLOCK_BYTES) as u64)
             .map_err(failed("cannot write", &self.path))
+    }
+    /// One call of the kernel: this is done for every batch.
+    fn write_pair(&mut self, number: usize, bytes: &[u8]) -> Result<(), StorageError> {
+        let mut pair = Vec::with_capacity(BLOCK_BYTES + bytes.len());
+        pair.extend_from_slice(bytes);
+        pair.resize(BLOCK_BYTES, 0);
+        pair.extend_from_slice(bytes);
+        self.write_block(number, &pair)
     }
     fn sync(&mut self) -> Result<(), StorageError> {
         timed(|| self.file.sync_data()).map_err(failed("cannot fsync", &self.path))

@@ -152,7 +152,8 @@ impl Engine {
 
     /// Makes everything durable, as far as sled does that.
     pub(super) fn flush(&self) -> Result<(), StorageError> {
-        self.db.flush().map_err(unwritten("cannot flush"))?;
+        let flushed = sled_locks::by_itself(|| self.db.flush());
+        flushed.map_err(unwritten("cannot flush"))?;
         Ok(())
     }
 

@@ -232,6 +232,7 @@ fn append(previous: u64, previous_hash: u8, entries: Vec<Bytes>) -> Body {
         previous_hash: vec![previous_hash; 32].into(),
         entries,
         commit: 0,
+        notice: false,
     })
 }
 

@@ -55,6 +55,7 @@ pub fn config(id: u16, replicas: u16) -> Config {
             election_iters: 4,
             election_check_interval_us: 10_000,
             initialize_wait_us: 5_000_000,
+            notice_wait_us: 0,
             build: "test".into(),
             level: chat::types::LEVEL,
         },

@@ -217,6 +217,7 @@ impl Cluster {
             election_iters: 4,
             election_check_interval_us: 4_000,
             initialize_wait_us: 60_000,
+            notice_wait_us: 0,
             build: "transcript".into(),
             level: self.knows.get(&id).copied().unwrap_or(FORMATION_LEVEL),
         };

@@ -89,6 +89,7 @@ pub fn config(id: ReplicaId) -> Config {
         election_iters: 0,
         election_check_interval_us: 1,
         initialize_wait_us: 8,
+        notice_wait_us: 0,
         build: String::new(),
         level: chat::types::LEVEL,
     }

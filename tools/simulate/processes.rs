@@ -167,6 +167,7 @@ impl World {
             done: None,
             waiting: Vec::new(),
             paused: false,
+            wake_at: None,
             read_paused_at: None,
             role: Role::Booting,
             term: Term(0),
@@ -251,6 +252,31 @@ impl World {
         };
         if let Err(error) = process.replica.handle(input, now) {
             self.on_stopped(at, error);
+        }
+    }
+
+    /// The replica is woken when it wants to be.
+    pub(super) fn wake_later(&mut self, at: usize) {
+        let (now, life) = (self.clock(at).mono, self.members[at].life);
+        let Some(process) = self.process(at) else {
+            return;
+        };
+        let wanted = process.replica.wake_at();
+        let before = std::mem::replace(&mut process.wake_at, wanted);
+        if let Some(moment) = wanted.filter(|_| wanted != before) {
+            self.schedule(moment.since(now) + 1, Happening::Wake { at, life });
+        }
+    }
+
+    pub(super) fn wake(&mut self, at: usize, life: u64) {
+        let now = self.clock(at).mono;
+        if !self.lives(at, life) {
+            return;
+        }
+        let due = |process: &mut Process| process.wake_at.is_some_and(|moment| moment <= now);
+        if self.process(at).is_some_and(due) {
+            self.checker.count("turns for a commit notice that waited");
+            self.feed(at, Input::Tick);
         }
     }
 

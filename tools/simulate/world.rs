@@ -48,6 +48,11 @@ pub enum Happening {
         at: usize,
         life: u64,
     },
+    /// A replica has wanted a turn now.
+    Wake {
+        at: usize,
+        life: u64,
+    },
     /// The disk has done the job.
     DiskRuns {
         at: usize,
@@ -146,6 +151,8 @@ pub struct Process {
     /// What arrived while it was paused.
     pub waiting: Vec<Input>,
     pub paused: bool,
+    /// It is woken then.
+    pub wake_at: Option<Monotonic>,
     /// When it was paused in the middle of a client's read.
     pub read_paused_at: Option<u64>,
     pub role: Role,
@@ -222,6 +229,7 @@ impl World {
             election_iters: rng.between(3, 5) as u32,
             election_check_interval_us: rng.between(3, 6) * 1_000,
             initialize_wait_us: rng.between(30, 150) * 1_000,
+            notice_wait_us: [0, 500, 20_000][seed as usize % 3],
             build: "simulated".into(),
             level: FORMATION_LEVEL,
         };
@@ -338,6 +346,7 @@ impl World {
                     self.feed(at, Input::Tick);
                 }
             }
+            Happening::Wake { at, life } => self.wake(at, life),
             Happening::DiskRuns { at, life } => {
                 if self.lives(at, life) {
                     self.disk_runs(at);
@@ -405,6 +414,7 @@ impl World {
             }
         }
         self.pass_on(at, output);
+        self.wake_later(at);
         let lives = self.members[at].process.is_some();
         self.checker.views[at].quarantined = lives && seen.is_some_and(|seen| seen.doubted);
     }

@@ -103,6 +103,16 @@ pub fn from_envelope(
     })
 }
 
+fn append_in(append: &proto::Append) -> Result<Append, BadMessage> {
+    Ok(Append {
+        previous: stamp("previous", append.previous)?,
+        previous_hash: hash("previous_hash", &append.previous_hash)?,
+        entries: entries(&append.entries)?,
+        commit: index("commit", append.commit)?,
+        notice: append.notice,
+    })
+}
+
 fn body(body: ProtoBody) -> Result<Body, BadMessage> {
     Ok(match body {
         ProtoBody::Hello(hello) => Body::Hello(hello_in(hello)?),
@@ -118,12 +128,7 @@ fn body(body: ProtoBody) -> Result<Body, BadMessage> {
             nonce: grant.nonce,
             clock: WallTime(grant.clock_us),
         },
-        ProtoBody::Append(append) => Body::Append(Append {
-            previous: stamp("previous", append.previous)?,
-            previous_hash: hash("previous_hash", &append.previous_hash)?,
-            entries: entries(&append.entries)?,
-            commit: index("commit", append.commit)?,
-        }),
+        ProtoBody::Append(append) => Body::Append(append_in(&append)?),
         ProtoBody::AppendMatch(reply) => Body::AppendReply(AppendReply::Match {
             index: index("index", reply.index)?,
             counting: reply.counting,

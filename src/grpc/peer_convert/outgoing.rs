@@ -289,6 +289,7 @@ fn append_out(append: &Append) -> proto::Append {
         previous_hash: copy(&append.previous_hash.0),
         entries: entries_out(&append.entries),
         commit: append.commit.0,
+        notice: append.notice,
     }
 }
 

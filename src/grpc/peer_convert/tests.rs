@@ -133,13 +133,14 @@ fn ballots() -> impl Strategy<Value = Ballot> {
 }
 
 fn bodies() -> impl Strategy<Value = Body> {
-    let append = (stamps(), hashes(), chains(), numbers()).prop_map(
-        |(previous, previous_hash, entries, commit)| {
+    let append = (stamps(), hashes(), chains(), numbers(), any::<bool>()).prop_map(
+        |(previous, previous_hash, entries, commit, notice)| {
             Body::Append(Append {
                 previous,
                 previous_hash,
                 entries,
                 commit: Index(commit),
+                notice,
             })
         },
     );
@@ -400,6 +401,7 @@ fn append(entries: Vec<Bytes>) -> proto::Envelope {
         previous_hash: Bytes::from_static(&[0; 32]),
         entries,
         commit: 0,
+        notice: false,
     }))
 }
 

@@ -32,7 +32,7 @@ fn done(disk: &mut Disk, job: &DiskJob) -> Finished {
         number: job.number,
         fetched: Vec::new(),
         extra: None,
-        size_bytes: 0,
+        size_bytes: None,
         live_bytes: None,
     })
 }

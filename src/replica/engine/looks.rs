@@ -4,7 +4,7 @@ use super::Replica;
 use crate::consensus::{Event, Glance, Mutant, Now, Repair, Role};
 use crate::replica::{Space, Status};
 use crate::storage::{Slice, StateReader};
-use crate::types::{Hash, Index, ReplicaId};
+use crate::types::{Hash, Index, Monotonic, ReplicaId};
 
 impl<R: StateReader> Replica<R> {
     /// A short look inside, with the applied index and the digest there.
@@ -99,6 +99,11 @@ impl<R: StateReader> Replica<R> {
     /// Writes wait that the next turn would propose: do not wait for an input.
     pub fn wants_turn(&self) -> bool {
         self.serving && !self.refused && self.writes.held() > 0
+    }
+
+    /// A turn with a tick is wanted at this moment, if there is none before.
+    pub fn wake_at(&self) -> Option<Monotonic> {
+        self.node.wake_at()
     }
 
     /// Gives the primary role to another replica, if this one has it.

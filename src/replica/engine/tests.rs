@@ -66,6 +66,7 @@ impl Cluster {
                 election_iters: 4,
                 election_check_interval_us: 4_000,
                 initialize_wait_us: 60_000,
+                notice_wait_us: 0,
                 build: "test".into(),
                 level: crate::types::LEVEL,
             },
