@@ -88,8 +88,7 @@ impl<R: StateReader> Replica<R> {
         seed: u64,
         now: Now,
     ) -> Result<Self, StorageError> {
-        let missing =
-            || StorageError::Unusable("the replica has no hard state to start with".into());
+        let missing = || StorageError::Unusable("a replica starts with its hard state".into());
         let hard_state = recovered.hard_state.clone().ok_or_else(missing)?;
         let doubted = hard_state.quarantined;
         let trees = recovered.applied.as_ref();
