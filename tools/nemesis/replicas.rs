@@ -19,7 +19,14 @@ const TOKEN_IDLE: &str = "720h";
 /// A damage that nobody reads is found so soon.
 const SCRUB_INTERVAL: &str = "10s";
 /// Limits so low that logs are cut and stores rewritten within minutes.
-const LOW_LIMITS: [&str; 4] = ["--keep-entries", "2000", "--rewrite-mib", "1"];
+const LOW_LIMITS: [&str; 6] = [
+    "--keep-entries",
+    "2000",
+    "--rewrite-mib",
+    "1",
+    "--rewrite-age",
+    "5s",
+];
 
 /// All replicas. Those that run are killed when it is dropped.
 pub struct Replicas {

@@ -77,6 +77,8 @@ impl Programs {
         if let Some(preload) = &self.preload {
             command.env("LD_PRELOAD", preload.library());
         }
+        let age = ["--rewrite-age", "2s"];
+        let age = age.iter().filter(|_| rewrite_mib == 1);
         let mut child = command
             .arg("run")
             .arg("--data-dir")
@@ -84,6 +86,7 @@ impl Programs {
             .args(["--client-addr", &client_addr, "--initialize-wait", "1ms"])
             .args(["--min-free-mib", "0", "--keep-entries", "1000"])
             .args(["--rewrite-mib", &rewrite_mib.to_string()])
+            .args(age)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
