@@ -129,6 +129,8 @@ pub const UNTIDY_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// Milliseconds beside each slice in which pages are moved out of mostly dead segments, when the store has more than
 /// [`UNTIDY_BYTES_MIN`] and 1.4 times its live bytes.
 pub const TIDY_MS: u64 = 2;
+/// So many times as long at most, when so many times as much is dead.
+pub const TIDY_TIMES_MAX: u64 = 3;
 /// Slices beside which that is done after the file has grown: while it does not, there are free segments.
 pub const TIDY_SLICES: u64 = 16;
 /// Blocks that leave the log in one job: what a batch waits behind.

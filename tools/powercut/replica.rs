@@ -3,7 +3,7 @@
 //! In each round the replica is started, everything with a receipt is looked for, clients send as
 //! fast as they can, and the power goes. One recipient is hot: every fourth message is for it, and
 //! its inbox is kept for as long as the disk. The others are for an account that is deleted in the
-//! next round, so that most of what is written dies: on every other disk, with `--rewrite-mib 1 --rewrite-age 2s`, the
+//! next round, so that most of what is written dies: on every other disk, with `--rewrite-mib 1 --rewrite-age 200ms`, the
 //! store is rewritten under the cuts, and on the others sled uses its segments again and again.
 
 mod judge;

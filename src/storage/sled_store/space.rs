@@ -91,10 +91,10 @@ impl Live {
     }
 }
 
-/// More of the file is dead than where sled keeps up by itself.
-fn is_untidy(size: u64, live: u64) -> bool {
+/// How many times as much of the file is dead as where sled keeps up by itself; 0: it does.
+fn untidiness(size: u64, live: u64) -> u64 {
     let dead = size.saturating_sub(live.saturating_add(limits::UNTIDY_BYTES_MIN));
-    dead > live / 5 * 2
+    dead.saturating_sub(1) / (live / 5 * 2).max(1)
 }
 
 /// When a store is cleaned.
@@ -114,8 +114,9 @@ impl Tidying {
             self.slices_left.saturating_sub(1)
         };
         self.size = size;
-        let cleans = self.slices_left > 0 && is_untidy(size, live);
-        Duration::from_millis(if cleans { limits::TIDY_MS } else { 0 })
+        let times = untidiness(size, live).min(limits::TIDY_TIMES_MAX);
+        let cleans = if self.slices_left > 0 { times } else { 0 };
+        Duration::from_millis(limits::TIDY_MS * cleans)
     }
 }
 
@@ -267,11 +268,11 @@ mod tests {
     #[test]
     fn a_store_is_cleaned_while_much_of_it_is_dead_and_it_grows() {
         let mut tidying = Tidying::default();
-        let mut cleans = |size: u64, live: u64| !tidying.time(size << 20, live << 20).is_zero();
-        assert!(!cleans(64, 0) && !cleans(204, 100));
-        assert!(cleans(205, 100));
-        let cleaned = (0..100).filter(|_| cleans(400, 100));
+        let mut ms = |size: u64, live: u64| tidying.time(size << 20, live << 20).as_millis() as u64;
+        assert_eq!((ms(64, 0), ms(204, 100)), (0, 0));
+        assert_eq!((ms(205, 100), ms(245, 100)), (2, 4));
+        let cleaned = (0..100).filter(|_| ms(400, 100) > 0);
         assert_eq!(cleaned.count() as u64, limits::TIDY_SLICES);
-        assert!(cleans(408, 100));
+        assert_eq!(ms(4_000, 100), 6);
     }
 }

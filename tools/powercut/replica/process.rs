@@ -77,7 +77,7 @@ impl Programs {
         if let Some(preload) = &self.preload {
             command.env("LD_PRELOAD", preload.library());
         }
-        let age = ["--rewrite-age", "2s"];
+        let age = ["--rewrite-age", "200ms"];
         let age = age.iter().filter(|_| rewrite_mib == 1);
         let mut child = command
             .arg("run")
