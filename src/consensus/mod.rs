@@ -32,8 +32,8 @@
 //! committed. Batches name the stamp and the hash of the entry before them; a secondary accepts
 //! only where these match, fsyncs, then acknowledges, and only if the term is still that of the
 //! append. An entry *of the primary's own term* is committed when a majority has fsynced it, the
-//! primary among them or not; what lies before it is committed with it. See `primary`, `progress`,
-//! `replication`.
+//! primary among them or not; what lies before it is committed with it. Secondaries hear of it with the
+//! next entries, or by a notice. See `primary`, `progress`, `replication`, `notices`.
 //!
 //! **Reads.** The primary takes its commit index, then confirms with a majority, under a nonce
 //! that is never reused, that it is still primary; a reader waits until it has applied that index.
