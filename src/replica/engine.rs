@@ -202,7 +202,12 @@ impl<R: StateReader> Replica<R> {
             self.disk.set_core(job);
             self.take_job();
         }
-        Ok(Some(std::mem::take(&mut self.output)))
+        // Nothing else: that the state has jumped, say, is looked at after the other half.
+        Ok(Some(Output {
+            job: self.output.job.take(),
+            messages: std::mem::take(&mut self.output.messages),
+            ..Output::default()
+        }))
     }
 
     /// The core's wishes, after what is held was proposed.

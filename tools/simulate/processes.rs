@@ -4,8 +4,8 @@ use super::disk::Probe;
 use super::network::id_of;
 use super::world::{Happening, Process, World, brief};
 use chat::consensus::{HardState, Repair, Role};
-use chat::replica::{Config, Input, PeerMessage, Replica};
-use chat::storage::{self, MemStore, Recovered, StorageError, Store};
+use chat::replica::{Config, Input, Output, PeerMessage, Replica};
+use chat::storage::{self, MemReader, MemStore, Recovered, StorageError, Store};
 use chat::types::{Incarnation, Index, Members, RunNonce, Stamp, Term};
 
 impl World {
@@ -337,6 +337,16 @@ impl World {
         }
         self.feed(at, Input::Tick);
     }
+}
+
+/// A turn's output, taken in two halves as the replica's thread does. No time passes between them here.
+pub(super) fn halves(replica: &mut Replica<MemReader>) -> Result<Output, StorageError> {
+    let first = replica.take_first()?.unwrap_or_default();
+    let mut output = replica.take_output()?;
+    output.messages.splice(0..0, first.messages);
+    assert!(first.job.is_none() || output.job.is_none(), "one job");
+    output.job = first.job.or(output.job);
+    Ok(output)
 }
 
 /// The founders, as this disk knows them.

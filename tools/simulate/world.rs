@@ -395,7 +395,7 @@ impl World {
         let Some(process) = self.members[at].process.as_mut() else {
             return;
         };
-        let output = match process.replica.take_output() {
+        let output = match super::processes::halves(&mut process.replica) {
             Ok(output) => output,
             Err(error) => return self.on_stopped(at, error),
         };
