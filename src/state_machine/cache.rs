@@ -14,9 +14,9 @@ use serde::Serialize;
 use std::any::Any;
 use std::sync::Arc;
 
-/// Bytes of one of the two generations, by [`Value::weight`].
+/// Bytes of one of the two generations, of the values as they are stored and of their places.
 const GENERATION_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// What a decoded record and its place are taken to weigh.
+/// What a decoded record and its place are taken to weigh besides.
 const RECORD_BYTES: usize = 512;
 
 /// By key. Its hashes differ in each process (names are chosen by clients), its order does not: it
@@ -64,14 +64,6 @@ impl Value {
             Self::Record(record) => Arc::clone(record).into_any().downcast().ok(),
         }
     }
-
-    fn weight(&self) -> usize {
-        match self {
-            Self::Bytes(bytes) => RECORD_BYTES + bytes.len(),
-            Self::Packed(bytes) => RECORD_BYTES + bytes.capacity(),
-            Self::Record(_) => RECORD_BYTES,
-        }
-    }
 }
 
 /// Values that are in the store as they are here.
@@ -80,30 +72,44 @@ impl Value {
 /// goes. What is used moves to the young one, so that what goes has not been used for long.
 #[derive(Default)]
 pub(super) struct Cache {
-    young: [KeyMap<Value>; Tree::ALL.len()],
-    old: [KeyMap<Value>; Tree::ALL.len()],
+    young: [KeyMap<Cached>; Tree::ALL.len()],
+    old: [KeyMap<Cached>; Tree::ALL.len()],
     young_bytes: usize,
+}
+
+struct Cached {
+    value: Value,
+    /// As it is stored.
+    bytes: usize,
 }
 
 impl Cache {
     pub fn get(&mut self, tree: Tree, key: &[u8]) -> Option<Value> {
-        if let Some(value) = self.young[tree as usize].get(key) {
-            return Some(value.clone());
+        if let Some(cached) = self.young[tree as usize].get(key) {
+            return Some(cached.value.clone());
         }
-        let (key, value) = self.old[tree as usize].swap_remove_entry(key)?;
-        self.put(tree, key, value.clone());
+        let (key, cached) = self.old[tree as usize].swap_remove_entry(key)?;
+        let value = cached.value.clone();
+        self.put(tree, key, cached.value, cached.bytes);
         Some(value)
     }
 
-    /// The store has this value.
-    pub fn put(&mut self, tree: Tree, key: Key, value: Value) {
+    /// The store has this value, of so many bytes there.
+    pub fn put(&mut self, tree: Tree, key: Key, value: Value, bytes: usize) {
         if self.young_bytes >= GENERATION_BYTES_MAX {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;
         }
-        self.young_bytes += value.weight();
+        self.young_bytes += RECORD_BYTES + bytes;
         self.old[tree as usize].swap_remove(&key);
-        self.young[tree as usize].insert(key, value);
+        self.young[tree as usize].insert(key, Cached { value, bytes });
+    }
+
+    /// What the store has, to be changed: the cache forgets it.
+    pub fn take(&mut self, tree: Tree, key: &[u8]) -> Option<Value> {
+        let young = self.young[tree as usize].swap_remove(key);
+        let cached = young.or_else(|| self.old[tree as usize].swap_remove(key))?;
+        Some(cached.value)
     }
 
     /// The store has another value, or will have.
@@ -117,8 +123,10 @@ impl Cache {
 mod tests {
     use super::*;
 
-    fn value(byte: u8) -> Value {
-        Value::Bytes(Bytes::from(vec![byte; 64 * 1024]))
+    fn put(cache: &mut Cache, tree: Tree, key: &[u8], byte: u8) {
+        let bytes = Bytes::from(vec![byte; 64 * 1024]);
+        let length = bytes.len();
+        cache.put(tree, Key::from_slice(key), Value::Bytes(bytes), length);
     }
 
     fn first(cache: &mut Cache, key: &'static [u8]) -> Option<u8> {
@@ -128,11 +136,10 @@ mod tests {
     #[test]
     fn what_is_used_stays_and_what_is_not_goes() {
         let mut cache = Cache::default();
-        cache.put(Tree::Users, Key::from_slice(b"used"), value(1));
-        cache.put(Tree::Users, Key::from_slice(b"idle"), value(2));
+        put(&mut cache, Tree::Users, b"used", 1);
+        put(&mut cache, Tree::Users, b"idle", 2);
         for number in 0..1_000u32 {
-            let key = Key::from_slice(&number.to_be_bytes());
-            cache.put(Tree::Inboxes, key, value(3));
+            put(&mut cache, Tree::Inboxes, &number.to_be_bytes(), 3);
             assert_eq!(first(&mut cache, b"used"), Some(1));
         }
         assert_eq!(first(&mut cache, b"idle"), None);
@@ -141,13 +148,26 @@ mod tests {
     #[test]
     fn a_newer_value_hides_an_old_generations_and_what_is_forgotten_is_in_neither() {
         let mut cache = Cache::default();
-        let key = || Key::from_slice(b"k");
-        cache.put(Tree::Users, key(), value(1));
+        put(&mut cache, Tree::Users, b"k", 1);
         cache.old = std::mem::take(&mut cache.young);
-        cache.put(Tree::Users, key(), value(2));
+        put(&mut cache, Tree::Users, b"k", 2);
         assert_eq!(first(&mut cache, b"k"), Some(2));
         cache.old = std::mem::take(&mut cache.young);
         cache.forget(Tree::Users, b"k");
+        assert_eq!(first(&mut cache, b"k"), None);
+    }
+
+    #[test]
+    fn what_is_taken_is_in_neither() {
+        let mut cache = Cache::default();
+        put(&mut cache, Tree::Users, b"k", 1);
+        let taken = cache.take(Tree::Users, b"k");
+        assert_eq!(taken.map(|value| value.bytes()[0]), Some(1));
+        assert!(cache.take(Tree::Users, b"k").is_none());
+        put(&mut cache, Tree::Users, b"k", 2);
+        cache.old = std::mem::take(&mut cache.young);
+        let taken = cache.take(Tree::Users, b"k");
+        assert_eq!(taken.map(|value| value.bytes()[0]), Some(2));
         assert_eq!(first(&mut cache, b"k"), None);
     }
 

@@ -11,12 +11,14 @@
 //!
 //! Replies are stored in groups of [`GROUP`] consecutive sequences, and forgotten by whole groups.
 //! They stand under the entry that registered the client: those of a client that was dropped are
-//! garbage, and do not come back when the same id is registered again.
+//! garbage, and do not come back when the same id is registered again. From level 3 on the group that
+//! is being filled stands in the client's row, and a client's part of the digest is summed up there and
+//! in the total alone: of all rows a request changes, besides what it does, only that one.
 
-use super::digest::{Canonical, RecordKind};
+use super::digest::{Canonical, Lanes, RecordKind};
 use super::overlay::View;
-use super::packed::Packed;
-use super::records::{Client, FRONTS, Remembered, keys};
+use super::packed::{Filling, Packed};
+use super::records::{Apart, Client, FRONTS, Remembered, keys};
 use super::tokens::Session;
 use super::transaction::{Packing, Transaction};
 use super::{Command, Operation, Refusal, Reply};
@@ -31,6 +33,8 @@ use std::sync::Arc;
 /// Sequences whose replies share a record. Part of what is remembered, and so of the digest: a
 /// reply goes when the floor has left its group.
 const GROUP: u64 = 32;
+/// Where the number of a group stands in its key.
+const GROUP_AT: usize = 17;
 /// Groups below the floor that one entry removes at most. More than one, so that a backlog
 /// shrinks.
 const FORGOTTEN_AT_ONCE: u64 = 4;
@@ -38,8 +42,8 @@ const FORGOTTEN_AT_ONCE: u64 = 4;
 /// The largest remembered reply: names, a token hash and an operation hash.
 const REPLY_BYTES_MAX: usize = FULL_NAME_BYTES_MAX + 512;
 const _: () = assert!(
-    GROUP as usize * REPLY_BYTES_MAX + 1024 < STATE_RECORD_BYTES_MAX,
-    "a group of the largest replies must fit into a record"
+    GROUP as usize * REPLY_BYTES_MAX + 2048 < STATE_RECORD_BYTES_MAX,
+    "a group of the largest replies must fit into a record, a client's too"
 );
 
 /// What is known of a request.
@@ -125,10 +129,11 @@ pub(super) fn register(
         newest: 0,
         lowest_group: base / GROUP,
         used: tx.index,
-        sum: super::digest::Lanes::ZERO,
+        sum: Lanes::ZERO,
+        apart: tx.joins_rows().then(Apart::default),
         hashed: None,
     };
-    tx.add(owner, &client.lanes(owner, id))?;
+    add(tx, owner, &client, &client.lanes(owner, id))?;
     tx.put(Tree::Sessions, key, client);
     Ok(())
 }
@@ -157,8 +162,8 @@ fn drop_client(
     id: &ClientId,
     client: &Client,
 ) -> Result<(), StorageError> {
-    tx.subtract(owner, &client.lanes(owner, id))?;
-    tx.subtract(owner, &client.sum)?;
+    subtract(tx, owner, client, &client.lanes(owner, id))?;
+    subtract(tx, owner, client, &client.sum)?;
     tx.remove(Tree::Sessions, keys::client(owner, id));
     let from = keys::group(owner, client.registered, 0);
     let to = keys::group(owner, client.registered.next(), 0);
@@ -177,25 +182,86 @@ pub(super) fn remember(
     reply: &Reply,
 ) -> Result<(), StorageError> {
     let key = keys::client(owner, &request.client);
-    let Some(mut client) = tx.read::<Client>(Tree::Sessions, &key)? else {
+    let Some(mut shared) = tx.take::<Client>(Tree::Sessions, &key)? else {
         return Ok(());
     };
+    let client = Arc::make_mut(&mut shared);
     let before = client.hashed.take();
     let before = before.unwrap_or_else(|| client.lanes(owner, &request.client));
-    tx.subtract(owner, &before)?;
+    set_apart(tx, owner, client, &before)?;
+    subtract(tx, owner, client, &before)?;
     let row = Remembered {
         operation,
         token,
         reply: rmp_serde::to_vec(reply).expect("plain enums always encode"),
     };
-    put_row(tx, owner, &mut client, request.sequence, &row)?;
+    put_row(tx, owner, client, request.sequence, &row)?;
     client.newest = client.newest.max(request.sequence);
     client.used = tx.index;
-    forget_old(tx, owner, &mut client)?;
+    forget_old(tx, owner, client)?;
     let now = client.lanes(owner, &request.client);
-    tx.add(owner, &now)?;
+    add(tx, owner, client, &now)?;
     client.hashed = Some(now);
-    tx.put(Tree::Sessions, key, client);
+    tx.put_back(Tree::Sessions, key, shared);
+    Ok(())
+}
+
+/// From level 3 on: takes its part out of its owner's sum. `lanes`: its own.
+fn set_apart(
+    tx: &mut Transaction<'_>,
+    owner: UserId,
+    client: &mut Client,
+    lanes: &Lanes,
+) -> Result<(), StorageError> {
+    if client.apart.is_none() && tx.joins_rows() {
+        for part in [lanes, &client.sum] {
+            tx.subtract(owner, part)?;
+            tx.add_to_total(part);
+        }
+        client.apart = Some(Apart::default());
+    }
+    Ok(())
+}
+
+/// Adds to the digest's sums what a client has.
+fn add(
+    tx: &mut Transaction<'_>,
+    owner: UserId,
+    client: &Client,
+    lanes: &Lanes,
+) -> Result<(), StorageError> {
+    if client.apart.is_some() {
+        tx.add_to_total(lanes);
+        return Ok(());
+    }
+    tx.add(owner, lanes)
+}
+
+fn subtract(
+    tx: &mut Transaction<'_>,
+    owner: UserId,
+    client: &Client,
+    lanes: &Lanes,
+) -> Result<(), StorageError> {
+    if client.apart.is_some() {
+        tx.subtract_from_total(lanes);
+        return Ok(());
+    }
+    tx.subtract(owner, lanes)
+}
+
+/// Takes what the clients of a deleted account have, and its head does not count, out of the digest.
+/// Their rows go with the account's.
+pub(super) fn discount_clients(
+    tx: &mut Transaction<'_>,
+    user: UserId,
+) -> Result<(), StorageError> {
+    for (id, client) in clients(tx.view(), user, CLIENTS_MAX)? {
+        if client.apart.is_some() {
+            tx.subtract_from_total(&client.lanes(user, &id));
+            tx.subtract_from_total(&client.sum);
+        }
+    }
     Ok(())
 }
 
@@ -206,9 +272,24 @@ fn group(
     group: u64,
 ) -> Result<Option<Packed>, StorageError> {
     let key = keys::group(owner, client.registered, group);
-    view.packed(Tree::Sessions, &key)?
+    let here = client.apart.as_ref().filter(|apart| apart.group == group);
+    let record = match here.and_then(|apart| apart.filling.record()) {
+        Some(record) => Some(record),
+        None => view.packed(Tree::Sessions, &key)?,
+    };
+    record
         .map(|bytes| Packed::open(Tree::Sessions, &key, bytes))
         .transpose()
+}
+
+/// The group that is being filled in the client's row, under the key that it will have.
+pub(super) fn filling(owner: UserId, client: &Client) -> Result<Option<Packed>, StorageError> {
+    let Some(apart) = &client.apart else {
+        return Ok(None);
+    };
+    let key = keys::group(owner, client.registered, apart.group);
+    let open = |record| Packed::open(Tree::Sessions, &key, record);
+    apart.filling.record().map(open).transpose()
 }
 
 /// The replies in a group, with their sequences.
@@ -237,7 +318,7 @@ fn row(group: &Packed, item: &[u8]) -> Result<(u64, Remembered), StorageError> {
         Some((u64::from_be_bytes(*sequence), row))
     });
     match decoded {
-        Some((sequence, row)) if keys::number_at(group.key(), 17) == Some(sequence / GROUP) => {
+        Some((sequence, row)) if keys::number_at(group.key(), GROUP_AT) == Some(sequence / GROUP) => {
             Ok((sequence, row))
         }
         _ => Err(group.damaged("has a reply that does not parse or belong there")),
@@ -263,9 +344,7 @@ fn put_row(
         None => false,
     };
     if let Some(old) = stored.take_if(|_| repeated) {
-        client.sum.subtract(&old.sum());
-        tx.subtract(owner, &old.sum())?;
-        tx.remove(Tree::Sessions, key);
+        forget(tx, owner, client, &old)?;
         for (other, kept) in rows(&old)? {
             let kept = if other == sequence { row } else { &kept };
             put_row(tx, owner, client, other, kept)?;
@@ -277,9 +356,13 @@ fn put_row(
     item.extend_from_slice(&sequence.to_be_bytes());
     rmp_serde::encode::write(&mut item, row).expect("plain structs always encode");
     client.sum.add(&lanes);
-    tx.add(owner, &lanes)?;
+    add(tx, owner, client, &lanes)?;
     // BEFORE the group grows: what is shared would be copied first.
     drop(stored);
+    if let Some(filling) = filling_for(tx, owner, client, sequence / GROUP)? {
+        filling.push(&item, &lanes);
+        return Ok(());
+    }
     match tx.pack_more(Tree::Sessions, &key, &item, &lanes, usize::MAX)? {
         Packing::Done => {}
         Packing::Missing => tx.pack(Tree::Sessions, key, &item, &lanes),
@@ -288,7 +371,36 @@ fn put_row(
     Ok(())
 }
 
-/// Takes a group out of the sums and the tree.
+/// The group in the client's row, if that is this one. It is from now on if it is a new one above the
+/// one there, which gets a row of its own.
+fn filling_for<'a>(
+    tx: &mut Transaction<'_>,
+    owner: UserId,
+    client: &'a mut Client,
+    group: u64,
+) -> Result<Option<&'a mut Filling>, StorageError> {
+    let newest = client.newest / GROUP;
+    let Some(apart) = &mut client.apart else {
+        return Ok(None);
+    };
+    let begun = !apart.filling.is_empty();
+    if begun && group <= apart.group {
+        return Ok((group == apart.group).then_some(&mut apart.filling));
+    }
+    // Of before level 3, or of a sequence that came before those below it.
+    let key = keys::group(owner, client.registered, group);
+    if group <= newest && tx.view().packed(Tree::Sessions, &key)?.is_some() {
+        return Ok(None);
+    }
+    if let Some(full) = apart.filling.take() {
+        let key = keys::group(owner, client.registered, apart.group);
+        tx.put_packed(Tree::Sessions, key, full);
+    }
+    apart.group = group;
+    Ok(Some(&mut apart.filling))
+}
+
+/// Takes a group out of the sums, and out of the tree or the client's row.
 fn forget(
     tx: &mut Transaction<'_>,
     owner: UserId,
@@ -296,7 +408,13 @@ fn forget(
     group: &Packed,
 ) -> Result<(), StorageError> {
     client.sum.subtract(&group.sum());
-    tx.subtract(owner, &group.sum())?;
+    subtract(tx, owner, client, &group.sum())?;
+    if let Some(apart) = &mut client.apart
+        && keys::number_at(group.key(), GROUP_AT) == Some(apart.group)
+        && apart.filling.take().is_some()
+    {
+        return Ok(());
+    }
     tx.remove(Tree::Sessions, group.key().clone());
     Ok(())
 }
@@ -320,7 +438,8 @@ fn forget_old(
         client.lowest_group = lowest;
         return Ok(());
     }
-    // The sequence has jumped: look for the groups that are there.
+    // The sequence has jumped: look for the groups that are there. The one in the client's row is not
+    // among them: it is the newest sequence's, or has a row of its own by now.
     let from = keys::group(owner, client.registered, client.lowest_group);
     let to = keys::group(owner, client.registered, lowest);
     let limit = FORGOTTEN_AT_ONCE as usize;
@@ -329,7 +448,7 @@ fn forget_old(
     for (key, bytes) in found {
         let group = Packed::open(Tree::Sessions, &key, Arc::new(bytes.into()))?;
         let number =
-            keys::number_at(group.key(), 17).ok_or_else(|| group.damaged("has a wrong key"))?;
+            keys::number_at(group.key(), GROUP_AT).ok_or_else(|| group.damaged("has a wrong key"))?;
         forget(tx, owner, client, &group)?;
         client.lowest_group = number + 1;
     }

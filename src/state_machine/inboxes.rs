@@ -5,6 +5,7 @@
 //! An inbox that grows beyond its limit loses its oldest block, acknowledged or not.
 
 use super::block::{self, Block, Message};
+use super::digest::Lanes;
 use super::overlay::{View, after};
 use super::records::{Head, Key, damaged, delivered_lanes, keys};
 use super::tokens::Session;
@@ -36,29 +37,55 @@ pub(super) fn append(
     keep: u64,
 ) -> Result<InboxSeq, StorageError> {
     let head = tx.head(user)?;
-    let (kept, open) = (head.first, head.open_block);
+    let kept = head.first;
     let seq = InboxSeq(head.last.0 + 1);
     let lanes = message.lanes(user, seq);
-    let item = block::item(message);
-    let key = keys::block(user, open);
-    let packing = match open {
-        InboxSeq(0) => Packing::Full,
-        _ => tx.pack_more(Tree::Inboxes, &key, &item, &lanes, INBOX_BLOCK_BYTES_MAX)?,
-    };
-    let first = match packing {
-        Packing::Done => open,
-        Packing::Full => {
-            tx.pack(Tree::Inboxes, keys::block(user, seq), &item, &lanes);
-            seq
-        }
-        Packing::Missing => return Err(damaged(Tree::Inboxes, &key, "is missing")),
-    };
+    let first = append_item(tx, user, seq, &block::item(message), &lanes)?;
     let trimmed = trim(tx, user, kept, seq, first, keep)?;
 
     let head = tx.head(user)?;
     head.sum.add(&lanes);
     head.set_inbox(user, trimmed, seq);
     head.open_block = first;
+    Ok(seq)
+}
+
+/// Puts it into the open block, or into a new one. Returns the first sequence of that block.
+fn append_item(
+    tx: &mut Transaction<'_>,
+    user: UserId,
+    seq: InboxSeq,
+    item: &[u8],
+    lanes: &Lanes,
+) -> Result<InboxSeq, StorageError> {
+    let joined = tx.joins_rows();
+    let head = tx.head(user)?;
+    let open = head.open_block;
+    let key = keys::block(user, open);
+    if !head.filling.is_empty() && head.filling.has_room(item, INBOX_BLOCK_BYTES_MAX) {
+        head.filling.push(item, lanes);
+        return Ok(open);
+    }
+    let packing = if let Some(full) = head.filling.take() {
+        tx.put_packed(Tree::Inboxes, key.clone(), full);
+        Packing::Full
+    } else if open == InboxSeq(0) {
+        Packing::Full
+    } else {
+        tx.pack_more(Tree::Inboxes, &key, item, lanes, INBOX_BLOCK_BYTES_MAX)?
+    };
+    match packing {
+        Packing::Done => return Ok(open),
+        Packing::Missing => return Err(damaged(Tree::Inboxes, &key, "is missing")),
+        Packing::Full => {}
+    }
+    let head = tx.head(user)?;
+    // What fills a block alone gets its row at once: nothing comes to it.
+    if joined && head.filling.has_room(item, INBOX_BLOCK_BYTES_MAX) {
+        head.filling.push(item, lanes);
+    } else {
+        tx.pack(Tree::Inboxes, keys::block(user, seq), item, lanes);
+    }
     Ok(seq)
 }
 
@@ -75,17 +102,24 @@ fn trim(
     if last.0 - kept.0 < keep || kept >= open {
         return Ok(kept);
     }
-    let oldest = existing(tx.view(), user, kept)?;
+    let oldest = existing(tx.view(), user, None, kept)?;
     tx.subtract(user, &oldest.sum())?;
     tx.remove(Tree::Inboxes, keys::block(user, kept));
     Ok(InboxSeq(oldest.last().0 + 1))
 }
 
+/// The block that begins with this message: the one in the head, or one in a row of its own.
 pub(super) fn existing(
     view: View<'_>,
     user: UserId,
+    filling: Option<Block>,
     first: InboxSeq,
 ) -> Result<Block, StorageError> {
+    if let Some(block) = filling
+        && block.first == first
+    {
+        return Ok(block);
+    }
     let key = keys::block(user, first);
     match view.packed(Tree::Inboxes, &key)? {
         Some(bytes) => Block::open(&key, bytes),
@@ -107,6 +141,7 @@ pub(super) fn cursor(head: &Head, device: &str) -> Cursor {
 pub(super) fn read(
     view: View<'_>,
     user: UserId,
+    head: &Head,
     after_seq: InboxSeq,
     limit: usize,
 ) -> Result<Vec<InboxMessage>, StorageError> {
@@ -115,7 +150,8 @@ pub(super) fn read(
     if limit == 0 || after_seq.0 == u64::MAX {
         return Ok(messages);
     }
-    ascend(view, user, InboxSeq(after_seq.0 + 1), |seq, message| {
+    let from = InboxSeq(after_seq.0 + 1);
+    ascend(view, user, head.block(user)?, from, |seq, message| {
         bytes += message.body.len();
         if bytes > READ_BYTES_MAX && !messages.is_empty() {
             return ControlFlow::Break(());
@@ -137,10 +173,11 @@ pub(super) fn read(
     Ok(messages)
 }
 
-/// Visits the messages from `from` on.
+/// Visits the messages from `from` on. `open`: the block in the head, which has the last ones.
 fn ascend(
     view: View<'_>,
     user: UserId,
+    open: Option<Block>,
     from: InboxSeq,
     mut visit: impl FnMut(InboxSeq, Message) -> ControlFlow<()>,
 ) -> Result<(), StorageError> {
@@ -164,18 +201,31 @@ fn ascend(
             }
         }
         if !full {
+            break;
+        }
+    }
+    for (seq, message) in open.map_or(Ok(Vec::new()), |open| open.messages())? {
+        if seq >= from && visit(seq, message).is_break() {
             return Ok(());
         }
     }
+    Ok(())
 }
 
-/// Visits the messages from `from` down to the first one.
+/// Visits the messages from `from` down to the first one. `open` as above.
 fn descend(
     view: View<'_>,
     user: UserId,
+    open: Option<Block>,
     from: InboxSeq,
     mut visit: impl FnMut(InboxSeq, Message) -> ControlFlow<()>,
 ) -> Result<(), StorageError> {
+    let last = open.map_or(Ok(Vec::new()), |open| open.messages())?;
+    for (seq, message) in last.into_iter().rev() {
+        if seq <= from && visit(seq, message).is_break() {
+            return Ok(());
+        }
+    }
     let (start, _) = keys::of_user(b"", user);
     let mut end = after(&keys::block(user, from));
     loop {
@@ -246,7 +296,8 @@ fn deliver(
     let user = session.user();
     let mut newest: BTreeMap<UserId, Index> = BTreeMap::new();
     let (mut seen, mut bytes) = (0, 0);
-    descend(tx.view(), user, up_to, |seq, message| {
+    let open = tx.head(user)?.block(user)?;
+    descend(tx.view(), user, open, up_to, |seq, message| {
         seen += 1;
         bytes += message.body.len();
         let full = newest.len() >= DELIVERED_SENDERS_MAX;

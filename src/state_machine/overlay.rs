@@ -84,10 +84,10 @@ struct Frozen {
     bytes: u64,
 }
 
-/// A slice that is being written: its generation and keys.
+/// A slice that is being written: its generation and keys, with the sizes of the values.
 struct Out {
     generation: u64,
-    keys: Vec<(Tree, Key)>,
+    keys: Vec<(Tree, Key, usize)>,
     bytes: u64,
 }
 
@@ -123,6 +123,18 @@ impl Overlay {
         if before.is_none_or(|b| b.generation != self.open) {
             self.dirty.push((tree, key));
         }
+    }
+
+    /// Takes a value out, to be changed and put back. `None`: the overlay does not hold this key.
+    /// `Some(None)`: it holds that there is none.
+    pub fn take(&mut self, tree: Tree, key: &[u8]) -> Option<Option<Value>> {
+        let newest = self.newest[tree as usize].newest.get_mut(key)?;
+        Some(newest.value.take())
+    }
+
+    /// The same for the cache, which forgets it.
+    pub fn take_cached(&mut self, tree: Tree, key: &[u8]) -> Option<Value> {
+        self.cache.get_mut().take(tree, key)
     }
 
     /// A packed record that the overlay holds, to grow in place if `has_room` says so of it.
@@ -216,7 +228,10 @@ impl Overlay {
             keys: slice
                 .changes
                 .iter()
-                .map(|c| (c.tree, Key::from_slice(&c.key)))
+                .map(|c| {
+                    let bytes = c.value.as_ref().map_or(0, Bytes::len);
+                    (c.tree, Key::from_slice(&c.key), bytes)
+                })
                 .collect(),
             bytes,
         });
@@ -233,7 +248,7 @@ impl Overlay {
         let out = self.out.take().expect("a slice was handed out before");
         self.bytes -= out.bytes;
         let cache = self.cache.get_mut();
-        for (tree, key) in out.keys {
+        for (tree, key, bytes) in out.keys {
             let newest = &mut self.newest[tree as usize];
             if newest
                 .get(&key)
@@ -242,7 +257,7 @@ impl Overlay {
                 continue;
             }
             match newest.remove(&key).and_then(|n| n.value) {
-                Some(value) => cache.put(tree, key, value),
+                Some(value) => cache.put(tree, key, value, bytes),
                 None => cache.forget(tree, &key),
             }
         }
@@ -293,11 +308,13 @@ impl View<'_> {
         if let Some(record) = value.record() {
             return Ok(Some(record));
         }
-        let record: Arc<T> = Arc::new(decode(tree, key, &value.bytes())?);
+        let bytes = value.bytes();
+        let record: Arc<T> = Arc::new(decode(tree, key, &bytes)?);
         if self.cached && self.overlay.newest[tree as usize].get(key).is_none() {
             let value = Value::Record(Arc::clone(&record) as Arc<dyn Record>);
             let key = Key::from_slice(key);
-            self.overlay.cache.borrow_mut().put(tree, key, value);
+            let mut cache = self.overlay.cache.borrow_mut();
+            cache.put(tree, key, value, bytes.len());
         }
         Ok(Some(record))
     }
@@ -315,7 +332,8 @@ impl View<'_> {
         }
         let stored = self.reader.get(tree, key)?.map(Value::Bytes);
         if let Some(value) = &stored {
-            cache.put(tree, Key::from_slice(key), value.clone());
+            let bytes = value.bytes().len();
+            cache.put(tree, Key::from_slice(key), value.clone(), bytes);
         }
         Ok(stored)
     }

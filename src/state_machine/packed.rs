@@ -10,10 +10,15 @@
 //!
 //! Appending decodes nothing and, in the overlay, copies nothing but the item: the record that is
 //! being filled grows in place. Removing the whole record subtracts one stored sum.
+//!
+//! The record that is being filled may stand inside the row of what it belongs to, which changes with
+//! each item anyway: see [`Filling`]. It gets a row of its own when it is full.
 
+use super::blob;
 use super::digest::{LANES_BYTES, Lanes};
 use super::records::{Key, damaged, newer};
 use crate::storage::{StorageError, Tree};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::sync::Arc;
 
 const VERSION: u8 = 1;
@@ -108,4 +113,67 @@ pub(super) fn append(record: &mut Vec<u8>, item: &[u8], lanes: &Lanes) {
     record[3..HEADER_BYTES].copy_from_slice(&sum.to_bytes());
     record.extend_from_slice(&(item.len() as u32).to_be_bytes());
     record.extend_from_slice(item);
+}
+
+/// A packed record that is being filled inside another row; empty: there is none.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub(super) struct Filling(Arc<Vec<u8>>);
+
+impl Filling {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Is there room for one more item, in a record of at most `bytes_max`?
+    pub fn has_room(&self, item: &[u8], bytes_max: usize) -> bool {
+        if self.is_empty() {
+            HEADER_BYTES + 4 + item.len() <= bytes_max
+        } else {
+            has_room(&self.0, item, bytes_max)
+        }
+    }
+
+    /// One more item. There is room.
+    pub fn push(&mut self, item: &[u8], lanes: &Lanes) {
+        if self.is_empty() {
+            self.0 = Arc::new(create(item, lanes));
+        } else {
+            append(Arc::make_mut(&mut self.0), item, lanes);
+        }
+    }
+
+    /// The record, if there is one: nothing is being filled any more.
+    pub fn take(&mut self) -> Option<Arc<Vec<u8>>> {
+        let record = std::mem::take(&mut self.0);
+        (!record.is_empty()).then_some(record)
+    }
+
+    /// The record as it is now, if there is one. What comes next copies it first, while this is held.
+    pub fn record(&self) -> Option<Arc<Vec<u8>>> {
+        (!self.is_empty()).then(|| Arc::clone(&self.0))
+    }
+}
+
+/// Without its content: it may be messages.
+impl std::fmt::Debug for Filling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Filling({} bytes)", self.0.len())
+    }
+}
+
+impl Serialize for Filling {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+/// A record that is cut short is an error here: what is taken for one can be appended to.
+impl<'de> Deserialize<'de> for Filling {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let record = blob::deserialize(deserializer)?;
+        if record.is_empty() || (record.len() >= HEADER_BYTES && record[0] == VERSION) {
+            return Ok(Self(Arc::new(record)));
+        }
+        Err(serde::de::Error::custom("a packed record is cut short"))
+    }
 }

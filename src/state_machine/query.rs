@@ -79,14 +79,14 @@ fn inbox(
 ) -> Result<Answer, StorageError> {
     let user = session.user();
     let key = keys::head(user);
-    let Some(head) = view.read::<Head>(Tree::Users, &key)? else {
+    let Some(head) = view.read_shared::<Head>(Tree::Users, &key)? else {
         return Err(super::records::damaged(Tree::Users, &key, "is missing"));
     };
     let cursor = inboxes::cursor(&head, &session.token.device);
     let after = after.unwrap_or(cursor.acknowledged);
     Ok(Answer::Inbox {
         user,
-        messages: inboxes::read(view, user, after, limit)?,
+        messages: inboxes::read(view, user, &head, after, limit)?,
         cursor,
     })
 }

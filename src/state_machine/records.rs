@@ -4,7 +4,9 @@
 //! structs only ever grow at the end, with defaults. See `docs/state_machine.md`.
 
 use super::blob;
+use super::block::Block;
 use super::digest::{Canonical, Lanes, RecordKind};
+use super::packed::Filling;
 use crate::storage::{StorageError, Tree};
 use crate::types::{ClientId, Hash, InboxSeq, Index, RequestId, TokenHash, UserId, WallTime};
 use bytes::Bytes;
@@ -245,7 +247,8 @@ pub(super) fn name_lanes(name: &str, user: UserId) -> Lanes {
 }
 
 /// `users`, (h, …): what often changes about an account. Invariant: `sum` is the sum of all
-/// logical records of this user, its account and name included.
+/// logical records of this user, its account and name included, but for those of clients that are
+/// [`Apart`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Head {
     pub sum: Lanes,
@@ -256,6 +259,9 @@ pub(super) struct Head {
     /// First sequence of the block that takes the next message; 0: none.
     pub open_block: InboxSeq,
     pub devices: Vec<Device>,
+    /// That block, if it stands here and not in a row of its own.
+    #[serde(default, skip_serializing_if = "Filling::is_empty")]
+    pub filling: Filling,
     /// What the inbox adds to `sum`, if it was computed in this process.
     #[serde(skip)]
     inbox: Option<Lanes>,
@@ -277,6 +283,7 @@ impl Head {
             last: InboxSeq(0),
             open_block: InboxSeq(0),
             devices: Vec::new(),
+            filling: Filling::default(),
             inbox: None,
         };
         head.sum = head.inbox_lanes(user);
@@ -300,6 +307,12 @@ impl Head {
             .number(self.first.0)
             .number(self.last.0)
             .lanes()
+    }
+
+    /// The block that stands here.
+    pub fn block(&self, user: UserId) -> Result<Option<Block>, StorageError> {
+        let open = |record| Block::open(&keys::block(user, self.open_block), record);
+        self.filling.record().map(open).transpose()
     }
 
     pub fn device(&self, name: &str) -> Option<&Device> {
@@ -361,10 +374,25 @@ pub(super) struct Client {
     pub used: Index,
     /// Sum over its remembered replies.
     pub sum: Lanes,
+    /// From level 3 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apart: Option<Apart>,
     /// What it was itself hashed to when it was last written, if that was in this process. For
     /// `remember`, which changes it.
     #[serde(skip)]
     pub hashed: Option<Lanes>,
+}
+
+/// A client whose row has what each of its requests changes: neither its owner's head nor the group of
+/// replies that is being filled is written beside it.
+///
+/// Invariant: its part of the digest is in the total, and not in the sum of its owner.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Apart {
+    /// The group that is being filled here, ...
+    pub group: u64,
+    /// ... and its replies. Those of other groups are in rows of their own.
+    pub filling: Filling,
 }
 
 impl Client {

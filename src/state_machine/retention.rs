@@ -41,13 +41,18 @@ fn expire_inbox(
     let last = tx.head(user)?.last;
     let begin = first;
     while first <= last && *blocks > 0 {
-        let block = inboxes::existing(tx.view(), user, first)?;
+        let filling = tx.head(user)?.block(user)?;
+        let block = inboxes::existing(tx.view(), user, filling, first)?;
         if block.newest()? >= before {
             break;
         }
         *blocks -= 1;
         tx.subtract(user, &block.sum())?;
-        tx.remove(Tree::Inboxes, keys::block(user, first));
+        let head = tx.head(user)?;
+        let in_head = head.open_block == first && head.filling.take().is_some();
+        if !in_head {
+            tx.remove(Tree::Inboxes, keys::block(user, first));
+        }
         first = InboxSeq(block.last().0 + 1);
     }
     if first == begin {
@@ -81,8 +86,11 @@ pub(super) fn old_inboxes(
                 .ok_or_else(|| super::records::damaged(Tree::Users, &key, "has a wrong key"))?,
         );
         position = Some(user);
-        if head.first <= head.last && inboxes::existing(view, user, head.first)?.newest()? < before
-        {
+        if head.first > head.last {
+            continue;
+        }
+        let oldest = inboxes::existing(view, user, head.block(user)?, head.first)?;
+        if oldest.newest()? < before {
             old.push(user);
             if old.len() >= EXPIRE_INBOXES_MAX {
                 return Ok((old, position));

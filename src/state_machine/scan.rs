@@ -37,9 +37,11 @@ pub(super) fn total(view: View<'_>) -> Result<Lanes, StorageError> {
         }
         Ok(())
     })?;
+    let fronts = clients_sum(view, FRONTS)?;
+    total.add(&fronts.apart);
     if let Some(head) = view.read::<Head>(Tree::Users, &keys::head(FRONTS))? {
         let mut sum = head.inbox_lanes(FRONTS);
-        sum.add(&clients_sum(view, FRONTS)?);
+        sum.add(&fronts.with_owner);
         compare(Tree::Users, &keys::head(FRONTS), &head.sum, &sum)?;
         total.add(&sum);
     }
@@ -102,7 +104,8 @@ fn user_sum(view: View<'_>, user: UserId, account: &Account) -> Result<Lanes, St
         sum.add(&token.lanes(hash));
     }
     sum.add(&inbox_sum(view, user, &head)?);
-    sum.add(&clients_sum(view, user)?);
+    let clients = clients_sum(view, user)?;
+    sum.add(&clients.with_owner);
     let delivered = keys::of_user(b"d", user);
     pages(view, Tree::Sessions, delivered, |key, bytes| {
         let sender = UserId(number(Tree::Sessions, key, 9)?);
@@ -111,6 +114,7 @@ fn user_sum(view: View<'_>, user: UserId, account: &Account) -> Result<Lanes, St
         Ok(())
     })?;
     compare(Tree::Users, &head_key, &head.sum, &sum)?;
+    sum.add(&clients.apart);
     Ok(sum)
 }
 
@@ -118,26 +122,27 @@ fn user_sum(view: View<'_>, user: UserId, account: &Account) -> Result<Lanes, St
 fn inbox_sum(view: View<'_>, user: UserId, head: &Head) -> Result<Lanes, StorageError> {
     let mut sum = Lanes::ZERO;
     let mut next = head.first;
-    pages(
-        view,
-        Tree::Inboxes,
-        keys::of_user(b"", user),
-        |key, bytes| {
-            let block = Block::open(key, Arc::new(bytes.to_vec()))?;
-            if block.first != next {
-                let what = format!("begins at {}, not at {next}", block.first);
-                return Err(damaged(Tree::Inboxes, key, &what));
-            }
-            let mut messages = Lanes::ZERO;
-            for (seq, message) in block.messages()? {
-                messages.add(&message.lanes(user, seq));
-            }
-            compare(Tree::Inboxes, key, &block.sum(), &messages)?;
-            sum.add(&messages);
-            next = InboxSeq(block.last().0 + 1);
-            Ok(())
-        },
-    )?;
+    let mut visit = |block: &Block, key: &[u8]| {
+        if block.first != next {
+            let what = format!("begins at {}, not at {next}", block.first);
+            return Err(damaged(Tree::Inboxes, key, &what));
+        }
+        let mut messages = Lanes::ZERO;
+        for (seq, message) in block.messages()? {
+            messages.add(&message.lanes(user, seq));
+        }
+        compare(Tree::Inboxes, key, &block.sum(), &messages)?;
+        sum.add(&messages);
+        next = InboxSeq(block.last().0 + 1);
+        Ok(())
+    };
+    let rows = keys::of_user(b"", user);
+    pages(view, Tree::Inboxes, rows, |key, bytes| {
+        visit(&Block::open(key, Arc::new(bytes.to_vec()))?, key)
+    })?;
+    if let Some(block) = head.block(user)? {
+        visit(&block, &keys::block(user, block.first))?;
+    }
     if next.0 != head.last.0 + 1 {
         return Err(StorageError::Damaged(format!(
             "inboxes: user {user}: message {next} is missing, the last one is {}",
@@ -147,12 +152,27 @@ fn inbox_sum(view: View<'_>, user: UserId, head: &Head) -> Result<Lanes, Storage
     Ok(sum)
 }
 
-fn clients_sum(view: View<'_>, owner: UserId) -> Result<Lanes, StorageError> {
-    let mut sum = Lanes::ZERO;
+/// What the clients of an owner add to the total.
+struct Clients {
+    /// Of those that are in the sum of their owner, too.
+    with_owner: Lanes,
+    /// Of those that are not.
+    apart: Lanes,
+}
+
+fn clients_sum(view: View<'_>, owner: UserId) -> Result<Clients, StorageError> {
+    let mut sums = Clients {
+        with_owner: Lanes::ZERO,
+        apart: Lanes::ZERO,
+    };
     for (id, client) in idempotency::clients(view, owner, CLIENTS_MAX + FRONTS_MAX)? {
-        sum.add(&client_sum(view, owner, &id, &client)?);
+        let sum = client_sum(view, owner, &id, &client)?;
+        match client.apart {
+            Some(_) => sums.apart.add(&sum),
+            None => sums.with_owner.add(&sum),
+        }
     }
-    Ok(sum)
+    Ok(sums)
 }
 
 fn client_sum(
@@ -162,20 +182,26 @@ fn client_sum(
     client: &Client,
 ) -> Result<Lanes, StorageError> {
     let mut sum = Lanes::ZERO;
+    let mut visit = |group: &Packed| {
+        let mut rows = Lanes::ZERO;
+        for (sequence, row) in idempotency::rows(group)? {
+            rows.add(&row.lanes(owner, client.registered, sequence));
+        }
+        compare(Tree::Sessions, group.key(), &group.sum(), &rows)?;
+        sum.add(&rows);
+        Ok(())
+    };
     let range = (
         keys::group(owner, client.registered, 0),
         keys::group(owner, client.registered.next(), 0),
     );
     pages(view, Tree::Sessions, range, |key, bytes| {
-        let group = Packed::open(Tree::Sessions, key, Arc::new(bytes.to_vec()))?;
-        let mut rows = Lanes::ZERO;
-        for (sequence, row) in idempotency::rows(&group)? {
-            rows.add(&row.lanes(owner, client.registered, sequence));
-        }
-        compare(Tree::Sessions, key, &group.sum(), &rows)?;
-        sum.add(&rows);
-        Ok(())
+        let bytes = Arc::new(bytes.to_vec());
+        visit(&Packed::open(Tree::Sessions, key, bytes)?)
     })?;
+    if let Some(filling) = idempotency::filling(owner, client)? {
+        visit(&filling)?;
+    }
     compare(Tree::Sessions, &keys::client(owner, id), &client.sum, &sum)?;
     sum.add(&client.lanes(owner, id));
     Ok(sum)

@@ -15,6 +15,10 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// From this level on the record that is being filled stands in the row that changes with it: an
+/// inbox's open block in its head, a client's replies in the client. See [`super::records::Apart`].
+const ROWS_ARE_JOINED: Level = Level(3);
+
 /// An entry in progress. Call [`Transaction::finish`] at its end: heads are kept here and written
 /// once, however often one entry changes them.
 pub(super) struct Transaction<'a> {
@@ -45,7 +49,7 @@ struct Loaded {
     /// The user's sum before this entry.
     before: Lanes,
     /// `None`: removed by this entry.
-    head: Option<Head>,
+    head: Option<Arc<Head>>,
 }
 
 impl<'a> Transaction<'a> {
@@ -85,8 +89,37 @@ impl<'a> Transaction<'a> {
     }
 
     pub fn put<T: Record>(&mut self, tree: Tree, key: Key, record: T) {
-        let value = Value::Record(Arc::new(record));
-        self.overlay.put(tree, key, Some(value));
+        self.put_back(tree, key, Arc::new(record));
+    }
+
+    /// A record to be changed in place. Nobody sees it until it is put back, and it MUST be.
+    pub fn take<T>(&mut self, tree: Tree, key: &[u8]) -> Result<Option<Arc<T>>, StorageError>
+    where
+        T: Record + DeserializeOwned,
+    {
+        let value = match self.overlay.take(tree, key) {
+            Some(value) => value,
+            None => match self.overlay.take_cached(tree, key) {
+                Some(value) => Some(value),
+                None => self.reader.get(tree, key)?.map(Value::Bytes),
+            },
+        };
+        let Some(value) = value else {
+            return Ok(None);
+        };
+        if let Some(record) = value.record() {
+            return Ok(Some(record));
+        }
+        Ok(Some(Arc::new(decode(tree, key, &value.bytes())?)))
+    }
+
+    pub fn put_back<T: Record>(&mut self, tree: Tree, key: Key, record: Arc<T>) {
+        self.overlay.put(tree, key, Some(Value::Record(record)));
+    }
+
+    /// A packed record that was filled elsewhere.
+    pub fn put_packed(&mut self, tree: Tree, key: Key, record: Arc<Vec<u8>>) {
+        self.overlay.put(tree, key, Some(Value::Packed(record)));
     }
 
     /// A new packed record with one item.
@@ -134,22 +167,19 @@ impl<'a> Transaction<'a> {
     /// account without one is damage.
     pub fn head(&mut self, user: UserId) -> Result<&mut Head, StorageError> {
         if !self.heads.contains_key(&user) {
-            let loaded = match self.view().read::<Head>(Tree::Users, &keys::head(user))? {
-                Some(head) => Loaded {
-                    before: head.sum,
-                    head: Some(head),
-                },
-                None if user == FRONTS => Loaded {
-                    before: Lanes::ZERO,
-                    head: Some(Head::new(user)),
-                },
+            match self.take::<Head>(Tree::Users, &keys::head(user))? {
+                Some(head) => {
+                    let (before, head) = (head.sum, Some(head));
+                    self.heads.insert(user, Loaded { before, head });
+                }
+                None if user == FRONTS => self.create_head(user),
                 None => return Err(no_head(user)),
-            };
-            self.heads.insert(user, loaded);
+            }
         }
         self.heads
             .get_mut(&user)
             .and_then(|loaded| loaded.head.as_mut())
+            .map(Arc::make_mut)
             .ok_or_else(|| no_head(user))
     }
 
@@ -157,7 +187,7 @@ impl<'a> Transaction<'a> {
     pub fn create_head(&mut self, user: UserId) {
         let loaded = Loaded {
             before: Lanes::ZERO,
-            head: Some(Head::new(user)),
+            head: Some(Arc::new(Head::new(user))),
         };
         self.heads.insert(user, loaded);
     }
@@ -186,9 +216,18 @@ impl<'a> Transaction<'a> {
         self.totals.level
     }
 
-    /// Adds a logical record that belongs to no user.
+    /// Is what is being filled kept in the row of what it belongs to?
+    pub fn joins_rows(&self) -> bool {
+        self.level() >= ROWS_ARE_JOINED
+    }
+
+    /// Adds logical records that are in no user's sum.
     pub fn add_to_total(&mut self, lanes: &Lanes) {
         self.totals.total.add(lanes);
+    }
+
+    pub fn subtract_from_total(&mut self, lanes: &Lanes) {
+        self.totals.total.subtract(lanes);
     }
 
     /// Notes rows that nobody can see any more; later entries remove them, a few each.
@@ -249,7 +288,7 @@ impl<'a> Transaction<'a> {
             match loaded.head {
                 Some(head) => {
                     self.totals.total.add(&head.sum);
-                    self.put(Tree::Users, key, head);
+                    self.put_back(Tree::Users, key, head);
                 }
                 None => self.remove(Tree::Users, key),
             }

@@ -225,6 +225,7 @@ pub(super) fn delete(tx: &mut Transaction<'_>, session: Session) -> Result<Reply
     let record = AccountRecord::Deleted(tombstone);
     tx.put(Tree::Users, keys::account(user), record);
     tx.remove_head(user)?;
+    idempotency::discount_clients(tx, user)?;
     tx.clean_up(Tree::Inboxes, keys::of_user(b"", user));
     for prefix in [b"c", b"r", b"d"] {
         tx.clean_up(Tree::Sessions, keys::of_user(prefix, user));

@@ -7,7 +7,7 @@ use super::world::{Backup, Happening, World};
 use chat::types::{Level, Stamp};
 
 /// The highest level of any build here.
-const LEVEL_MAX: Level = Level(3);
+const LEVEL_MAX: Level = Level(4);
 
 impl World {
     /// Only some pairs reach each other: two halves and a bridge between them, a ring, or two
