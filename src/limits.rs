@@ -174,7 +174,7 @@ pub const REWRITE_STAGGERED: u64 = 3;
 /// Records in one checkpoint slice: the longest time that a batch waits behind it (about 10 µs a
 /// record). Larger ones gather more: with 200 accounts at work the first 500 records are theirs,
 /// and each further one stands for about ten messages.
-pub const SLICE_RECORDS_MAX: usize = 704;
+pub const SLICE_RECORDS_MAX: usize = 512;
 /// A slice ends, too, when the payloads of its entries have so many bytes.
 pub const SLICE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// How far the trees may be behind the log before slices go before what is proposed: in entries as

@@ -7,7 +7,8 @@
 //! message of its own to each secondary, right before the next entries go there: a third of all that the
 //! replicas have to do for such a client. So where small batches follow each other closely, a notice waits for
 //! a moment for entries that carry it. Where nothing of that kind is to be expected it goes at once, and so
-//! listeners on a secondary hear at once.
+//! listeners on a secondary hear at once. Nor does it wait after a write that came through a secondary: its
+//! client is not answered before that secondary has applied it, and sends nothing before.
 
 use super::Node;
 use super::progress::Progress;
@@ -28,6 +29,8 @@ pub(super) struct Notices {
     proposed_at: Monotonic,
     /// It was small, and came soon after the one before.
     expecting: bool,
+    /// Somebody lacks the commit index that it is.
+    owed: bool,
 }
 
 impl Notices {
@@ -36,6 +39,7 @@ impl Notices {
             due: now,
             proposed_at: now,
             expecting: false,
+            owed: false,
         }
     }
 
@@ -45,9 +49,12 @@ impl Notices {
         self.proposed_at = now;
     }
 
-    /// The commit index has moved; `wait_us`: how long it may wait for entries.
+    /// The commit index has moved; `wait_us`: how long it may wait for entries. What is owed already is not
+    /// put off.
     pub(super) fn on_commit(&mut self, now: Monotonic, wait_us: u64) {
-        self.due = now.plus(if self.expecting { wait_us } else { 0 });
+        let due = now.plus(if self.expecting { wait_us } else { 0 });
+        self.due = if self.owed { self.due.min(due) } else { due };
+        self.owed = true;
     }
 
     /// Somebody waits for it on a secondary.
@@ -64,12 +71,31 @@ impl Node {
     /// A turn is wanted at this moment, if there is none before: a notice is due then.
     pub fn wake_at(&self) -> Option<Monotonic> {
         let leading = self.leading.as_ref()?;
-        let lacking = |(id, progress): (&ReplicaId, &Progress)| {
+        let waits = !leading.notices.are_due(self.now.mono) && self.somebody_lacks_commit();
+        waits.then_some(leading.notices.due)
+    }
+
+    /// A write of the batch proposed last came through a secondary, where its client waits.
+    pub fn is_awaited_elsewhere(&mut self) {
+        if let Some(leading) = &mut self.leading {
+            leading.notices.expecting = false;
+        }
+    }
+
+    /// After everything was sent.
+    pub(super) fn note_told(&mut self) {
+        let owed = self.somebody_lacks_commit();
+        if let Some(leading) = &mut self.leading {
+            leading.notices.owed = owed;
+        }
+    }
+
+    fn somebody_lacks_commit(&self) -> bool {
+        let lacks = |(id, progress): (&ReplicaId, &Progress)| {
             self.peers[id].link && progress.lacks_commit(self.commit)
         };
-        let waits = !leading.notices.are_due(self.now.mono);
-        let waits = waits && leading.peers.iter().any(lacking);
-        waits.then_some(leading.notices.due)
+        let leading = self.leading.as_ref();
+        leading.is_some_and(|leading| leading.peers.iter().any(lacks))
     }
 }
 
@@ -81,6 +107,7 @@ impl Notices {
             due,
             proposed_at: _,
             expecting: _,
+            owed: _,
         } = self;
         assert!(*due <= now, "a notice waits");
     }

@@ -321,6 +321,7 @@ impl Node {
         for id in ids {
             while self.send_append(id) {}
         }
+        self.note_told();
     }
 
     /// One append to one peer; false when there is nothing (more) to send it now.

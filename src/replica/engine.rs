@@ -394,7 +394,9 @@ impl<R: StateReader> Replica<R> {
             self.refused = proposed.is_err();
             if let Ok(first) = proposed {
                 let term = self.node.glance().term;
-                self.writes.on_proposed(batch.len(), term, first);
+                if self.writes.on_proposed(batch.len(), term, first) {
+                    self.node.is_awaited_elsewhere();
+                }
             }
         } else if let Some(primary) = self.primary
             && primary != me

@@ -209,14 +209,17 @@ impl Writes {
         batch
     }
 
-    /// The last [`Self::batch`], of this many, was proposed in `term` from `first` on.
-    pub(super) fn on_proposed(&mut self, count: usize, term: Term, first: Index) {
+    /// The last [`Self::batch`], of this many, was proposed in `term` from `first` on. True: a client of
+    /// another replica waits for one of them.
+    pub(super) fn on_proposed(&mut self, count: usize, term: Term, first: Index) -> bool {
         let mut index = first;
+        let mut awaited = false;
         for _ in 0..count {
             let (_, held) = self
                 .held
                 .pop_first()
                 .expect("the batch was taken from here and nothing came between");
+            awaited |= matches!(held.origin, Origin::Forward { .. });
             let proposed = Proposed {
                 term,
                 origin: held.origin,
@@ -227,6 +230,7 @@ impl Writes {
             }
             index = index.next();
         }
+        awaited
     }
 
     /// Gives what is held to another replica, the primary. Forwards never travel on: who sent them

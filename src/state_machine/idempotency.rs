@@ -252,10 +252,7 @@ fn subtract(
 
 /// Takes what the clients of a deleted account have, and its head does not count, out of the digest.
 /// Their rows go with the account's.
-pub(super) fn discount_clients(
-    tx: &mut Transaction<'_>,
-    user: UserId,
-) -> Result<(), StorageError> {
+pub(super) fn discount_clients(tx: &mut Transaction<'_>, user: UserId) -> Result<(), StorageError> {
     for (id, client) in clients(tx.view(), user, CLIENTS_MAX)? {
         if client.apart.is_some() {
             tx.subtract_from_total(&client.lanes(user, &id));
@@ -318,7 +315,9 @@ fn row(group: &Packed, item: &[u8]) -> Result<(u64, Remembered), StorageError> {
         Some((u64::from_be_bytes(*sequence), row))
     });
     match decoded {
-        Some((sequence, row)) if keys::number_at(group.key(), GROUP_AT) == Some(sequence / GROUP) => {
+        Some((sequence, row))
+            if keys::number_at(group.key(), GROUP_AT) == Some(sequence / GROUP) =>
+        {
             Ok((sequence, row))
         }
         _ => Err(group.damaged("has a reply that does not parse or belong there")),
@@ -447,8 +446,8 @@ fn forget_old(
     let all = found.len() < limit;
     for (key, bytes) in found {
         let group = Packed::open(Tree::Sessions, &key, Arc::new(bytes.into()))?;
-        let number =
-            keys::number_at(group.key(), GROUP_AT).ok_or_else(|| group.damaged("has a wrong key"))?;
+        let number = keys::number_at(group.key(), GROUP_AT)
+            .ok_or_else(|| group.damaged("has a wrong key"))?;
         forget(tx, owner, client, &group)?;
         client.lowest_group = number + 1;
     }

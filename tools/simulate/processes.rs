@@ -273,11 +273,16 @@ impl World {
         if !self.lives(at, life) {
             return;
         }
-        let due = |process: &mut Process| process.wake_at.is_some_and(|moment| moment <= now);
-        if self.process(at).is_some_and(due) {
-            self.checker.count("turns for a commit notice that waited");
-            self.feed(at, Input::Tick);
+        let Some(moment) = self.process(at).and_then(|process| process.wake_at) else {
+            return;
+        };
+        if moment > now {
+            // Its clock is slower than the world's.
+            self.schedule(moment.since(now), Happening::Wake { at, life });
+            return;
         }
+        self.checker.count("turns for a commit notice that waited");
+        self.feed(at, Input::Tick);
     }
 
     /// A run ends by itself only over damage, which begins its repair.

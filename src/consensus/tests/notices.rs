@@ -34,6 +34,12 @@ fn commit(cluster: &mut Cluster, primary: ReplicaId, entries: usize) -> Vec<Mess
     let batch = vec![command("a"); entries];
     let node = cluster.nodes.get_mut(&primary).unwrap();
     node.propose(now, &batch).unwrap();
+    acknowledge(cluster, primary)
+}
+
+/// What was proposed is acknowledged by the first secondary; what that one is sent then.
+fn acknowledge(cluster: &mut Cluster, primary: ReplicaId) -> Vec<Message> {
+    let now = cluster.now();
     for message in sends(cluster, primary) {
         let to = message.to;
         cluster.step(message);
@@ -146,4 +152,43 @@ fn after_a_large_batch_a_commit_is_told_at_once() {
     commit(&mut cluster, primary, 1);
     cluster.now += 1_000;
     assert_eq!(commit(&mut cluster, primary, 5).len(), 1);
+}
+
+/// A client that writes through a secondary sends nothing before that has applied what it wrote.
+#[test]
+fn a_commit_of_what_came_through_a_secondary_does_not_wait() {
+    let (mut cluster, primary) = cluster(500);
+    commit(&mut cluster, primary, 1);
+    cluster.now += 1_000;
+    let now = cluster.now();
+    let node = cluster.nodes.get_mut(&primary).unwrap();
+    node.propose(now, &[command("a")]).unwrap();
+    node.is_awaited_elsewhere();
+    let told = acknowledge(&mut cluster, primary);
+    assert!(append(&told[0]).notice, "{told:?}");
+}
+
+#[test]
+fn a_commit_that_waits_is_not_put_off_by_the_next_one() {
+    let (mut cluster, primary) = cluster(500);
+    commit(&mut cluster, primary, 1);
+    cluster.now += 1_000;
+    let now = cluster.now();
+    let node = cluster.nodes.get_mut(&primary).unwrap();
+    for text in ["a", "b"] {
+        node.propose(now, &[command(text)]).unwrap();
+    }
+    // Two batches on their way at once: neither carries the other's commit.
+    let sent = sends(&mut cluster, primary);
+    let due = now.mono.plus(500);
+    for message in sent {
+        let (to, now) = (message.to, cluster.now());
+        cluster.step(message);
+        for reply in cluster.write_all(now, to) {
+            cluster.step(reply);
+        }
+        assert_eq!(sends(&mut cluster, primary), [], "it waits");
+        assert_eq!(cluster.nodes[&primary].wake_at(), Some(due));
+        cluster.now += 100;
+    }
 }

@@ -1,6 +1,7 @@
 //! The machine over a store in memory, driven by commands.
 
 mod accounts;
+mod joined;
 mod messages;
 mod overlay;
 mod replay;

@@ -20,11 +20,14 @@ use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{self, Arc, OnceLock, PoisonError, TryLockError};
+use std::thread::LocalKey;
 use std::time::{Duration, Instant};
 
 thread_local! {
     /// Work for the pool is done here.
     static BY_ITSELF: Cell<bool> = const { Cell::new(false) };
+    /// It is being done.
+    static AT_WORK: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What a pool has in its queue.
@@ -33,22 +36,28 @@ type Work = Box<dyn FnOnce() + Send>;
 /// Does this, and on this thread whatever it, or another meanwhile, gives to a pool: a queue of closures whose
 /// workers wait [until a moment](Condvar::wait_until). For who would wait for that work anyway.
 pub fn by_itself<R>(work: impl FnOnce() -> R) -> R {
-    let _before = ByItself::set(true);
+    let _before = Before::set(&BY_ITSELF, true);
     work()
 }
 
-/// Sets it back, also in a panic.
-struct ByItself(bool);
+/// This thread does work of a pool. A panic in it is one of a thread of the pool: whoever waits for that work
+/// waits for ever.
+pub fn is_at_work() -> bool {
+    AT_WORK.get()
+}
 
-impl ByItself {
-    fn set(now: bool) -> Self {
-        Self(BY_ITSELF.replace(now))
+/// Sets it back, also in a panic.
+struct Before(&'static LocalKey<Cell<bool>>, bool);
+
+impl Before {
+    fn set(of: &'static LocalKey<Cell<bool>>, now: bool) -> Self {
+        Self(of, of.replace(now))
     }
 }
 
-impl Drop for ByItself {
+impl Drop for Before {
     fn drop(&mut self) {
-        BY_ITSELF.set(self.0);
+        self.0.set(self.1);
     }
 }
 
@@ -230,17 +239,25 @@ impl Condvar {
     }
 }
 
-/// Does all the work in this queue. For what comes of it a worker is woken as always.
+/// Does the work that is in this queue now. For what comes of it meanwhile a worker is woken as always:
+/// whoever gives it may hold a lock that other work wants.
 fn do_all<T: 'static>(queue: &sync::Mutex<T>) {
-    let _before = ByItself::set(false);
+    let _before = Before::set(&BY_ITSELF, false);
+    let mut left = None;
     loop {
         let mut held = queue.lock().unwrap_or_else(PoisonError::into_inner);
         let works = (&mut *held as &mut dyn Any).downcast_mut::<VecDeque<Work>>();
-        let work = works.and_then(VecDeque::pop_front);
+        let Some(works) = works else {
+            return;
+        };
+        let now = left.unwrap_or(works.len());
+        left = now.checked_sub(1);
+        let work = left.and_then(|_| works.pop_front());
         drop(held);
         let Some(work) = work else {
             return;
         };
+        let _idle = Before::set(&AT_WORK, true);
         work();
     }
 }
@@ -311,7 +328,10 @@ mod tests {
         /// Where the work was done.
         fn spawn(&self) -> mpsc::Receiver<thread::ThreadId> {
             let (tell, told) = mpsc::channel();
-            let work: Work = Box::new(move || tell.send(thread::current().id()).unwrap());
+            let work: Work = Box::new(move || {
+                // Not every test listens.
+                let _ = tell.send(thread::current().id());
+            });
             self.queue.lock().push_back(work);
             self.wake.notify_all();
             told
@@ -342,17 +362,59 @@ mod tests {
         assert!(inner.recv().is_ok());
     }
 
+    /// As sled does when it gives the end of a file back.
+    #[test]
+    fn work_may_hold_a_lock_that_other_work_wants_while_it_gives_more() {
+        let pool = Pool::start();
+        let lock = Arc::new(Mutex::new(()));
+        let (giver, wanted) = (Arc::clone(&pool), Arc::clone(&lock));
+        let gives: Work = Box::new(move || {
+            let _held = lock.lock();
+            drop(giver.spawn());
+        });
+        let wants: Work = Box::new(move || drop(wanted.lock()));
+        by_itself(|| {
+            let mut queue = pool.queue.lock();
+            queue.push_back(gives);
+            queue.push_back(wants);
+            drop(queue);
+            pool.wake.notify_all();
+        });
+        assert!(pool.spawn().recv().is_ok());
+    }
+
+    #[test]
+    fn work_that_comes_meanwhile_is_left_to_the_workers() {
+        let pool = Pool::default();
+        let mut queue = pool.queue.lock();
+        pool.wake.wait_until(&mut queue, Instant::now());
+        drop(queue);
+        let pool = Arc::new(pool);
+        let giver = Arc::clone(&pool);
+        let gives: Work = Box::new(move || drop(giver.spawn()));
+        by_itself(|| {
+            pool.queue.lock().push_back(gives);
+            pool.wake.notify_all();
+        });
+        assert_eq!(pool.queue.lock().len(), 1, "it has no worker");
+    }
+
     #[test]
     fn a_panic_in_the_work_leaves_nobody_by_itself() {
         let pool = Pool::start();
         let panics = || {
             by_itself(|| {
-                let work: Work = Box::new(|| panic!("for the test"));
+                assert!(!is_at_work());
+                let work: Work = Box::new(|| {
+                    assert!(is_at_work());
+                    panic!("for the test")
+                });
                 pool.queue.lock().push_back(work);
                 pool.wake.notify_all();
             });
         };
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
+        assert!(!is_at_work());
         let here = thread::current().id();
         assert_ne!(pool.spawn().recv().unwrap(), here);
     }
