@@ -2,9 +2,10 @@
 //! that change places, replicas that come back under a build that knows more.
 
 use super::disk::Disk;
+use super::faults::Fault;
 use super::network::id_of;
 use super::world::{Backup, Happening, World};
-use chat::types::{Level, Stamp};
+use chat::types::{FORMATION_LEVEL, LEVEL, Level, Stamp};
 
 /// The highest level of any build here.
 const LEVEL_MAX: Level = Level(4);
@@ -39,6 +40,15 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What a build knows: everything, where none comes back under another one.
+    pub fn level_at_first(&mut self) -> Level {
+        if !self.plan.faults.has(Fault::Upgrade) {
+            return LEVEL;
+        }
+        let newer = u32::from(self.rng.chance(300));
+        Level(FORMATION_LEVEL.0 + newer)
     }
 
     /// Comes back under a build that knows one level more.

@@ -8,7 +8,7 @@ use super::checker::Checker;
 use super::checker_io;
 use super::clients::{Client, History};
 use super::disk::{Disk, Failing, Probe};
-use super::faults::{Director, FREE_ENOUGH, Fault, FaultSet, Plan};
+use super::faults::{Director, FREE_ENOUGH, FaultSet, Plan};
 use super::network::{Network, id_of};
 use super::rng::Rng;
 use chat::consensus::{self, Glance, HardState, Now, Role};
@@ -260,8 +260,7 @@ impl World {
         world.network.weather = world.plan.weather.clone();
         for at in 0..n {
             let clock = world.plan.clock(&mut world.rng);
-            let newer = world.plan.faults.has(Fault::Upgrade) && world.rng.chance(300);
-            let level = Level(FORMATION_LEVEL.0 + u32::from(newer));
+            let level = world.level_at_first();
             world.members.push(Member {
                 disk: Disk::new(),
                 process: None,
