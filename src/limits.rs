@@ -172,8 +172,8 @@ pub const REWRITE_LIVE_TIMES: u64 = 5;
 pub const REWRITE_STAGGERED: u64 = 3;
 
 /// Records in one checkpoint slice: the longest time that a batch waits behind it (about 10 µs a
-/// record). Larger ones gather more: with 200 accounts at work the first 500 records are theirs,
-/// and each further one stands for about ten messages.
+/// record). Larger ones gather more: with 100 senders and 100 recipients at work the first 200 records are
+/// theirs, and each further one stands for about ten messages.
 pub const SLICE_RECORDS_MAX: usize = 512;
 /// A slice ends, too, when the payloads of its entries have so many bytes.
 pub const SLICE_BYTES_MAX: u64 = 4 * 1024 * 1024;

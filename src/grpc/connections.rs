@@ -62,6 +62,7 @@ where
                 return Poll::Ready(Some(Ok(Connection {
                     accepted,
                     silent: Some(Box::pin(tokio::time::sleep(SILENCE_MAX))),
+                    gathered: false,
                     _place: place,
                 })));
             }
@@ -88,7 +89,22 @@ pub(super) struct Connection<C> {
     accepted: C,
     /// Until its first byte.
     silent: Option<Pin<Box<Sleep>>>,
+    /// What is to be written since the last flush has waited for others to add to it.
+    gathered: bool,
     _place: Place,
+}
+
+impl<C> Connection<C> {
+    /// Pending once for each flush: the tasks that can run now have their turn first, and what they answer
+    /// goes out in the same call of the kernel. Each would be a call, and a packet, of its own otherwise: a
+    /// task that sends wakes the connection's, which tokio runs next.
+    fn poll_gather(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.gathered, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
 }
 
 impl<C: Connected> Connected for Connection<C> {
@@ -125,6 +141,7 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Connection<C> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_gather(cx));
         Pin::new(&mut self.accepted).poll_write(cx, buf)
     }
 
@@ -133,6 +150,7 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Connection<C> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_gather(cx));
         Pin::new(&mut self.accepted).poll_write_vectored(cx, bufs)
     }
 
@@ -141,7 +159,9 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Connection<C> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.accepted).poll_flush(cx)
+        ready!(Pin::new(&mut self.accepted).poll_flush(cx))?;
+        self.gathered = false;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -184,6 +204,7 @@ mod tests {
         let connection = |accepted, silent| Connection {
             accepted,
             silent,
+            gathered: false,
             _place: Place(Arc::new(AtomicUsize::new(1))),
         };
         let (_mute, server) = tokio::io::duplex(8);
