@@ -17,6 +17,9 @@ use tonic::transport::server::Connected;
 /// A connection says its first byte within this time.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
+/// What is this long is written at once: about the payload of an Ethernet frame.
+const PACKET_BYTES: usize = 1_400;
+
 /// Lets at most `max` of the connections of `incoming` be open at a time.
 pub(super) struct Bounded<S> {
     incoming: S,
@@ -63,6 +66,7 @@ where
                     accepted,
                     silent: Some(Box::pin(tokio::time::sleep(SILENCE_MAX))),
                     gathered: false,
+                    written: false,
                     _place: place,
                 })));
             }
@@ -89,21 +93,27 @@ pub(super) struct Connection<C> {
     accepted: C,
     /// Until its first byte.
     silent: Option<Pin<Box<Sleep>>>,
-    /// What is to be written since the last flush has waited for others to add to it.
+    /// What is to be written since the last flush has waited for others to add to it, ...
     gathered: bool,
+    /// ... and a part of it was written.
+    written: bool,
     _place: Place,
 }
 
 impl<C> Connection<C> {
-    /// Pending once for each flush: the tasks that can run now have their turn first, and what they answer
-    /// goes out in the same call of the kernel. Each would be a call, and a packet, of its own otherwise: a
-    /// task that sends wakes the connection's, which tokio runs next.
-    fn poll_gather(&mut self, cx: &Context<'_>) -> Poll<()> {
-        if std::mem::replace(&mut self.gathered, true) {
+    /// Pending once for each flush of less than a packet: the tasks that can run now have their turn first, and
+    /// what they answer goes out in the same call of the kernel. Each would be a call, and a packet, of its own
+    /// otherwise: a task that sends wakes the connection's, which tokio runs next.
+    fn poll_gather(&mut self, cx: &Context<'_>, bytes: usize) -> Poll<()> {
+        if std::mem::replace(&mut self.gathered, true) || bytes >= PACKET_BYTES {
             return Poll::Ready(());
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    fn note_written(&mut self, written: &Poll<io::Result<usize>>) {
+        self.written |= matches!(written, Poll::Ready(Ok(_)));
     }
 }
 
@@ -141,8 +151,10 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Connection<C> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_gather(cx));
-        Pin::new(&mut self.accepted).poll_write(cx, buf)
+        ready!(self.poll_gather(cx, buf.len()));
+        let written = Pin::new(&mut self.accepted).poll_write(cx, buf);
+        self.note_written(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -150,8 +162,10 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Connection<C> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_gather(cx));
-        Pin::new(&mut self.accepted).poll_write_vectored(cx, bufs)
+        ready!(self.poll_gather(cx, bufs.iter().map(|buf| buf.len()).sum()));
+        let written = Pin::new(&mut self.accepted).poll_write_vectored(cx, bufs);
+        self.note_written(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -160,7 +174,9 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Connection<C> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.accepted).poll_flush(cx))?;
-        self.gathered = false;
+        if std::mem::take(&mut self.written) {
+            self.gathered = false;
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -205,6 +221,7 @@ mod tests {
             accepted,
             silent,
             gathered: false,
+            written: false,
             _place: Place(Arc::new(AtomicUsize::new(1))),
         };
         let (_mute, server) = tokio::io::duplex(8);
@@ -216,5 +233,67 @@ mod tests {
         let mut open = connection(server, soon());
         assert_eq!(open.read_u8().await.unwrap(), 7);
         assert!(open.silent.is_none());
+    }
+
+    /// Writes what it is given, and counts the calls.
+    #[derive(Default)]
+    struct Calls(usize);
+
+    impl AsyncWrite for Calls {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.0 += 1;
+            Poll::Ready(Ok(buf.len()))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_short_write_waits_once_for_each_flush_and_a_long_one_does_not() {
+        let mut connection = Connection {
+            accepted: Calls::default(),
+            silent: None,
+            gathered: false,
+            written: false,
+            _place: Place(Arc::new(AtomicUsize::new(1))),
+        };
+        let woken = Arc::new(Woken::default());
+        let waker = Arc::clone(&woken).into();
+        let write = |connection: &mut Connection<Calls>, bytes| {
+            let cx = &mut Context::from_waker(&waker);
+            let written = Pin::new(connection).poll_write(cx, &vec![0; bytes]);
+            written.is_ready()
+        };
+        let flush = |connection: &mut Connection<Calls>| {
+            let cx = &mut Context::from_waker(&waker);
+            assert!(Pin::new(connection).poll_flush(cx).is_ready());
+        };
+        for round in 1..=2 {
+            assert!(!write(&mut connection, 10), "others have their turn");
+            assert_eq!(woken.0.load(Ordering::Relaxed), round);
+            // Nothing was written: that is no reason to wait again.
+            flush(&mut connection);
+            assert!(write(&mut connection, 10) && write(&mut connection, 10));
+            flush(&mut connection);
+        }
+        assert!(write(&mut connection, PACKET_BYTES));
+        assert_eq!(connection.accepted.0, 5);
     }
 }

@@ -100,22 +100,28 @@ impl Cache {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;
         }
-        self.young_bytes += RECORD_BYTES + bytes;
         self.old[tree as usize].swap_remove(&key);
-        self.young[tree as usize].insert(key, Cached { value, bytes });
+        let before = self.young[tree as usize].insert(key, Cached { value, bytes });
+        self.young_bytes += RECORD_BYTES + bytes;
+        self.unweigh(before.as_ref());
+    }
+
+    /// It has left the young generation.
+    fn unweigh(&mut self, gone: Option<&Cached>) {
+        self.young_bytes -= gone.map_or(0, |gone| RECORD_BYTES + gone.bytes);
     }
 
     /// What the store has, to be changed: the cache forgets it.
     pub fn take(&mut self, tree: Tree, key: &[u8]) -> Option<Value> {
         let young = self.young[tree as usize].swap_remove(key);
+        self.unweigh(young.as_ref());
         let cached = young.or_else(|| self.old[tree as usize].swap_remove(key))?;
         Some(cached.value)
     }
 
     /// The store has another value, or will have.
     pub fn forget(&mut self, tree: Tree, key: &[u8]) {
-        self.young[tree as usize].swap_remove(key);
-        self.old[tree as usize].swap_remove(key);
+        self.take(tree, key);
     }
 }
 

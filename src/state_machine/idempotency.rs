@@ -437,8 +437,7 @@ fn forget_old(
         client.lowest_group = lowest;
         return Ok(());
     }
-    // The sequence has jumped: look for the groups that are there. The one in the client's row is not
-    // among them: it is the newest sequence's, or has a row of its own by now.
+    // The sequence has jumped: look for the groups that are there.
     let from = keys::group(owner, client.registered, client.lowest_group);
     let to = keys::group(owner, client.registered, lowest);
     let limit = FORGOTTEN_AT_ONCE as usize;
@@ -446,15 +445,26 @@ fn forget_old(
     let all = found.len() < limit;
     for (key, bytes) in found {
         let group = Packed::open(Tree::Sessions, &key, Arc::new(bytes.into()))?;
-        let number = keys::number_at(group.key(), GROUP_AT)
-            .ok_or_else(|| group.damaged("has a wrong key"))?;
+        let number = number_of(&group)?;
         forget(tx, owner, client, &group)?;
         client.lowest_group = number + 1;
     }
     if all {
+        // A late one of before the newest, if there were rows of both before level 3.
+        if let Some(group) = filling(owner, client)?
+            && number_of(&group)? < lowest
+        {
+            forget(tx, owner, client, &group)?;
+        }
         client.lowest_group = lowest;
     }
     Ok(())
+}
+
+/// The number of a group.
+fn number_of(group: &Packed) -> Result<u64, StorageError> {
+    let number = keys::number_at(group.key(), GROUP_AT);
+    number.ok_or_else(|| group.damaged("has a wrong key"))
 }
 
 /// The reply in a row.

@@ -181,6 +181,9 @@ fn ascend(
     from: InboxSeq,
     mut visit: impl FnMut(InboxSeq, Message) -> ControlFlow<()>,
 ) -> Result<(), StorageError> {
+    if open.as_ref().is_some_and(|open| open.first <= from) {
+        return visit_block(open, from, visit);
+    }
     let (start, end) = keys::of_user(b"", user);
     // The block that holds `from` begins at or below it.
     let at = after(&keys::block(user, from));
@@ -204,6 +207,15 @@ fn ascend(
             break;
         }
     }
+    visit_block(open, from, visit)
+}
+
+/// The block in the head.
+fn visit_block(
+    open: Option<Block>,
+    from: InboxSeq,
+    mut visit: impl FnMut(InboxSeq, Message) -> ControlFlow<()>,
+) -> Result<(), StorageError> {
     for (seq, message) in open.map_or(Ok(Vec::new()), |open| open.messages())? {
         if seq >= from && visit(seq, message).is_break() {
             return Ok(());

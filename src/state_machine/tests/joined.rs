@@ -194,6 +194,41 @@ fn replies_stay_together_when_sequences_come_out_of_order() {
     assert_eq!(rig.rows(Tree::Sessions, b"r"), 0);
 }
 
+/// The newest group has a row of before, and a late one below it stands in the client.
+#[test]
+fn a_late_group_in_the_client_is_forgotten_with_the_rows_about_it() {
+    let mut rig = Rig::new();
+    rig.raise(BEFORE);
+    let alice = rig.create("alice");
+    let run = |rig: &mut Rig, sequence| {
+        let reply = rig.run(&alice.with(sequence, send("alice", "x")));
+        assert!(matches!(reply, Reply::Sent { .. }), "{sequence}");
+        rig.check();
+    };
+    for group in 1..=10 {
+        run(&mut rig, group * 32);
+    }
+    let newest = 164 * 32 + 30;
+    run(&mut rig, newest);
+    rig.raise(JOINED);
+    run(&mut rig, 100 * 32 + 31);
+    rig.drain();
+    assert_eq!(rig.client_of(&alice).apart.unwrap().group, 100);
+    run(&mut rig, newest + 1);
+    run(&mut rig, newest + 2);
+    rig.drain();
+    let client = rig.client_of(&alice);
+    assert_eq!(
+        (client.lowest_group, client.apart.unwrap().group),
+        (101, 165)
+    );
+    assert_eq!(
+        rig.rows(Tree::Sessions, b"r"),
+        1,
+        "that of the newest before"
+    );
+}
+
 /// The creation's reply, which a login under its id replaces, stands in the client.
 #[test]
 fn a_repeated_login_replaces_its_reply_in_the_client() {
