@@ -125,16 +125,20 @@ impl Overlay {
         }
     }
 
-    /// Takes a value out, to be changed and put back. `None`: the overlay does not hold this key.
-    /// `Some(None)`: it holds that there is none.
-    pub fn take(&mut self, tree: Tree, key: &[u8]) -> Option<Option<Value>> {
-        let newest = self.newest[tree as usize].newest.get_mut(key)?;
-        Some(newest.value.take())
-    }
-
-    /// The same for the cache, which forgets it.
-    pub fn take_cached(&mut self, tree: Tree, key: &[u8]) -> Option<Value> {
-        self.cache.get_mut().take(tree, key)
+    /// Takes the newest value out, to be changed and put back: here there is none meanwhile.
+    pub fn take(
+        &mut self,
+        reader: &dyn StateReader,
+        tree: Tree,
+        key: &[u8],
+    ) -> Result<Option<Value>, StorageError> {
+        if let Some(newest) = self.newest[tree as usize].newest.get_mut(key) {
+            return Ok(newest.value.take());
+        }
+        if let Some(value) = self.cache.get_mut().take(tree, key) {
+            return Ok(Some(value));
+        }
+        Ok(reader.get(tree, key)?.map(Value::Bytes))
     }
 
     /// A packed record that the overlay holds, to grow in place if `has_room` says so of it.

@@ -97,14 +97,7 @@ impl<'a> Transaction<'a> {
     where
         T: Record + DeserializeOwned,
     {
-        let value = match self.overlay.take(tree, key) {
-            Some(value) => value,
-            None => match self.overlay.take_cached(tree, key) {
-                Some(value) => Some(value),
-                None => self.reader.get(tree, key)?.map(Value::Bytes),
-            },
-        };
-        let Some(value) = value else {
+        let Some(value) = self.overlay.take(self.reader, tree, key)? else {
             return Ok(None);
         };
         if let Some(record) = value.record() {

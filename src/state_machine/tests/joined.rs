@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::limits::{DELIVER_BATCH_MAX, REPLIES_MAX};
+use crate::state_machine::Notice;
 use crate::state_machine::records::{Client, Head, decode, keys};
 use crate::types::InboxSeq;
 
@@ -320,5 +321,26 @@ fn a_front_that_was_known_before_is_set_apart_and_one_that_is_dropped_is_gone() 
     let before = rig.bodies(&alice).len();
     rig.run(&by_front("old", 2));
     assert_eq!(rig.bodies(&alice).len(), before + 1);
+    rig.check();
+}
+
+#[test]
+fn senders_hear_that_what_stands_in_the_head_was_received() {
+    let mut rig = Rig::new();
+    rig.raise(JOINED);
+    let (mut alice, mut bob) = (rig.create("alice"), rig.create("bob"));
+    rig.run(&alice.next(send("bob", &"x".repeat(4_000))));
+    rig.run(&bob.next(send("bob", "to myself")));
+    rig.run(&alice.next(send("bob", "in the head")));
+    let newest = rig.machine.applied();
+    let up_to = InboxSeq(3);
+    let applied = rig.apply(&bob.next(Operation::Acknowledge { up_to }));
+    let received = |user: &User, up_to| Notice::Delivered {
+        user: user.id,
+        peer: "bob".into(),
+        up_to,
+    };
+    let to_bob = received(&bob, newest.previous());
+    assert_eq!(applied.notices, [received(&alice, newest), to_bob]);
     rig.check();
 }
