@@ -269,14 +269,13 @@ fn group(
     group: u64,
 ) -> Result<Option<Packed>, StorageError> {
     let key = keys::group(owner, client.registered, group);
-    let here = client.apart.as_ref().filter(|apart| apart.group == group);
-    let record = match here.and_then(|apart| apart.filling.record()) {
-        Some(record) => Some(record),
-        None => view.packed(Tree::Sessions, &key)?,
-    };
-    record
-        .map(|bytes| Packed::open(Tree::Sessions, &key, bytes))
-        .transpose()
+    if let Some(filling) = filling(owner, client)?
+        && *filling.key() == key
+    {
+        return Ok(Some(filling));
+    }
+    let open = |bytes| Packed::open(Tree::Sessions, &key, bytes);
+    view.packed(Tree::Sessions, &key)?.map(open).transpose()
 }
 
 /// The group that is being filled in the client's row, under the key that it will have.
