@@ -29,7 +29,7 @@ pub(super) struct Notices {
     proposed_at: Monotonic,
     /// It was small, and came soon after the one before.
     expecting: bool,
-    /// Somebody lacks the commit index that it is.
+    /// Somebody lacks the commit index that is due.
     owed: bool,
 }
 
@@ -76,7 +76,7 @@ impl Node {
     }
 
     /// A write of the batch proposed last came through a secondary, where its client waits.
-    pub fn is_awaited_elsewhere(&mut self) {
+    pub fn note_awaited_elsewhere(&mut self) {
         if let Some(leading) = &mut self.leading {
             leading.notices.expecting = false;
         }

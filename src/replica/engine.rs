@@ -395,7 +395,7 @@ impl<R: StateReader> Replica<R> {
             if let Ok(first) = proposed {
                 let term = self.node.glance().term;
                 if self.writes.on_proposed(batch.len(), term, first) {
-                    self.node.is_awaited_elsewhere();
+                    self.node.note_awaited_elsewhere();
                 }
             }
         } else if let Some(primary) = self.primary

@@ -105,7 +105,8 @@ pub(super) fn register(
     base: u64,
 ) -> Result<(), StorageError> {
     let key = keys::client(owner, id);
-    if tx.view().get(Tree::Sessions, &key)?.is_some() {
+    let view = tx.view();
+    if view.read_shared::<Client>(Tree::Sessions, &key)?.is_some() {
         return Ok(());
     }
     let most = if owner == FRONTS {

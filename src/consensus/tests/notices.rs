@@ -163,7 +163,7 @@ fn a_commit_of_what_came_through_a_secondary_does_not_wait() {
     let now = cluster.now();
     let node = cluster.nodes.get_mut(&primary).unwrap();
     node.propose(now, &[command("a")]).unwrap();
-    node.is_awaited_elsewhere();
+    node.note_awaited_elsewhere();
     let told = acknowledge(&mut cluster, primary);
     assert!(append(&told[0]).notice, "{told:?}");
 }

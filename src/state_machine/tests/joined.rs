@@ -36,6 +36,12 @@ impl Rig {
         self.trees.records.keys().filter(of).count()
     }
 
+    fn sends_to_itself(&mut self, user: &User, sequence: u64) {
+        let reply = self.run(&user.with(sequence, send("alice", "x")));
+        assert!(matches!(reply, Reply::Sent { .. }), "{sequence}");
+        self.check();
+    }
+
     fn bodies(&self, user: &User) -> Vec<Vec<u8>> {
         let (token, after) = (user.token, Some(InboxSeq(0)));
         let limit = DELIVER_BATCH_MAX;
@@ -166,11 +172,7 @@ fn replies_stay_together_when_sequences_come_out_of_order() {
     let mut rig = Rig::new();
     rig.raise(BEFORE);
     let alice = rig.create("alice");
-    let run = |rig: &mut Rig, sequence| {
-        let reply = rig.run(&alice.with(sequence, send("alice", "x")));
-        assert!(matches!(reply, Reply::Sent { .. }), "{sequence}");
-        rig.check();
-    };
+    let run = |rig: &mut Rig, sequence| rig.sends_to_itself(&alice, sequence);
     // A group that has a row already goes on there, and one below the one in the client gets one.
     run(&mut rig, 70);
     rig.raise(JOINED);
@@ -201,11 +203,7 @@ fn a_late_group_in_the_client_is_forgotten_with_the_rows_about_it() {
     let mut rig = Rig::new();
     rig.raise(BEFORE);
     let alice = rig.create("alice");
-    let run = |rig: &mut Rig, sequence| {
-        let reply = rig.run(&alice.with(sequence, send("alice", "x")));
-        assert!(matches!(reply, Reply::Sent { .. }), "{sequence}");
-        rig.check();
-    };
+    let run = |rig: &mut Rig, sequence| rig.sends_to_itself(&alice, sequence);
     for group in 1..=10 {
         run(&mut rig, group * 32);
     }
