@@ -193,25 +193,39 @@ impl Incoming {
                     return Err(status);
                 }
             };
-            for envelope in request.envelopes {
-                match from_envelope(envelope, expected) {
-                    Ok(received) => self.accept(received),
-                    Err(error) => {
-                        self.refuse(error.kind(), &error.to_string());
-                        return Err(Status::invalid_argument(error.to_string()));
-                    }
+            // What came before a bad one is good.
+            let mut messages = Vec::with_capacity(request.envelopes.len());
+            let judged = self.judge(request.envelopes, &mut messages, expected);
+            self.inbox.deliver(messages);
+            judged?;
+        }
+    }
+
+    fn judge(
+        &self,
+        envelopes: Vec<proto::Envelope>,
+        messages: &mut Vec<PeerMessage>,
+        expected: Expected,
+    ) -> Result<(), Status> {
+        for envelope in envelopes {
+            match from_envelope(envelope, expected) {
+                Ok(received) => messages.extend(self.accept(received)),
+                Err(error) => {
+                    self.refuse(error.kind(), &error.to_string());
+                    return Err(Status::invalid_argument(error.to_string()));
                 }
             }
         }
+        Ok(())
     }
 
     fn refuse(&self, kind: RefusalKind, reason: &str) {
         self.links.refuse(Some(self.peer.id()), kind, reason);
     }
 
-    /// Hands a message on. Consensus judges identity itself; a forward carries none into the
+    /// The message, if it may go in. Consensus judges identity itself; a forward carries none into the
     /// replica, so one from or for another cluster or incarnation stops here.
-    fn accept(&self, received: Received) {
+    fn accept(&self, received: Received) -> Option<PeerMessage> {
         if !matches!(received.message, PeerMessage::Consensus(_)) {
             let own = self.peer.identity().unwrap_or_default();
             let to_us = received
@@ -230,10 +244,11 @@ impl Incoming {
             } else if !of_theirs {
                 "a write is from another incarnation of its sender"
             } else {
-                return self.inbox.deliver(received.message);
+                return Some(received.message);
             };
-            return self.refuse(RefusalKind::ForeignWrite, reason);
+            self.refuse(RefusalKind::ForeignWrite, reason);
+            return None;
         }
-        self.inbox.deliver(received.message);
+        Some(received.message)
     }
 }

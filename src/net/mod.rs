@@ -34,8 +34,8 @@ use tonic::transport::Channel;
 
 /// Where what arrives goes: the replica's queue, or a test's.
 pub trait Inbox: Send + Sync + 'static {
-    /// A message from a peer.
-    fn deliver(&self, message: PeerMessage);
+    /// Messages from a peer that came together.
+    fn deliver(&self, messages: Vec<PeerMessage>);
     /// The outgoing stream to `peer` is open.
     fn link_up(&self, peer: ReplicaId);
     /// It closed; `refused`: and nobody listens there any more. A link that is down may be
@@ -44,8 +44,8 @@ pub trait Inbox: Send + Sync + 'static {
 }
 
 impl Inbox for PeerInbox {
-    fn deliver(&self, message: PeerMessage) {
-        PeerInbox::deliver(self, message);
+    fn deliver(&self, messages: Vec<PeerMessage>) {
+        PeerInbox::deliver(self, messages);
     }
     fn link_up(&self, peer: ReplicaId) {
         PeerInbox::link_up(self, peer);

@@ -25,8 +25,10 @@ enum Heard {
 struct TestInbox(mpsc::UnboundedSender<Heard>);
 
 impl Inbox for TestInbox {
-    fn deliver(&self, message: PeerMessage) {
-        let _ = self.0.send(Heard::Message(message));
+    fn deliver(&self, messages: Vec<PeerMessage>) {
+        for message in messages {
+            let _ = self.0.send(Heard::Message(message));
+        }
     }
     fn link_up(&self, peer: ReplicaId) {
         let _ = self.0.send(Heard::Up(peer));

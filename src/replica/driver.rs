@@ -1,11 +1,12 @@
-//! The replica's thread: inputs out of the queue, turns, and what came of them to whom it concerns.
+//! A turn: what waited in the queue goes to the replica, and what came of it to whom it concerns.
 
 use super::clock::Clock;
 use super::outcomes::{Teller, Waiter};
-use super::queue::{Frozen, Item, Queue, Tickets};
+use super::queue::{Frozen, Item, Tickets};
 use super::shared::Shared;
 use super::storage_thread::Work;
 use super::transport::Transport;
+use super::turns::{Turned, Turns};
 use super::{Input, Names, Output, ReadError, Replica, Ticket, counting, events};
 use crate::consensus::Now;
 use crate::limits::BATCH_ENTRIES_MAX;
@@ -16,18 +17,16 @@ use crate::types::{Index, Monotonic, ReplicaId};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Microseconds between two ticks: what the core asks for.
 const TICK_US: u64 = 5_000;
 
-/// A replica on its thread.
+/// A replica and everybody whom it concerns.
 pub(super) struct Driver<R: StateReader, T: Transport> {
     replica: Replica<R>,
     id: ReplicaId,
     clock: Clock,
-    queue: Arc<Queue>,
     shared: Arc<Shared>,
     work: Sender<Work>,
     transport: T,
@@ -46,11 +45,41 @@ pub(super) struct Driver<R: StateReader, T: Transport> {
     applied: Index,
 }
 
+impl<R: StateReader + Send, T: Transport> Turns for Driver<R, T> {
+    /// At least one turn, for the tick; none is larger than a batch.
+    fn take_turns(&mut self, mut items: VecDeque<Item>) -> Result<Turned, StorageError> {
+        let before = self.applied;
+        loop {
+            let shut_down = self.turn(&mut items)?;
+            if shut_down || items.is_empty() {
+                let applied = self.applied.0.saturating_sub(before.0);
+                return Ok(Turned {
+                    applied: applied as usize,
+                    shut_down,
+                });
+            }
+        }
+    }
+
+    fn tick_at(&self) -> Monotonic {
+        self.tick_at
+    }
+
+    fn wake_at(&self) -> Option<Monotonic> {
+        let at_once = self.replica.wants_turn().then(Monotonic::default);
+        at_once.or(self.wake_at)
+    }
+
+    fn now(&self) -> Monotonic {
+        self.clock.now().mono
+    }
+}
+
 impl<R: StateReader, T: Transport> Driver<R, T> {
     pub(super) fn new(
         replica: Replica<R>,
         clock: Clock,
-        (queue, shared): (Arc<Queue>, Arc<Shared>),
+        shared: Arc<Shared>,
         (work, transport): (Sender<Work>, T),
         lost_after_us: u64,
         metrics: Arc<Metrics>,
@@ -61,7 +90,6 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
             id: replica.id(),
             replica,
             clock,
-            queue,
             shared,
             work,
             transport,
@@ -75,31 +103,6 @@ impl<R: StateReader, T: Transport> Driver<R, T> {
             lost_after_us,
             metrics,
             applied,
-        }
-    }
-
-    /// Until the replica has shut down, or the queue is closed because the disk failed.
-    pub(super) fn run(&mut self) -> Result<(), StorageError> {
-        loop {
-            let now = self.clock.now().mono;
-            let wait_us = if self.replica.wants_turn() {
-                0
-            } else {
-                let wake_at = self.wake_at.map_or(self.tick_at, |at| at.min(self.tick_at));
-                wake_at.since(now)
-            };
-            let Some(mut items) = self.queue.take(Duration::from_micros(wait_us)) else {
-                return Ok(());
-            };
-            // At least one turn, for the tick; no turn is larger than a batch.
-            loop {
-                if self.turn(&mut items)? {
-                    return Ok(());
-                }
-                if items.is_empty() {
-                    break;
-                }
-            }
         }
     }
 

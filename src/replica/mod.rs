@@ -6,11 +6,12 @@
 //! ```text
 //!  service ── Handle ──┐                    ┌── notices ── Shared ── Watch ── streams
 //!  network ─ PeerInbox ┼─ Queue ─ Driver ───┼── messages ─ Transport ─ network
-//!  storage thread ─────┘    (one thread)    └── DiskJob ── storage thread
+//!  storage thread ─────┘      (turns)       └── DiskJob ── storage thread
 //! ```
 //!
-//! Architecture invariants: only the replica's thread touches [`Replica`], and it never waits for
-//! a disk or a peer; only the storage thread writes; whoever waits for an outcome gets exactly
+//! Architecture invariants: one thread at a time touches [`Replica`], in a turn (the replica's own thread, or
+//! whoever has brought something while little is going on: `turns`), and no turn waits for a write or a peer;
+//! only the storage thread writes; whoever waits for an outcome gets exactly
 //! one, and `NotApplied` is said only of what certainly was not and never will be.
 
 pub mod clock;
@@ -39,6 +40,7 @@ mod storage_thread;
 mod testing;
 mod tokens;
 pub mod transport;
+mod turns;
 mod upkeep;
 mod workshop;
 mod writes;

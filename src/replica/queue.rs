@@ -1,4 +1,4 @@
-//! The one bounded queue into the replica's thread.
+//! The one bounded queue into the replica, and what sees to it that somebody takes a turn with it.
 //!
 //! Clients and peers have a share each, so that neither can crowd out the other: a full client
 //! share is `Overloaded`, a full peer share loses messages (which consensus allows). What must not
@@ -6,11 +6,11 @@
 //! those, and link events of one peer are thinned out if the thread does not keep up.
 
 use super::outcomes::{Slot, Waiter};
-use super::{Input, Ticket};
-use super::{ReadError, Status};
+use super::turns::{FEW, Seat, Turns};
+use super::{DiskDone, Input, PeerMessage, ReadError, Status, Ticket};
 use crate::limits::REPLICA_QUEUE_MAX;
 use crate::state_machine::{Answer, Command, Query};
-use crate::storage::Slice;
+use crate::storage::{Slice, StorageError};
 use crate::types::ReplicaId;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -57,10 +57,12 @@ pub(super) enum Refused {
     Closed,
 }
 
-/// Many senders, one receiver, which takes everything at once.
+/// Many senders, one receiver at a time, which takes everything at once.
 pub(super) struct Queue {
     inner: Mutex<Inner>,
     wake: Condvar,
+    /// Where turns are taken with what waits here.
+    seat: Seat,
 }
 
 #[derive(Default)]
@@ -69,11 +71,24 @@ struct Inner {
     clients: usize,
     peers: usize,
     closed: bool,
-    /// The thread was woken since it last took what there was.
-    woken: bool,
+    /// The thread sleeps, and nobody has woken it.
+    asleep: bool,
+    /// The thread must not sleep on: its next turn is due sooner than it knows.
+    hurried: bool,
 }
 
 impl Inner {
+    /// Everything, and how much that is: a batch of writes is many.
+    fn take(&mut self) -> (VecDeque<Item>, usize) {
+        let waited = self.waiting();
+        (self.clients, self.peers) = (0, 0);
+        (std::mem::take(&mut self.items), waited)
+    }
+
+    fn waiting(&self) -> usize {
+        self.items.len().max(self.clients + self.peers)
+    }
+
     fn refuses(&self, count: usize) -> Option<Refused> {
         if self.closed {
             Some(Refused::Closed)
@@ -90,6 +105,7 @@ impl Queue {
         Self {
             inner: Mutex::new(Inner::default()),
             wake: Condvar::new(),
+            seat: Seat::default(),
         }
     }
 
@@ -128,25 +144,28 @@ impl Queue {
         Ok(Knock::new(self, was_empty))
     }
 
-    /// Wakes the thread, unless somebody has since it last took everything. It takes everything at
-    /// once, so that one call is enough; it sleeps on what is there only while a [`Knock`] is due.
+    /// Wakes the thread, unless it is awake. It sleeps on what is there only while somebody is to attend to it.
     fn wake_thread(&self, mut inner: MutexGuard<'_, Inner>) {
-        let woken = std::mem::replace(&mut inner.woken, true);
+        let asleep = std::mem::take(&mut inner.asleep);
         drop(inner);
-        if !woken {
+        if asleep {
             self.wake.notify_one();
         }
     }
 
-    /// A peer's message; dropped if too many wait.
-    pub(super) fn push_peer(&self, item: Item) {
+    /// Messages of a peer; those are dropped of which too many wait. The caller may take a turn with them.
+    pub(super) fn push_peer(&self, messages: Vec<PeerMessage>) {
         let mut inner = self.lock();
-        if inner.closed || inner.peers >= REPLICA_QUEUE_MAX {
+        if inner.closed {
             return;
         }
-        inner.peers += 1;
-        inner.items.push_back(item);
-        self.wake_thread(inner);
+        let room = REPLICA_QUEUE_MAX.saturating_sub(inner.peers);
+        let before = inner.items.len();
+        let items = messages.into_iter().map(|m| Item::Input(Input::Peer(m)));
+        inner.items.extend(items.take(room));
+        inner.peers += inner.items.len() - before;
+        drop(inner);
+        self.attend();
     }
 
     /// A link event: in order with the messages around it, and never lost.
@@ -169,6 +188,18 @@ impl Queue {
         self.wake_thread(inner);
     }
 
+    /// A finished disk job. The caller may take a turn with it.
+    pub(super) fn push_done(&self, done: DiskDone) -> Result<(), Refused> {
+        let mut inner = self.lock();
+        if inner.closed {
+            return Err(Refused::Closed);
+        }
+        inner.items.push_back(Item::Input(Input::DiskDone(done)));
+        drop(inner);
+        self.attend();
+        Ok(())
+    }
+
     /// Something that there is little of and that must not be lost.
     pub(super) fn push_always(&self, item: Item) -> Result<(), Refused> {
         let mut inner = self.lock();
@@ -180,19 +211,62 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes everything that waits, after at most `timeout`; `None` once it is closed.
-    pub(super) fn take(&self, timeout: Duration) -> Option<VecDeque<Item>> {
-        let inner = self.lock();
-        let (mut inner, _) = self
-            .wake
-            .wait_timeout_while(inner, timeout, |inner| {
-                inner.items.is_empty() && !inner.closed
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        inner.clients = 0;
-        inner.peers = 0;
-        inner.woken = false;
-        (!inner.closed).then(|| std::mem::take(&mut inner.items))
+    /// Pushes and has nobody attend to it.
+    #[cfg(test)]
+    pub(super) fn put(&self, item: Item) {
+        self.lock().items.push_back(item);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_asleep(&self) -> bool {
+        self.lock().asleep
+    }
+
+    /// Sees to it that what waits is handled: by the caller, if that is little (see [`super::turns`]), or
+    /// else by the replica's thread.
+    pub(super) fn attend(&self) {
+        let mut inner = self.lock();
+        if inner.items.is_empty() {
+            return;
+        }
+        let few = inner.waiting() <= FEW;
+        let Some(guest) = few.then(|| self.seat.guest()).flatten() else {
+            return self.wake_thread(inner);
+        };
+        let (items, waited) = inner.take();
+        drop(inner);
+        if guest.take_turns(items, waited) {
+            let mut inner = self.lock();
+            inner.hurried = true;
+            self.wake_thread(inner);
+        }
+    }
+
+    /// The thread sleeps until something waits and it was woken, or until the time is over.
+    pub(super) fn wait(&self, timeout: Duration) {
+        let sleeps = |inner: &mut Inner| {
+            inner.asleep = inner.items.is_empty() && !inner.closed && !inner.hurried;
+            inner.asleep
+        };
+        let waited = self.wake.wait_timeout_while(self.lock(), timeout, sleeps);
+        let (mut inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        (inner.asleep, inner.hurried) = (false, false);
+    }
+
+    /// Takes everything that waits, and says how much it is; `None` once it is closed. In the seat only.
+    pub(super) fn take(&self) -> Option<(VecDeque<Item>, usize)> {
+        let mut inner = self.lock();
+        (!inner.closed).then(|| inner.take())
+    }
+
+    /// The turns of the replica's thread, until the replica has shut down or failed, or the queue is closed.
+    pub(super) fn run(&self, driver: Box<dyn Turns>) -> Result<(), StorageError> {
+        self.seat.run(self, driver)
+    }
+
+    /// Drops the driver: no turn is taken any more.
+    pub(super) fn clear(&self) {
+        self.seat.clear();
     }
 
     /// The thread has ended, or is about to.
@@ -211,7 +285,7 @@ impl Queue {
     }
 }
 
-/// Wakes the thread when it is dropped, if that is this caller's duty.
+/// Sees to it that what was pushed is attended to, if that is this caller's duty. Dropped, it wakes the thread.
 #[must_use]
 pub(super) struct Knock(Option<Arc<Queue>>);
 
@@ -220,9 +294,9 @@ impl Knock {
         Self(was_empty.then(|| Arc::clone(queue)))
     }
 
-    /// Wakes the thread when the tasks of this runtime that are ready have had their turn: what they
+    /// Has it attended to when the tasks of this runtime that are ready have had their turn: what they
     /// bring in the same burst goes into the same batch, and costs no wake-up of its own.
-    pub(super) fn after_the_burst(self) {
+    pub(super) fn after_the_burst(mut self) {
         if self.0.is_none() {
             return;
         }
@@ -230,7 +304,9 @@ impl Knock {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 tokio::task::yield_now().await;
-                drop(self);
+                if let Some(queue) = self.0.take() {
+                    queue.attend();
+                }
             });
         }
     }
@@ -264,10 +340,22 @@ mod tests {
 
     const P: ReplicaId = ReplicaId(2);
 
+    fn taken(queue: &Queue) -> VecDeque<Item> {
+        queue.take().unwrap().0
+    }
+
+    fn message() -> PeerMessage {
+        PeerMessage::ForwardReply {
+            from: P,
+            to: ReplicaId(1),
+            run: crate::types::RunNonce(0),
+            nonce: 0,
+            outcome: Err(super::super::WriteError::NotApplied),
+        }
+    }
+
     fn links(queue: &Queue) -> Vec<bool> {
-        queue
-            .take(Duration::ZERO)
-            .unwrap()
+        taken(queue)
             .iter()
             .filter_map(|item| match item {
                 Item::Input(Input::LinkUp(_)) => Some(true),
@@ -284,12 +372,10 @@ mod tests {
             drop(queue.push_client(Item::HandOver).unwrap());
         }
         assert_eq!(queue.push_client(Item::HandOver).err(), Some(Refused::Full));
-        queue.push_peer(Item::Thaw);
+        queue.push_peer(vec![message(); REPLICA_QUEUE_MAX + 1]);
         queue.push_link(P, Input::LinkUp(P));
-        assert_eq!(
-            queue.take(Duration::ZERO).unwrap().len(),
-            REPLICA_QUEUE_MAX + 2
-        );
+        queue.push_peer(vec![message()]);
+        assert_eq!(taken(&queue).len(), 2 * REPLICA_QUEUE_MAX + 1);
         assert!(queue.push_client(Item::HandOver).is_ok());
     }
 
@@ -320,7 +406,8 @@ mod tests {
             move || {
                 let mut taken = 0;
                 while taken < 5 {
-                    taken += queue.take(Duration::MAX).unwrap().len();
+                    queue.wait(Duration::MAX);
+                    taken += queue.take().unwrap().0.len();
                 }
             }
         });
@@ -352,6 +439,7 @@ mod tests {
         assert!(receiver.try_recv().is_err());
         let refused = queue.push_client(Item::HandOver).err();
         assert_eq!(refused, Some(Refused::Closed));
-        assert!(queue.take(Duration::from_secs(60)).is_none());
+        queue.wait(Duration::MAX);
+        assert!(queue.take().is_none());
     }
 }

@@ -3,7 +3,7 @@
 //! Two OS threads. The replica's thread takes everything that waits in its queue, hands it to the
 //! replica, and takes the output once: what came together goes out as one batch. The storage
 //! thread does the disk jobs. Neither is a tokio task, so that a busy executor deposes nobody and
-//! a slow disk blocks nobody.
+//! a slow disk blocks nobody. While little is going on, others take turns too ([`super::turns`]).
 //!
 //! A failed disk is logged once, here, and ends both threads; [`Runtime::failed`] tells `main`,
 //! which exits non-zero. Nothing is retried: after a failed fsync nobody knows what is durable. Damage,
@@ -151,17 +151,17 @@ where
         })?
     };
     let transport = connect(PeerInbox::new(Arc::clone(&queue)));
-    let mut driver = Driver::new(
+    let driver = Driver::new(
         replica,
         clock,
-        (Arc::clone(&queue), Arc::clone(&shared)),
+        Arc::clone(&shared),
         (work.clone(), transport),
         lost_after_us,
         surroundings.metrics,
     );
     let (last_work, last_shared) = (work.clone(), Arc::clone(&shared));
     thread("replica", move || {
-        report.watch_over("replica", || driver.run());
+        report.watch_over("replica", || report.queue.run(Box::new(driver)));
         report.queue.close();
         last_shared.set_shut_down();
         // Ends the storage thread, unless it has failed and ended already.
@@ -169,6 +169,7 @@ where
         // Its panics are caught and reported inside.
         let _ = storage.join();
         report.stopped();
+        report.queue.clear();
     })?;
     if let Some(free_bytes) = surroundings.free_bytes {
         watch_space(free_bytes, Arc::clone(&queue))?;
@@ -376,7 +377,7 @@ mod tests {
         report.watch_over("storage", || Err(StorageError::Unusable("fsync".into())));
         report.watch_over("replica", || panic!("later"));
         report.stopped();
-        assert!(queue.take(std::time::Duration::ZERO).is_none());
+        assert!(queue.take().is_none());
         let failure = runtime.failed().await;
         assert!(matches!(*failure, Failure::Storage(_)));
         assert!(runtime.shut_down().await.is_err());
@@ -411,7 +412,7 @@ mod tests {
                 ..FakeStore::default()
             };
             assert_eq!(storage_thread::run(&mut store, &jobs, &queue).is_ok(), good);
-            let items = queue.take(std::time::Duration::ZERO).unwrap();
+            let (items, _) = queue.take().unwrap();
             let done = matches!(
                 items.front(),
                 Some(Item::Input(Input::DiskDone(done))) if done.number == 1

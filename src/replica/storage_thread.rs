@@ -1,10 +1,10 @@
 //! The storage thread: the only one that writes, and the desk at which others may ask it to read.
 //!
-//! The replica's thread never blocks on a disk; this one does nothing else. It does one job after
-//! the other, so that what is read here is what is on the disk between two jobs.
+//! This one does what blocks on the disk, one job after the other, so that what is read here is what is on the
+//! disk between two jobs. When little is going on it takes the replica's turn that a finished job brings.
 
-use super::queue::{Item, Queue};
-use super::{DiskJob, Input, Workshop, execute};
+use super::queue::Queue;
+use super::{DiskJob, Workshop, execute};
 use crate::limits::APPEND_BYTES_MAX;
 use crate::storage::{CommitRecord, RepairEnd, StorageError, Store};
 use crate::types::entry::Entry;
@@ -50,8 +50,8 @@ pub(super) fn run<S: Store>(
         // Whoever asked may have gone away; the answer is theirs to lose.
         match work {
             Work::Job(job) => {
-                let done = Input::DiskDone(execute(store, &mut workshop, *job)?);
-                if queue.push_always(Item::Input(done)).is_err() {
+                let done = execute(store, &mut workshop, *job)?;
+                if queue.push_done(done).is_err() {
                     return Ok(());
                 }
             }

@@ -4,7 +4,7 @@
 //! Link events are never lost, because the fast path of the election hangs on them. Nothing here
 //! ever blocks.
 
-use super::queue::{Item, Queue};
+use super::queue::Queue;
 use super::{Input, PeerMessage};
 use crate::types::ReplicaId;
 use std::sync::Arc;
@@ -25,9 +25,10 @@ impl PeerInbox {
     pub(super) fn new(queue: Arc<Queue>) -> Self {
         Self { queue }
     }
-    /// A message from a peer came; dropped if too many wait.
-    pub fn deliver(&self, message: PeerMessage) {
-        self.queue.push_peer(Item::Input(Input::Peer(message)));
+    /// Messages from a peer came together; those are dropped of which too many wait. This thread may
+    /// take the replica's turn with them.
+    pub fn deliver(&self, messages: Vec<PeerMessage>) {
+        self.queue.push_peer(messages);
     }
     /// A connection to `peer` is open. Never dropped.
     pub fn link_up(&self, peer: ReplicaId) {

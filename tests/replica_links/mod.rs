@@ -20,7 +20,7 @@ impl Transport for Net {
     fn send(&self, message: PeerMessage) {
         let inbox = self.0.lock().unwrap().get(&message.to()).cloned();
         if let Some(inbox) = inbox {
-            inbox.deliver(message);
+            inbox.deliver(vec![message]);
         }
     }
 }

@@ -1,0 +1,410 @@
+//! Who takes the replica's turns: its thread, or, while little is going on, whoever brings it something.
+//!
+//! What a message with one in flight costs is mostly the waking of threads, one after the other. So a thread
+//! that brings little to a replica that sleeps takes the turn itself (*caller runs*): a worker of the executor
+//! with what a connection has brought, the storage thread with a finished job. What comes of it goes out on
+//! the same thread. Under load the replica's own thread takes all turns: they are long then, and one of them
+//! for what comes together costs less.
+//!
+//! A turn is taken in the [`Seat`], by one thread at a time, and what waits is taken from the queue in the
+//! seat: so everything is handled in the order in which it came, whoever does it. Whoever finds the seat
+//! taken wakes the replica's thread, which waits for the seat; nobody else ever does.
+
+use super::queue::{Item, Queue};
+use crate::storage::StorageError;
+use crate::types::Monotonic;
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// No more than this, waiting or applied in a turn, is little.
+pub(super) const FEW: usize = 8;
+/// After so many turns in a row that had little to do, somebody else may take one.
+const QUIET_TURNS: u32 = 4;
+/// A turn that a guest has made due moves by each message. The thread looks again after so many
+/// microseconds, instead of being woken each time to wait for less.
+const LOOK_AGAIN_US: u64 = crate::limits::NOTICE_WAIT_US;
+
+/// What takes turns.
+pub(super) trait Turns: Send {
+    /// Handles these, in as many turns as it takes; with nothing in one, for what is due.
+    fn take_turns(&mut self, items: VecDeque<Item>) -> Result<Turned, StorageError>;
+    /// The next tick is due.
+    fn tick_at(&self) -> Monotonic;
+    /// Something else is due then, perhaps at once.
+    fn wake_at(&self) -> Option<Monotonic>;
+    /// The clock of both.
+    fn now(&self) -> Monotonic;
+}
+
+/// What came of turns.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turned {
+    /// Entries applied.
+    pub applied: usize,
+    /// The replica has shut down.
+    pub shut_down: bool,
+}
+
+/// How the turns ended: shut down, by a failure, or by a panic.
+type End = std::thread::Result<Result<(), StorageError>>;
+
+/// Where turns are taken.
+#[derive(Default)]
+pub(super) struct Seat(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    driver: Option<Box<dyn Turns>>,
+    /// No turn is taken any more.
+    over: bool,
+    /// Because of a guest's turn: the thread does not know it yet.
+    end: Option<End>,
+    /// Turns in a row that had little to do.
+    quiet: u32,
+    /// The thread looks again then, at the latest.
+    looks_at: Monotonic,
+    /// Guests have made a turn due since the thread last looked.
+    moved: bool,
+}
+
+impl State {
+    /// True: the replica has shut down.
+    fn take_turns(&mut self, items: VecDeque<Item>, waited: usize) -> Result<bool, StorageError> {
+        let Some(driver) = self.driver.as_mut() else {
+            return Ok(true);
+        };
+        let turned = driver.take_turns(items)?;
+        if waited.max(turned.applied) > FEW {
+            self.quiet = 0;
+        } else if waited > 0 {
+            self.quiet = self.quiet.saturating_add(1);
+        }
+        Ok(turned.shut_down)
+    }
+
+    /// When the next turn is due.
+    fn due(&self) -> Monotonic {
+        let driver = self.driver.as_ref();
+        let due = driver.map(|driver| {
+            let tick_at = driver.tick_at();
+            driver.wake_at().map_or(tick_at, |at| at.min(tick_at))
+        });
+        due.unwrap_or_default()
+    }
+}
+
+impl Seat {
+    /// The seat, if nobody has it and the last turns had little to do.
+    pub(super) fn guest(&self) -> Option<Guest<'_>> {
+        let state = self.0.try_lock().ok()?;
+        let free = state.driver.is_some() && !state.over && state.quiet >= QUIET_TURNS;
+        free.then_some(Guest(state))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // After a panic of the replica's thread nobody takes a turn, but its driver must go.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The turns of the replica's own thread, until there are no more.
+    pub(super) fn run(&self, queue: &Queue, driver: Box<dyn Turns>) -> Result<(), StorageError> {
+        self.lock().driver = Some(driver);
+        loop {
+            let mut state = self.lock();
+            let end = match state.end.take() {
+                Some(end) => Some(end.unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
+                None => thread_turn(&mut state, queue),
+            };
+            if let Some(end) = end {
+                state.over = true;
+                return end;
+            }
+            let rest = rest(&mut state);
+            drop(state);
+            queue.wait(rest);
+        }
+    }
+
+    /// Drops the driver.
+    pub(super) fn clear(&self) {
+        let driver = self.lock().driver.take();
+        drop(driver);
+    }
+}
+
+/// `None`: it goes on.
+fn thread_turn(state: &mut State, queue: &Queue) -> Option<Result<(), StorageError>> {
+    let Some((items, waited)) = queue.take() else {
+        return Some(Ok(()));
+    };
+    match state.take_turns(items, waited) {
+        Ok(false) => None,
+        Ok(true) => Some(Ok(())),
+        Err(error) => Some(Err(error)),
+    }
+}
+
+/// For how long the thread may sleep.
+fn rest(state: &mut State) -> Duration {
+    let now = state.driver.as_ref().map(|driver| driver.now());
+    let now = now.unwrap_or_default();
+    let mut at = state.due();
+    if std::mem::take(&mut state.moved) {
+        at = at.min(now.plus(LOOK_AGAIN_US));
+    }
+    state.looks_at = at;
+    Duration::from_micros(at.since(now))
+}
+
+/// Whoever has the seat and is not the replica's thread.
+pub(super) struct Guest<'a>(MutexGuard<'a, State>);
+
+impl Guest<'_> {
+    /// Handles these. True: the replica's thread has to be woken, to end, or because it sleeps too long.
+    #[must_use]
+    pub(super) fn take_turns(mut self, items: VecDeque<Item>, waited: usize) -> bool {
+        let state = &mut *self.0;
+        let turns = AssertUnwindSafe(|| state.take_turns(items, waited));
+        // A panic is the replica's, not the executor's: its thread ends by it.
+        let end = match std::panic::catch_unwind(turns) {
+            Ok(Ok(false)) => None,
+            Ok(Ok(true)) => Some(Ok(Ok(()))),
+            Ok(Err(error)) => Some(Ok(Err(error))),
+            Err(panic) => Some(Err(panic)),
+        };
+        if end.is_some() {
+            (state.over, state.end) = (true, end);
+            return true;
+        }
+        let due = state.due();
+        state.moved |= state.driver.as_ref().is_some_and(|d| d.wake_at().is_some());
+        due < state.looks_at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::Input;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::thread::{JoinHandle, ThreadId};
+
+    const FOREVER: Monotonic = Monotonic(3_600_000_000);
+
+    /// What a turn of [`Fake`] was, and who took it.
+    struct Seen {
+        spaces: Vec<u64>,
+        by: ThreadId,
+    }
+
+    /// Tells what its turns were; the item [`FAILS`] fails, [`PANICS`] panics, [`ENDS`] shuts down.
+    struct Fake {
+        tell: Sender<Seen>,
+        /// It says that it applied so many in a turn.
+        applies: Arc<AtomicU64>,
+        wake_at: Option<Monotonic>,
+    }
+
+    const FAILS: u64 = u64::MAX;
+    const PANICS: u64 = u64::MAX - 1;
+    const ENDS: u64 = u64::MAX - 2;
+    /// Has the next turn due at once.
+    const DUE: u64 = u64::MAX - 3;
+
+    impl Turns for Fake {
+        fn take_turns(&mut self, items: VecDeque<Item>) -> Result<Turned, StorageError> {
+            let space = |item| match item {
+                Item::Input(Input::DiskSpace(space)) => space,
+                _ => panic!("another item"),
+            };
+            let spaces: Vec<_> = items.into_iter().map(space).collect();
+            self.wake_at = spaces.contains(&DUE).then_some(Monotonic(1));
+            let (fails, panics) = (spaces.contains(&FAILS), spaces.contains(&PANICS));
+            let shut_down = spaces.contains(&ENDS);
+            let by = std::thread::current().id();
+            // A test that has seen enough has gone.
+            let _ = self.tell.send(Seen { spaces, by });
+            assert!(!panics, "it was to panic");
+            if fails {
+                return Err(StorageError::Unusable("it was to fail".into()));
+            }
+            let applied = self.applies.load(Ordering::Relaxed) as usize;
+            Ok(Turned { applied, shut_down })
+        }
+        fn tick_at(&self) -> Monotonic {
+            FOREVER
+        }
+        fn wake_at(&self) -> Option<Monotonic> {
+            self.wake_at
+        }
+        fn now(&self) -> Monotonic {
+            Monotonic(0)
+        }
+    }
+
+    /// A replica's thread that takes turns of a [`Fake`].
+    struct Running {
+        queue: Arc<Queue>,
+        applies: Arc<AtomicU64>,
+        seen: Receiver<Seen>,
+        thread: Option<JoinHandle<Result<(), StorageError>>>,
+    }
+
+    impl Running {
+        fn start() -> Self {
+            let (tell, seen) = channel();
+            let applies = Arc::new(AtomicU64::new(0));
+            let fake = Box::new(Fake {
+                tell,
+                applies: Arc::clone(&applies),
+                wake_at: None,
+            });
+            let queue = Arc::new(Queue::new());
+            let thread = std::thread::spawn({
+                let queue = Arc::clone(&queue);
+                move || queue.run(fake)
+            });
+            let running = Self {
+                queue,
+                applies,
+                seen,
+                thread: Some(thread),
+            };
+            assert!(running.next().0.is_empty(), "the first turn");
+            running
+        }
+
+        /// What was handled next, and whether this thread has done it.
+        fn next(&self) -> (Vec<u64>, bool) {
+            let seen = self.seen.recv().unwrap();
+            (seen.spaces, seen.by == std::thread::current().id())
+        }
+
+        /// The same without turns that had nothing to do.
+        fn next_not_empty(&self) -> (Vec<u64>, bool) {
+            loop {
+                let next = self.next();
+                if !next.0.is_empty() {
+                    return next;
+                }
+            }
+        }
+
+        /// Pushes without waking anybody.
+        fn put(&self, space: u64) {
+            self.queue.put(Item::Input(Input::DiskSpace(space)));
+        }
+
+        fn bring(&self, space: u64) -> (Vec<u64>, bool) {
+            self.put(space);
+            self.queue.attend();
+            self.next_not_empty()
+        }
+
+        /// Guests are let in, and the thread sleeps.
+        fn calm(&self) {
+            // The thread may have the seat still, and then it takes this turn too.
+            while !self.bring(0).1 {}
+            while !self.queue.is_asleep() {
+                std::thread::yield_now();
+            }
+            while self.seen.try_recv().is_ok() {}
+        }
+
+        fn end(&mut self) -> std::thread::Result<Result<(), StorageError>> {
+            self.thread.take().unwrap().join()
+        }
+
+        fn close(mut self) {
+            self.queue.close();
+            self.end().unwrap().unwrap();
+        }
+    }
+
+    #[test]
+    fn little_is_handled_by_whoever_brings_it_and_much_by_the_thread() {
+        let running = Running::start();
+        running.calm();
+        assert_eq!(running.bring(1), (vec![1], true));
+        for space in 0..=FEW as u64 {
+            running.put(space);
+        }
+        running.queue.attend();
+        let (much, mine) = running.next_not_empty();
+        assert_eq!((much.len(), mine), (FEW + 1, false));
+        assert!(!running.bring(2).1, "there was much a moment ago");
+        running.calm();
+        running.applies.store(FEW as u64 + 1, Ordering::Relaxed);
+        assert!(running.bring(3).1);
+        assert!(!running.bring(4).1, "much was applied a moment ago");
+        running.close();
+    }
+
+    #[test]
+    fn what_ends_in_another_thread_ends_the_replicas() {
+        for (last, fails) in [(ENDS, false), (FAILS, true)] {
+            let mut running = Running::start();
+            running.calm();
+            assert!(running.bring(last).1);
+            running.put(1);
+            running.queue.attend();
+            assert_eq!(running.end().unwrap().is_err(), fails);
+            assert!(running.seen.try_recv().is_err(), "no turn after the end");
+            running.queue.clear();
+            assert!(running.seen.recv().is_err(), "the driver is gone");
+        }
+        let mut running = Running::start();
+        running.calm();
+        assert!(running.bring(PANICS).1);
+        assert!(running.end().is_err());
+        running.queue.clear();
+        assert!(running.seen.recv().is_err(), "the driver is gone");
+    }
+
+    #[test]
+    fn a_turn_that_is_due_sooner_wakes_the_thread() {
+        let running = Running::start();
+        running.calm();
+        assert!(running.bring(DUE).1);
+        assert_eq!(running.next(), (vec![], false));
+        running.close();
+    }
+
+    #[test]
+    fn whoever_takes_the_turns_everything_is_handled_once_and_in_order() {
+        const EACH: u64 = 2_000;
+        let running = Running::start();
+        running.calm();
+        std::thread::scope(|scope| {
+            for pusher in 1..=3 {
+                let running = &running.queue;
+                scope.spawn(move || {
+                    for n in 0..EACH {
+                        running.put(Item::Input(Input::DiskSpace(pusher << 32 | n)));
+                        running.attend();
+                        if n % 7 == 0 {
+                            std::thread::yield_now();
+                        }
+                    }
+                });
+            }
+        });
+        let mut next = [0; 4];
+        let mut by = std::collections::BTreeMap::new();
+        while next.iter().sum::<u64>() < 3 * EACH {
+            let seen = running.seen.recv().unwrap();
+            *by.entry(format!("{:?}", seen.by)).or_insert(0) += 1;
+            for space in seen.spaces.into_iter().filter(|space| *space > 0) {
+                let (pusher, n) = (space >> 32, space & 0xffff_ffff);
+                assert_eq!(n, next[pusher as usize], "of {pusher}");
+                next[pusher as usize] += 1;
+            }
+        }
+        assert!(by.len() > 1, "turns by {by:?}");
+        running.close();
+    }
+}
