@@ -145,9 +145,10 @@ pub struct JobId(pub u64);
 ///    adopted copy shows it);
 /// 2. `install`: the next store, built and verified before, takes the place of this one; or else
 ///    `truncate_after` and `append`, as one atomic write, fsynced;
-/// 3. `hard_state_after`, fsynced if `sync_hard_state` (the log is durable BEFORE the term that it
-///    proves), else written lazily;
-/// 4. only then [`super::Node::on_persisted`].
+/// 3. `hard_state_after`, fsynced, if `sync_hard_state` (the log is durable BEFORE the term that it
+///    proves);
+/// 4. only then [`super::Node::on_persisted`];
+/// 5. `hard_state_after` without a sync, if nothing depends on it: a mark that has risen.
 ///
 /// At most one job is out at a time; the next one gathers meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
@@ -162,7 +163,7 @@ pub struct Job {
     pub truncate_after: Option<Index>,
     /// Step 2: consecutive entries; the first follows what is left.
     pub append: Vec<Entry>,
-    /// Step 3.
+    /// Step 3 or 5.
     pub hard_state_after: Option<HardState>,
     /// Step 3.
     pub sync_hard_state: bool,

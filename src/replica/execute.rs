@@ -8,14 +8,17 @@ use crate::storage::{StorageError, Store, Write};
 /// The size of the store is looked at after so many jobs of the log alone.
 const SIZED_EVERY: u64 = 64;
 
-/// Does a job, step by step in its order. An error leaves the job half done: the replica stops,
-/// and nothing of the job is acknowledged.
+/// Does a job, step by step in its order, and tells when it is done. An error before that leaves the job half
+/// done: the replica stops, and nothing of it is acknowledged. A hard state that is not fsynced follows: nothing
+/// depends on it, and with one message in flight its call of the kernel would be on the way of each.
 pub fn execute<S: Store>(
     store: &mut S,
     workshop: &mut Workshop,
     job: DiskJob,
-) -> Result<DiskDone, StorageError> {
+    tell: impl FnOnce(DiskDone),
+) -> Result<(), StorageError> {
     let mut commit = job.commit;
+    let mut lazy = None;
     // What a batch adds does not matter to those who look, and a look is a call of the kernel.
     let sized = job.slice.is_some()
         || job.extra.is_some()
@@ -32,28 +35,17 @@ pub fn execute<S: Store>(
             workshop.installed();
         }
         if core.truncate_after.is_some() || !core.append.is_empty() {
-            let commit = commit.take();
-            store.write(Write {
+            let write = Write {
                 truncate_after: core.truncate_after,
                 append: core.append,
-                commit,
+                commit: commit.take(),
                 slice: None,
-            })?;
-            let synced = store.sync();
-            if Mutant::RetryFsync.on() && synced.is_err() {
-                store.sync()?;
-            } else {
-                synced?;
-            }
-            let rest = Write {
-                truncate_after: core.truncate_after,
-                commit,
-                ..Write::default()
             };
-            workshop.after_write(store, rest);
+            write_log(store, workshop, write)?;
         }
-        if let Some(state) = &core.hard_state_after {
-            store.write_hard_state(state, core.sync_hard_state)?;
+        lazy = core.hard_state_after;
+        if let Some(state) = lazy.take_if(|_| core.sync_hard_state) {
+            store.write_hard_state(&state, true)?;
         }
     }
     if commit.is_some() || job.slice.is_some() {
@@ -70,13 +62,39 @@ pub fn execute<S: Store>(
     }
     let extra = job.extra.map(|extra| workshop.work(store, extra));
     let extra = extra.transpose()?;
-    Ok(DiskDone {
+    tell(DiskDone {
         number: job.number,
         fetched,
         extra,
         size_bytes: sized.then(|| store.size_bytes()),
         live_bytes: store.live_bytes(),
-    })
+    });
+    match lazy {
+        Some(state) => store.write_hard_state(&state, false),
+        None => Ok(()),
+    }
+}
+
+/// What changes the log, and a commit record with it, fsynced.
+fn write_log<S: Store>(
+    store: &mut S,
+    workshop: &mut Workshop,
+    write: Write,
+) -> Result<(), StorageError> {
+    let rest = Write {
+        truncate_after: write.truncate_after,
+        commit: write.commit,
+        ..Write::default()
+    };
+    store.write(write)?;
+    let synced = store.sync();
+    if Mutant::RetryFsync.on() && synced.is_err() {
+        store.sync()?;
+    } else {
+        synced?;
+    }
+    workshop.after_write(store, rest);
+    Ok(())
 }
 
 /// A commit record and a slice. Neither needs a sync of its own, but for a readmission's record: both
@@ -119,6 +137,14 @@ mod tests {
         }
     }
 
+    fn execute(store: &mut FakeStore, job: DiskJob) -> Result<DiskDone, StorageError> {
+        let mut told = None;
+        super::execute(store, &mut Workshop::default(), job, |done| {
+            told = Some(done);
+        })?;
+        Ok(told.unwrap())
+    }
+
     fn core() -> Job {
         Job {
             id: JobId(1),
@@ -139,7 +165,6 @@ mod tests {
         };
         let done = execute(
             &mut store,
-            &mut Workshop::default(),
             DiskJob {
                 commit: Some(record(3, 4)),
                 slice: Some(slice(4)),
@@ -176,7 +201,6 @@ mod tests {
         };
         execute(
             &mut store,
-            &mut Workshop::default(),
             DiskJob {
                 commit: Some(record(3, 4)),
                 slice: Some(slice(4)),
@@ -186,8 +210,35 @@ mod tests {
         .unwrap();
         assert_eq!(
             store.operations,
-            ["hard state term 4 lazy", "write commit 4 slice 4"]
+            ["write commit 4 slice 4", "hard state term 4 lazy"]
         );
+    }
+
+    #[test]
+    fn a_job_is_told_before_its_lazy_hard_state_is_written_and_after_one_that_is_synced() {
+        for (sync, fail_at, told) in [
+            (false, 2, false),
+            (false, 3, true),
+            (true, 3, false),
+            (true, 4, true),
+        ] {
+            let mut store = FakeStore {
+                fail_at: Some(fail_at),
+                ..FakeStore::default()
+            };
+            let core = Job {
+                append: vec![entry(1, 1)],
+                hard_state_after: Some(hard_state(1)),
+                sync_hard_state: sync,
+                ..Job::default()
+            };
+            let mut heard = false;
+            let job = job(Some(core));
+            let done = super::execute(&mut store, &mut Workshop::default(), job, |_| {
+                heard = true;
+            });
+            assert_eq!((heard, done.is_ok()), (told, sync && told));
+        }
     }
 
     #[test]
@@ -198,7 +249,7 @@ mod tests {
             sync_commit: true,
             ..job(None)
         };
-        execute(&mut store, &mut Workshop::default(), hurried).unwrap();
+        execute(&mut store, hurried).unwrap();
         assert_eq!(store.operations, ["write commit 4", "sync"]);
     }
 
@@ -225,10 +276,10 @@ mod tests {
             next_is_full: true,
             ..FakeStore::default()
         };
-        let done = execute(&mut full, &mut Workshop::default(), begin()).unwrap();
+        let done = execute(&mut full, begin()).unwrap();
         assert!(matches!(done.extra, Some(ExtraDone::RewriteFailed)));
         full.damaged = true;
-        let done = execute(&mut full, &mut Workshop::default(), begin());
+        let done = execute(&mut full, begin());
         assert!(matches!(done, Err(StorageError::Damaged(_))), "{done:?}");
     }
 
@@ -239,7 +290,7 @@ mod tests {
                 fail_at: Some(failing),
                 ..FakeStore::default()
             };
-            assert!(execute(&mut store, &mut Workshop::default(), job(Some(core()))).is_err());
+            assert!(execute(&mut store, job(Some(core()))).is_err());
             assert_eq!(store.operations.len(), failing);
         }
     }

@@ -50,8 +50,10 @@ pub(super) fn run<S: Store>(
         // Whoever asked may have gone away; the answer is theirs to lose.
         match work {
             Work::Job(job) => {
-                let done = execute(store, &mut workshop, *job)?;
-                if queue.push_done(done).is_err() {
+                let mut refused = false;
+                let tell = |done| refused = queue.push_done(done).is_err();
+                execute(store, &mut workshop, *job, tell)?;
+                if refused {
                     return Ok(());
                 }
             }

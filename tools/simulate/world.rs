@@ -515,14 +515,12 @@ impl World {
             failed: false,
             check_goes_on,
         };
-        let result = replica::execute(&mut probe, &mut process.workshop, *job);
+        let tell = |done| process.done = Some(done);
+        let result = replica::execute(&mut probe, &mut process.workshop, *job, tell);
         self.members[at].disk.heal();
         match result {
-            Ok(done) => {
+            Ok(()) => {
                 let life = self.members[at].life;
-                if let Some(process) = self.process(at) {
-                    process.done = Some(done);
-                }
                 let after = self.rng.between(1, 60);
                 self.schedule(after, Happening::DiskTells { at, life });
             }

@@ -210,11 +210,15 @@ impl Cluster {
         }
         let moved = job.is_some() || !output.messages.is_empty();
         if let Some(job) = job {
-            match execute(&mut member.store, &mut member.workshop, *job) {
-                Ok(done) => {
-                    let done = Input::DiskDone(done);
-                    member.replica.handle(done, now).unwrap();
-                }
+            let Member {
+                store,
+                workshop,
+                replica,
+                ..
+            } = member;
+            let tell = |done| replica.handle(Input::DiskDone(done), now).unwrap();
+            match execute(store, workshop, *job, tell) {
+                Ok(()) => {}
                 Err(error) if self.fails => self.failures.push((at, error)),
                 Err(error) => panic!("replica {}: {error}", at + 1),
             }
