@@ -4,6 +4,7 @@ use super::chat_convert as convert;
 use super::chat_send;
 use super::connections::Bounded;
 use super::errors;
+use super::front::Front;
 use crate::limits;
 use crate::proto::chat as proto;
 use crate::proto::chat::chat_service_server::{ChatService, ChatServiceServer};
@@ -76,6 +77,10 @@ pub async fn serve_counted<B: Backend>(
         .with_keepalive(Some(KEEPALIVE_INTERVAL));
     let incoming = Bounded::new(incoming, ("clients", limits::CLIENT_CONNECTIONS_MAX), open);
     let (stop, stopped) = oneshot::channel::<()>();
+    let others = tonic::service::Routes::new(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .prepare();
     let server = Server::builder()
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
         .initial_stream_window_size(limits::CLIENT_WINDOW_BYTES)
@@ -83,11 +88,7 @@ pub async fn serve_counted<B: Backend>(
         .http2_max_header_list_size(limits::CLIENT_HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_service(chat)
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
-        .serve_with_incoming_shutdown(incoming, async {
+        .serve_with_incoming_shutdown(Front::new(chat, others), incoming, async {
             // An error is a dropped sender: stop as well.
             let _ = stopped.await;
         });

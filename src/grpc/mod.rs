@@ -14,6 +14,7 @@ mod chat_send;
 mod chat_tests;
 mod connections;
 mod errors;
+mod front;
 pub mod fuzzing;
 pub mod peer;
 pub mod peer_convert;
