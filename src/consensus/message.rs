@@ -311,7 +311,7 @@ pub enum FormationStatus {
 /// A replica's status.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Refresh {
-    /// Advanced by the replica's own thread, and only while its disk answers.
+    /// Advanced by the replica's turns, and only while its disk answers.
     pub progress: u64,
     /// The sender is primary of the message's term.
     pub is_primary: bool,

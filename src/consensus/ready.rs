@@ -139,7 +139,7 @@ impl HardState {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct JobId(pub u64);
 
-/// Work for the storage thread. ORDER, each step complete before the next begins:
+/// Work for the storage thread. ORDER, each step complete before the next begins, and all before the next job:
 ///
 /// 1. `hard_state_before`, fsynced (a mark lowered BEFORE its entries go; a term raised BEFORE an
 ///    adopted copy shows it);
@@ -148,7 +148,8 @@ pub struct JobId(pub u64);
 /// 3. `hard_state_after`, fsynced, if `sync_hard_state` (the log is durable BEFORE the term that it
 ///    proves);
 /// 4. only then [`super::Node::on_persisted`];
-/// 5. `hard_state_after` without a sync, if nothing depends on it: a mark that has risen.
+/// 5. `hard_state_after` without a sync, if nothing depends on it: a mark that has risen, say. What comes of
+///    step 4 may happen meanwhile.
 ///
 /// At most one job is out at a time; the next one gathers meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
@@ -189,7 +190,7 @@ pub struct ReadId(pub u64);
 /// is durable.
 #[derive(Clone, Debug, Default)]
 pub struct Ready {
-    /// For the storage thread. Answer with `on_persisted` when every step is done. Never more
+    /// For the storage thread. Answer with `on_persisted` when the steps up to that are done. Never more
     /// than one outstanding.
     pub job: Option<Box<Job>>,
     /// Send now, in this order for each receiver. May be lost, delayed, doubled or reordered.

@@ -6,7 +6,7 @@ use super::queue::{Frozen, Item, Tickets};
 use super::shared::Shared;
 use super::storage_thread::Work;
 use super::transport::Transport;
-use super::turns::{Turned, Turns};
+use super::turns::{TurnEnd, Turns};
 use super::{Input, Names, Output, ReadError, Replica, Ticket, counting, events};
 use crate::consensus::Now;
 use crate::limits::BATCH_ENTRIES_MAX;
@@ -47,13 +47,13 @@ pub(super) struct Driver<R: StateReader, T: Transport> {
 
 impl<R: StateReader + Send, T: Transport> Turns for Driver<R, T> {
     /// At least one turn, for the tick; none is larger than a batch.
-    fn take_turns(&mut self, mut items: VecDeque<Item>) -> Result<Turned, StorageError> {
+    fn take_turns(&mut self, mut items: VecDeque<Item>) -> Result<TurnEnd, StorageError> {
         let before = self.applied;
         loop {
             let shut_down = self.turn(&mut items)?;
             if shut_down || items.is_empty() {
                 let applied = self.applied.0.saturating_sub(before.0);
-                return Ok(Turned {
+                return Ok(TurnEnd {
                     applied: applied as usize,
                     shut_down,
                 });

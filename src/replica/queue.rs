@@ -8,6 +8,7 @@
 use super::outcomes::{Slot, Waiter};
 use super::turns::{FEW, Seat, Turns};
 use super::{DiskDone, Input, PeerMessage, ReadError, Status, Ticket};
+use crate::consensus::Body;
 use crate::limits::REPLICA_QUEUE_MAX;
 use crate::state_machine::{Answer, Command, Query};
 use crate::storage::{Slice, StorageError};
@@ -70,6 +71,8 @@ struct Inner {
     items: VecDeque<Item>,
     clients: usize,
     peers: usize,
+    /// What is to be done for all of it, in writes.
+    weight: usize,
     closed: bool,
     /// The thread sleeps, and nobody has woken it.
     asleep: bool,
@@ -77,16 +80,31 @@ struct Inner {
     hurried: bool,
 }
 
+/// What is to be done for it, in writes. A read may have to wait for the disk: that is never little.
+fn weight(item: &Item) -> usize {
+    match item {
+        Item::Writes(writes) => writes.len(),
+        Item::Read(..) => FEW + 1,
+        Item::Input(Input::Peer(PeerMessage::Consensus(message))) => match &message.body {
+            Body::Append(append) => append.entries.len().max(1),
+            _ => 1,
+        },
+        Item::Input(Input::Peer(PeerMessage::ForwardRead { .. })) => FEW + 1,
+        _ => 1,
+    }
+}
+
 impl Inner {
-    /// Everything, and how much that is: a batch of writes is many.
+    /// Everything, and its weight.
     fn take(&mut self) -> (VecDeque<Item>, usize) {
-        let waited = self.waiting();
         (self.clients, self.peers) = (0, 0);
-        (std::mem::take(&mut self.items), waited)
+        let weight = std::mem::take(&mut self.weight);
+        (std::mem::take(&mut self.items), weight)
     }
 
-    fn waiting(&self) -> usize {
-        self.items.len().max(self.clients + self.peers)
+    fn push(&mut self, item: Item) {
+        self.weight += weight(&item);
+        self.items.push_back(item);
     }
 
     fn refuses(&self, count: usize) -> Option<Refused> {
@@ -122,7 +140,7 @@ impl Queue {
         }
         inner.clients += 1;
         let was_empty = inner.items.is_empty();
-        inner.items.push_back(item);
+        inner.push(item);
         Ok(Knock::new(self, was_empty))
     }
 
@@ -140,7 +158,7 @@ impl Queue {
         }
         inner.clients += count;
         let was_empty = inner.items.is_empty();
-        inner.items.push_back(Item::Writes(writes));
+        inner.push(Item::Writes(writes));
         Ok(Knock::new(self, was_empty))
     }
 
@@ -156,14 +174,14 @@ impl Queue {
     /// Messages of a peer; those are dropped of which too many wait. The caller may take a turn with them.
     pub(super) fn push_peer(&self, messages: Vec<PeerMessage>) {
         let mut inner = self.lock();
-        if inner.closed {
+        if inner.closed || messages.is_empty() {
             return;
         }
         let room = REPLICA_QUEUE_MAX.saturating_sub(inner.peers);
-        let before = inner.items.len();
-        let items = messages.into_iter().map(|m| Item::Input(Input::Peer(m)));
-        inner.items.extend(items.take(room));
-        inner.peers += inner.items.len() - before;
+        for message in messages.into_iter().take(room) {
+            inner.peers += 1;
+            inner.push(Item::Input(Input::Peer(message)));
+        }
         drop(inner);
         self.attend();
     }
@@ -184,7 +202,7 @@ impl Queue {
         {
             inner.items.remove(oldest);
         }
-        inner.items.push_back(Item::Input(input));
+        inner.push(Item::Input(input));
         self.wake_thread(inner);
     }
 
@@ -194,7 +212,7 @@ impl Queue {
         if inner.closed {
             return Err(Refused::Closed);
         }
-        inner.items.push_back(Item::Input(Input::DiskDone(done)));
+        inner.push(Item::Input(Input::DiskDone(done)));
         drop(inner);
         self.attend();
         Ok(())
@@ -206,7 +224,7 @@ impl Queue {
         if inner.closed {
             return Err(Refused::Closed);
         }
-        inner.items.push_back(item);
+        inner.push(item);
         self.wake_thread(inner);
         Ok(())
     }
@@ -214,7 +232,12 @@ impl Queue {
     /// Pushes and has nobody attend to it.
     #[cfg(test)]
     pub(super) fn put(&self, item: Item) {
-        self.lock().items.push_back(item);
+        self.lock().push(item);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.lock().items.is_empty()
     }
 
     #[cfg(test)]
@@ -229,13 +252,13 @@ impl Queue {
         if inner.items.is_empty() {
             return;
         }
-        let few = inner.waiting() <= FEW;
+        let few = inner.weight <= FEW;
         let Some(guest) = few.then(|| self.seat.guest()).flatten() else {
             return self.wake_thread(inner);
         };
-        let (items, waited) = inner.take();
+        let (items, weight) = inner.take();
         drop(inner);
-        if guest.take_turns(items, waited) {
+        if guest.take_turns(items, weight) {
             let mut inner = self.lock();
             inner.hurried = true;
             self.wake_thread(inner);
@@ -253,7 +276,7 @@ impl Queue {
         (inner.asleep, inner.hurried) = (false, false);
     }
 
-    /// Takes everything that waits, and says how much it is; `None` once it is closed. In the seat only.
+    /// Takes everything that waits, and says what it weighs; `None` once it is closed. In the seat only.
     pub(super) fn take(&self) -> Option<(VecDeque<Item>, usize)> {
         let mut inner = self.lock();
         (!inner.closed).then(|| inner.take())

