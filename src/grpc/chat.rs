@@ -4,7 +4,7 @@ use super::chat_convert as convert;
 use super::chat_send;
 use super::connections::Bounded;
 use super::errors;
-use super::front::Front;
+use super::front::{Front, KEEPALIVE_INTERVAL};
 use crate::limits;
 use crate::proto::chat as proto;
 use crate::proto::chat::chat_service_server::{ChatService, ChatServiceServer};
@@ -19,15 +19,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::server::NamedService;
-use tonic::transport::server::{Server, TcpIncoming};
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-/// A connection that says nothing for this long is asked for a sign of life.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-/// One that gives none for this long is closed.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks at whether there is a primary.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -37,9 +33,6 @@ pub enum ServeError {
     /// The descriptors built into this binary do not parse.
     #[error("reflection cannot be set up")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// Accepting or serving connections failed.
-    #[error("the client listener failed")]
-    Transport(#[from] tonic::transport::Error),
 }
 
 /// Serves clients until `shutdown` is ready; then open streams end with `UNAVAILABLE` and open
@@ -81,20 +74,13 @@ pub async fn serve_counted<B: Backend>(
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .prepare();
-    let server = Server::builder()
-        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
-        .initial_stream_window_size(limits::CLIENT_WINDOW_BYTES)
-        .initial_connection_window_size(limits::CLIENT_WINDOW_BYTES)
-        .http2_max_header_list_size(limits::CLIENT_HEADER_BYTES_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .serve_with_incoming_shutdown(Front::new(chat, others), incoming, async {
-            // An error is a dropped sender: stop as well.
-            let _ = stopped.await;
-        });
+    let server = Front::new(chat, others).serve(incoming, async {
+        // An error is a dropped sender: stop as well.
+        let _ = stopped.await;
+    });
     tokio::pin!(server);
     tokio::select! {
-        ended = &mut server => return Ok(ended?),
+        () = &mut server => return Ok(()),
         () = watch_health(&health, &service, serving) => {}
         () = shutdown => {}
     }
@@ -102,10 +88,9 @@ pub async fn serve_counted<B: Backend>(
     service.close_streams();
     drop(stop);
     let grace = Duration::from_secs(limits::STOP_GRACE_SECONDS);
-    if let Ok(ended) = tokio::time::timeout(grace, server).await {
-        return Ok(ended?);
+    if tokio::time::timeout(grace, server).await.is_err() {
+        tracing::info!("client connections were still open at the end of the grace period");
     }
-    tracing::info!("client connections were still open at the end of the grace period");
     Ok(())
 }
 
