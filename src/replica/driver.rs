@@ -55,6 +55,7 @@ impl<R: StateReader + Send, T: Transport> Turns for Driver<R, T> {
                 let applied = self.applied.0.saturating_sub(before.0);
                 return Ok(TurnEnd {
                     applied: applied as usize,
+                    reads_wait: self.replica.reads_wait(),
                     shut_down,
                 });
             }

@@ -82,14 +82,16 @@ struct Inner {
 
 /// What is to be done for it, in writes. A read may have to wait for the disk: that is never little.
 fn weight(item: &Item) -> usize {
+    const MUCH: usize = FEW + 1;
     match item {
         Item::Writes(writes) => writes.len(),
-        Item::Read(..) => FEW + 1,
+        Item::Read(..) | Item::Freeze(_) => MUCH,
+        Item::Input(Input::Peer(PeerMessage::ForwardRead { .. })) => MUCH,
         Item::Input(Input::Peer(PeerMessage::Consensus(message))) => match &message.body {
             Body::Append(append) => append.entries.len().max(1),
+            Body::CopyPiece { .. } | Body::SnapshotChunk(_) => MUCH,
             _ => 1,
         },
-        Item::Input(Input::Peer(PeerMessage::ForwardRead { .. })) => FEW + 1,
         _ => 1,
     }
 }
@@ -200,7 +202,7 @@ impl Queue {
         if inner.items.iter().filter(|item| waiting(item)).count() >= LINK_EVENTS_MAX
             && let Some(oldest) = inner.items.iter().position(waiting)
         {
-            inner.items.remove(oldest);
+            inner.weight -= inner.items.remove(oldest).as_ref().map_or(0, weight);
         }
         inner.push(Item::Input(input));
         self.wake_thread(inner);

@@ -57,6 +57,10 @@ impl Reads {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.asked.is_empty() && self.waiting.is_empty()
+    }
+
     /// A read begins; `None`: too many wait. The caller asks the core for its index.
     pub(super) fn accept(
         &mut self,

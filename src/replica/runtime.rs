@@ -3,7 +3,7 @@
 //! Two OS threads. The replica's thread takes everything that waits in its queue, hands it to the
 //! replica, and takes the output once: what came together goes out as one batch. The storage
 //! thread does the disk jobs. Neither is a tokio task, so that a busy executor deposes nobody and
-//! a slow write blocks nobody. While little is going on, others take turns too ([`super::turns`]).
+//! a slow write blocks nobody. While little is going on, others take turns too (`turns`).
 //!
 //! A failed disk is logged once, here, and ends both threads; [`Runtime::failed`] tells `main`,
 //! which exits non-zero. Nothing is retried: after a failed fsync nobody knows what is durable. Damage,

@@ -101,6 +101,11 @@ impl<R: StateReader> Replica<R> {
         self.serving && !self.refused && self.writes.held() > 0
     }
 
+    /// Reads wait, of clients here or of other replicas: a turn to come looks things up for them.
+    pub fn reads_wait(&self) -> bool {
+        !self.reads.is_empty()
+    }
+
     /// A turn with a tick is wanted at this moment, if there is none before.
     pub fn wake_at(&self) -> Option<Monotonic> {
         self.node.wake_at()
