@@ -41,9 +41,9 @@
 //! # Three journeys
 //!
 //! **A message is sent.** `grpc::chat` or `wire::session` parses it; `service::messages` checks token form, names,
-//! limits and request id; `replica::handle` queues it; `replica::turns` says which thread takes the turn; `replica::writes` holds it until that turn
-//! ends, forwards it if this is a secondary, or proposes it with all that arrived in the same
-//! turn. The reply leaves when the entry is applied. A stream of sends (`grpc::chat_send`) goes the
+//! limits and request id; `replica::handle` queues it; `replica::turns` says which thread takes the turn;
+//! `replica::writes` holds it until that turn ends, forwards it if this is a secondary, or proposes it with all
+//! that arrived in the same turn. The reply leaves when the entry is applied. A stream of sends (`grpc::chat_send`) goes the
 //! same way through `service::pipeline`, with one queue entry and one wake-up for what came together.
 //!
 //! **A batch is replicated.** `consensus::primary` seals the entries, hands them to the storage

@@ -1,8 +1,8 @@
 //! Connections of clients: the chat service itself, and everything else through a router.
 //!
-//! hyper serves them, without the layers that tonic's own server puts around each call: each of these would be
-//! allocated, cloned and moved for every message, a tenth of what a unary call costs a primary. What is left of
-//! them is what a client may notice: its deadline.
+//! hyper serves them, without the router and the layers that tonic's own server puts around each call: these
+//! would be cloned, boxed and moved for every message (what that comes to is in docs/performance.md). What is left
+//! of them is what a client may notice: its deadline.
 
 use super::errors;
 use crate::limits;
@@ -31,6 +31,8 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>
 pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// One that gives none for this long is closed.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection whose client has broken the protocol so many times is closed.
+const PROTOCOL_ERRORS_MAX: usize = 1_024;
 
 /// A service as tonic generates it.
 pub(super) trait Generated:
@@ -52,9 +54,6 @@ impl<C> Generated for C where
         + 'static
 {
 }
-
-/// A connection with so many is closed.
-const PROTOCOL_ERRORS_MAX: usize = 1_024;
 
 /// What is served.
 #[derive(Clone)]
@@ -147,7 +146,6 @@ fn settings() -> http2::Builder<TokioExecutor> {
         .initial_stream_window_size(limits::CLIENT_WINDOW_BYTES)
         .initial_connection_window_size(limits::CLIENT_WINDOW_BYTES)
         .max_header_list_size(limits::CLIENT_HEADER_BYTES_MAX)
-        // Of a client that breaks the protocol again and again the whole connection is closed.
         .max_local_error_reset_streams(PROTOCOL_ERRORS_MAX)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
@@ -160,8 +158,8 @@ fn is_of(service: &str, path: &str) -> bool {
     method.is_some_and(|method| method.starts_with('/'))
 }
 
-/// How long the caller waits for the answer: up to eight digits and a unit, as gRPC over HTTP/2 specifies. What is something
-/// else is no limit.
+/// How long the caller waits for the answer: up to eight digits and a unit, as gRPC over HTTP/2 specifies. What
+/// is something else is no limit.
 fn time_left(headers: &http::HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

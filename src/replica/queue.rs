@@ -267,7 +267,7 @@ impl Queue {
         }
     }
 
-    /// The thread sleeps until something waits and it was woken, or until the time is over.
+    /// The replica's thread sleeps here, until it is woken for something, or until the time is over.
     pub(super) fn wait(&self, timeout: Duration) {
         let sleeps = |inner: &mut Inner| {
             inner.asleep = inner.items.is_empty() && !inner.closed && !inner.hurried;

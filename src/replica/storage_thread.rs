@@ -1,6 +1,6 @@
 //! The storage thread: the only one that writes, and the desk at which others may ask it to read.
 //!
-//! This one does what blocks on the disk, one job after the other, so that what is read here is what is on the
+//! All writes and fsyncs are done here, one job after the other, so that what is read here is what is on the
 //! disk between two jobs. When little is going on it takes the replica's turn that a finished job brings.
 
 use super::queue::Queue;

@@ -1,4 +1,4 @@
-//! Between the replica's thread and the network.
+//! Between the replica and the network.
 //!
 //! Messages may be lost on either way: a full queue drops them, and consensus lives with that.
 //! Link events are never lost, because the fast path of the election hangs on them. Nothing here
@@ -15,7 +15,7 @@ pub trait Transport: Send + Sync + 'static {
     fn send(&self, message: PeerMessage);
 }
 
-/// Through which the network tells the replica's thread what happened. Cheap to clone.
+/// Through which the network tells the replica what happened. Cheap to clone.
 #[derive(Clone)]
 pub struct PeerInbox {
     queue: Arc<Queue>,
