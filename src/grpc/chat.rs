@@ -9,7 +9,7 @@ use crate::limits;
 use crate::proto::chat as proto;
 use crate::proto::chat::chat_service_server::{ChatService, ChatServiceServer};
 use crate::replica::Handle;
-use crate::service::{Backend, Deliveries, Service, ServiceError};
+use crate::service::{Backend, Deliveries, Service, ServiceError, Token};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -62,9 +62,7 @@ pub async fn serve_counted<B: Backend>(
     // BEFORE the first connection: the reporter itself begins with SERVING.
     let serving = service.serves();
     report_health::<B>(&health, serving).await;
-    let chat = ChatServiceServer::new(Chat::new(service.clone()))
-        .max_decoding_message_size(limits::CLIENT_MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(limits::CLIENT_MESSAGE_BYTES_MAX);
+    let chat = Chat::new(service.clone());
     let incoming = TcpIncoming::from(listener)
         .with_nodelay(Some(true))
         .with_keepalive(Some(KEEPALIVE_INTERVAL));
@@ -149,6 +147,24 @@ impl<B: Backend> Chat<B> {
         let mut status = errors::status(error);
         self.mark(status.metadata_mut());
         status
+    }
+
+    /// A message from the bearer of `token`.
+    pub(super) async fn send(
+        &self,
+        token: Result<Token, ServiceError>,
+        request: proto::SendMessageRequest,
+    ) -> Result<proto::SendMessageResponse, ServiceError> {
+        let request = convert::send_message(request)?;
+        let sent = self.service.send_message(&token?, request).await?;
+        Ok(convert::sent(sent))
+    }
+
+    /// The metadata that every answer has.
+    pub(super) fn marks(&self) -> MetadataMap {
+        let mut metadata = MetadataMap::with_capacity(4);
+        self.mark(&mut metadata);
+        metadata
     }
 
     fn mark(&self, metadata: &mut MetadataMap) {
@@ -289,12 +305,8 @@ impl<B: Backend> ChatService for Chat<B> {
         &self,
         request: Request<proto::SendMessageRequest>,
     ) -> Result<Response<proto::SendMessageResponse>, Status> {
-        let done = async {
-            let token = convert::token(request.metadata())?;
-            let request = convert::send_message(request.into_inner())?;
-            self.service.send_message(&token, request).await
-        };
-        self.reply(done.await.map(convert::sent))
+        let token = convert::token(request.metadata());
+        self.reply(self.send(token, request.into_inner()).await)
     }
 
     async fn send_messages(

@@ -7,11 +7,17 @@ use crate::service::{
 };
 use crate::state_machine::{AccountInfo, InboxMessage, SessionInfo};
 use crate::types::{InboxSeq, Index, RequestId};
+use tonic::codegen::http::HeaderMap;
 use tonic::metadata::MetadataMap;
 
 /// The scheme is case-insensitive (RFC 9110, 11.1), the token is not.
 pub(super) fn token(metadata: &MetadataMap) -> Result<Token, ServiceError> {
-    let value = metadata.get("authorization").ok_or(Reason::TokenMissing)?;
+    bearer(metadata.as_ref())
+}
+
+/// The same, from a request's headers.
+pub(super) fn bearer(headers: &HeaderMap) -> Result<Token, ServiceError> {
+    let value = headers.get("authorization").ok_or(Reason::TokenMissing)?;
     let text = value.to_str().map_err(|_| Reason::TokenInvalid)?;
     match text.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {

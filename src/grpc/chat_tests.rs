@@ -20,15 +20,16 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 use tonic_types::StatusExt as _;
 
-struct Server {
-    fake: Fake,
+pub(super) struct Server {
+    pub(super) fake: Fake,
+    pub(super) address: String,
     channel: Channel,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<Result<(), ServeError>>,
 }
 
 impl Server {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let fake = Fake::new();
         let settings = Settings {
             addresses: Arc::new(|id| Some(format!("replica-{id}:7000"))),
@@ -45,9 +46,11 @@ impl Server {
         let ended = tokio::spawn(serve(listener, service, async {
             let _ = stopped.await;
         }));
-        let channel = Channel::from_shared(address).unwrap().connect().await;
+        let channel = Channel::from_shared(address.clone()).unwrap();
+        let channel = channel.connect().await;
         Self {
             fake,
+            address,
             channel: channel.unwrap(),
             stop,
             ended,
@@ -58,7 +61,7 @@ impl Server {
         ChatServiceClient::new(self.channel.clone())
     }
 
-    async fn account(&self, name: &str) -> String {
+    pub(super) async fn account(&self, name: &str) -> String {
         let request = proto::CreateAccountRequest {
             username: name.to_owned(),
             password: "secret".to_owned(),
@@ -76,7 +79,7 @@ fn with_token<T>(token: &str, message: T) -> Request<T> {
     request
 }
 
-fn message(recipient: &str, body: Vec<u8>) -> proto::SendMessageRequest {
+pub(super) fn message(recipient: &str, body: Vec<u8>) -> proto::SendMessageRequest {
     proto::SendMessageRequest {
         recipient: recipient.to_owned(),
         body: body.into(),
@@ -84,7 +87,7 @@ fn message(recipient: &str, body: Vec<u8>) -> proto::SendMessageRequest {
     }
 }
 
-fn reason(status: &Status) -> String {
+pub(super) fn reason(status: &Status) -> String {
     let info = status
         .get_details_error_info()
         .expect("every error has one");

@@ -2,11 +2,15 @@
 //!
 //! hyper serves them, without the router and the layers that tonic's own server puts around each call: these
 //! would be cloned, boxed and moved for every message (what that comes to is in docs/performance.md). What is left
-//! of them is what a client may notice: its deadline.
+//! of them is what a client may notice: its deadline. `SendMessage` goes past tonic's codec too, by [`unary`].
 
-use super::errors;
+use super::chat::Chat;
+use super::chat_convert as convert;
+use super::unary::{self, Begun, Reply};
 use crate::limits;
-use crate::service::{Reason, ServiceError};
+use crate::proto::chat::SendMessageRequest;
+use crate::proto::chat::chat_service_server::ChatServiceServer;
+use crate::service::{Backend, Reason, ServiceError};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -14,18 +18,20 @@ use hyper_util::server::graceful::GracefulShutdown;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_stream::{Stream, StreamExt as _};
+use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::{Service, http};
+use tonic::codegen::Service;
+use tonic::codegen::http::{self, HeaderMap, HeaderName};
 use tonic::server::NamedService;
 use tonic::service::Routes;
 
-type Request = http::Request<Body>;
-type Response = http::Response<Body>;
-type Answer = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+type Call = http::Request<Incoming>;
+type Answer = http::Response<Reply>;
 
 /// A connection that says nothing for this long is asked for a sign of life.
 pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -34,37 +40,31 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection whose client has broken the protocol so many times is closed.
 const PROTOCOL_ERRORS_MAX: usize = 1_024;
 
-/// A service as tonic generates it.
-pub(super) trait Generated:
-    Service<Request, Response = Response, Error = Infallible, Future = Answer>
-    + NamedService
-    + Clone
-    + Send
-    + Sync
-    + 'static
-{
-}
+/// How long a caller waits, if it says so.
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// The call that is answered without tonic.
+const SEND_MESSAGE: &str = "/chat.v1.ChatService/SendMessage";
 
-impl<C> Generated for C where
-    C: Service<Request, Response = Response, Error = Infallible, Future = Answer>
-        + NamedService
-        + Clone
-        + Send
-        + Sync
-        + 'static
-{
-}
+/// What is served, and how.
+pub(super) struct Front<B: Backend>(Arc<Services<B>>);
 
-/// What is served.
-#[derive(Clone)]
-pub(super) struct Front<C> {
-    chat: C,
+struct Services<B: Backend> {
+    chat: Arc<Chat<B>>,
+    calls: ChatServiceServer<Chat<B>>,
     others: Routes,
 }
 
-impl<C: Generated> Front<C> {
-    pub(super) fn new(chat: C, others: Routes) -> Self {
-        Self { chat, others }
+impl<B: Backend> Front<B> {
+    pub(super) fn new(chat: Chat<B>, others: Routes) -> Self {
+        let chat = Arc::new(chat);
+        let calls = ChatServiceServer::from_arc(Arc::clone(&chat))
+            .max_decoding_message_size(limits::CLIENT_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(limits::CLIENT_MESSAGE_BYTES_MAX);
+        Self(Arc::new(Services {
+            chat,
+            calls,
+            others,
+        }))
     }
 
     /// Serves what `incoming` accepts. When `stop` is ready no more is accepted, and open connections end when
@@ -90,7 +90,10 @@ impl<C: Generated> Front<C> {
                 match accepted {
                     Some(Ok(accepted)) => {
                         let io = TokioIo::new(accepted);
-                        let connection = builder.serve_connection(io, self.clone());
+                        let services = Arc::clone(&self.0);
+                        let answer = move |request| answer(Arc::clone(&services), request);
+                        let connection =
+                            builder.serve_connection(io, hyper::service::service_fn(answer));
                         let connection = open.watch(connection);
                         tokio::spawn(async move {
                             if let Err(error) = connection.await {
@@ -105,36 +108,60 @@ impl<C: Generated> Front<C> {
         }
         open.shutdown().await;
     }
-
-    /// The answer, within the time that the caller has if it says so.
-    fn answer(&self, request: Request) -> Answer {
-        let time = time_left(request.headers());
-        // Neither service is ever busy, so that nobody asks whether it is ready.
-        let answer = if is_of(C::NAME, request.uri().path()) {
-            self.chat.clone().call(request)
-        } else {
-            Box::pin(self.others.clone().call(request))
-        };
-        let Some(time) = time else {
-            return answer;
-        };
-        Box::pin(async move {
-            let answer = tokio::time::timeout(time, answer).await;
-            answer.unwrap_or_else(|_| {
-                let late = ServiceError::new(Reason::OutcomeUnknown);
-                Ok(errors::status(&late).into_http())
-            })
-        })
-    }
 }
 
-impl<C: Generated> hyper::service::Service<http::Request<Incoming>> for Front<C> {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Answer;
+/// The answer, within the time that the caller has if it says so.
+async fn answer<B: Backend>(
+    services: Arc<Services<B>>,
+    request: Call,
+) -> Result<Answer, Infallible> {
+    let Some(time) = time_left(request.headers()) else {
+        return Ok(services.answer(request).await);
+    };
+    let answer = tokio::time::timeout(time, services.answer(request));
+    Ok(Box::pin(answer).await.unwrap_or_else(|_| {
+        let late = ServiceError::new(Reason::OutcomeUnknown);
+        services.refusal(&late)
+    }))
+}
 
-    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
-        self.answer(request.map(Body::new))
+impl<B: Backend> Services<B> {
+    async fn answer(&self, request: Call) -> Answer {
+        if request.uri().path() != SEND_MESSAGE {
+            return self.by_tonic(request.map(Body::new)).await;
+        }
+        let (head, body) = request.into_parts();
+        let body = match Begun::read(body, limits::CLIENT_MESSAGE_BYTES_MAX).await {
+            Ok(body) => body,
+            Err(error) => return Status::from_error(Box::new(error)).into_http(),
+        };
+        if let Some(message) = body.message() {
+            return self.send_message(&head.headers, message).await;
+        }
+        let request = http::Request::from_parts(head, Body::new(body));
+        self.by_tonic(request).await
+    }
+
+    async fn send_message(&self, headers: &HeaderMap, message: SendMessageRequest) -> Answer {
+        match self.chat.send(convert::bearer(headers), message).await {
+            Ok(sent) => unary::answer(self.chat.marks(), &sent),
+            Err(error) => self.refusal(&error),
+        }
+    }
+
+    fn refusal(&self, error: &ServiceError) -> Answer {
+        self.chat.status(error).into_http()
+    }
+
+    async fn by_tonic(&self, request: http::Request<Body>) -> Answer {
+        // Neither service is ever busy, so that nobody asks whether it is ready.
+        let answer = if is_of(ChatServiceServer::<Chat<B>>::NAME, request.uri().path()) {
+            self.calls.clone().call(request).await
+        } else {
+            Box::pin(self.others.clone().call(request)).await
+        };
+        let Ok(answer) = answer;
+        answer.map(Reply::Tonic)
     }
 }
 
@@ -160,8 +187,8 @@ fn is_of(service: &str, path: &str) -> bool {
 
 /// How long the caller waits for the answer: up to eight digits and a unit, as gRPC over HTTP/2 specifies. What
 /// is something else is no limit.
-fn time_left(headers: &http::HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+fn time_left(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let digits_only = digits.bytes().all(|byte| byte.is_ascii_digit());
     if !digits_only || digits.len() > 8 {
@@ -182,58 +209,11 @@ fn time_left(headers: &http::HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::task::{Context, Poll};
-    use tonic::{Code, Status};
-
-    /// Never answers.
-    #[derive(Clone)]
-    struct Mute;
-
-    impl NamedService for Mute {
-        const NAME: &'static str = "chat.v1.Mute";
-    }
-
-    impl Service<Request> for Mute {
-        type Response = Response;
-        type Error = Infallible;
-        type Future = Answer;
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-            Poll::Ready(Ok(()))
-        }
-        fn call(&mut self, _: Request) -> Self::Future {
-            Box::pin(std::future::pending())
-        }
-    }
-
-    fn request(path: &str, timeout: Option<&str>) -> Request {
-        let mut request = http::Request::new(Body::empty());
-        *request.uri_mut() = path.parse().unwrap();
-        if let Some(timeout) = timeout {
-            let value = timeout.parse().unwrap();
-            request.headers_mut().insert("grpc-timeout", value);
-        }
-        request
-    }
-
-    fn code(answered: Result<Response, Infallible>) -> Code {
-        let status = Status::from_header_map(answered.unwrap().headers());
-        status.unwrap().code()
-    }
-
-    #[tokio::test]
-    async fn a_call_goes_to_its_service_and_ends_when_its_time_is_over() {
-        let front = Front::new(Mute, Routes::default());
-        let other = front.answer(request("/chat.v1.Mutes/Say", None));
-        assert_eq!(code(other.await), Code::Unimplemented);
-        let began = std::time::Instant::now();
-        let late = front.answer(request("/chat.v1.Mute/Say", Some("20m")));
-        assert_eq!(code(late.await), Code::DeadlineExceeded);
-        assert!(began.elapsed() >= Duration::from_millis(20));
-    }
 
     #[test]
     fn deadlines_are_read_as_specified_and_nothing_else_is_one() {
-        let of = |text| time_left(request("/", Some(text)).headers());
+        let timeout = |text: &str| HeaderMap::from_iter([(TIMEOUT, text.parse().unwrap())]);
+        let of = |text| time_left(&timeout(text));
         let second = Some(Duration::from_secs(1));
         assert_eq!(of("1S"), second);
         assert_eq!(of("1000m"), second);
@@ -258,7 +238,7 @@ mod tests {
         ] {
             assert_eq!(of(none), None, "{none}");
         }
-        assert_eq!(time_left(request("/", None).headers()), None);
+        assert_eq!(time_left(&HeaderMap::new()), None);
     }
 
     #[test]

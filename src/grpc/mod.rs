@@ -15,6 +15,9 @@ mod chat_tests;
 mod connections;
 mod errors;
 mod front;
+#[cfg(test)]
+mod front_tests;
 pub mod fuzzing;
 pub mod peer;
 pub mod peer_convert;
+mod unary;
