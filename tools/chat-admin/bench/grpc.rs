@@ -1,9 +1,8 @@
 //! Lanes over gRPC.
 
 use super::Lane;
-use super::accounts::Login;
-use super::http2::Http2;
-use anyhow::{Context, ensure};
+use super::http2::{Failure, Http2, Unary};
+use anyhow::{Context, bail};
 use chat::proto::chat as proto;
 use chat::proto::chat::chat_service_client::ChatServiceClient;
 use std::collections::VecDeque;
@@ -11,10 +10,11 @@ use std::rc::Rc;
 use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::{Ascii, MetadataValue};
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
+
+const SEND_MESSAGE: &str = "/chat.v1.ChatService/SendMessage";
 
 async fn connect(address: &str) -> anyhow::Result<Channel> {
     Endpoint::from_shared(format!("http://{address}"))?
@@ -24,19 +24,15 @@ async fn connect(address: &str) -> anyhow::Result<Channel> {
         .with_context(|| format!("cannot connect to {address}"))
 }
 
-fn bearer(login: &Login) -> anyhow::Result<MetadataValue<Ascii>> {
-    Ok(format!("Bearer {}", login.token).parse()?)
-}
-
 /// One call a message: as many tasks as messages on the way.
 pub async fn unary(lane: Lane) -> anyhow::Result<()> {
-    let (connection, origin) = Http2::connect(&lane.address).await?;
+    let connection = Http2::connect(&lane.address).await?;
     let lane = Rc::new(lane);
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..lane.in_flight {
-        let stub = ChatServiceClient::with_origin(connection.clone(), origin.clone());
-        let caller = caller(Rc::clone(&lane), (connection.clone(), stub), number);
-        tasks.spawn_local(caller);
+        let login = &lane.logins[number % lane.logins.len()];
+        let method = connection.method(SEND_MESSAGE, &login.token)?;
+        tasks.spawn_local(caller(Rc::clone(&lane), method, number));
     }
     while let Some(ended) = tasks.join_next().await {
         ended??;
@@ -45,30 +41,22 @@ pub async fn unary(lane: Lane) -> anyhow::Result<()> {
 }
 
 /// One message after the other.
-async fn caller(
-    lane: Rc<Lane>,
-    (connection, mut stub): (Http2, ChatServiceClient<Http2>),
-    number: usize,
-) -> anyhow::Result<()> {
+async fn caller(lane: Rc<Lane>, mut method: Unary, number: usize) -> anyhow::Result<()> {
     let login = &lane.logins[number % lane.logins.len()];
-    let bearer = bearer(login)?;
     let mut recipient = number;
     loop {
         recipient = (recipient + 1) % lane.recipients.len();
-        let mut request = Request::new(proto::SendMessageRequest {
+        let request = proto::SendMessageRequest {
             recipient: lane.recipients[recipient].clone(),
             body: lane.body.clone(),
             content_type: String::new(),
             request_id: Some(login.request_id()),
-        });
-        request
-            .metadata_mut()
-            .insert("authorization", bearer.clone());
+        };
         let sent = Instant::now();
-        match stub.send_message(request).await {
+        match method.call::<proto::SendMessageResponse>(&request).await {
             Ok(_) => lane.meter.acknowledged(sent),
-            Err(status) => {
-                ensure!(!connection.is_closed(), "it was closed: {status}");
+            Err(Failure::Closed(error)) => bail!("the connection was closed: {error}"),
+            Err(Failure::Refused(status)) => {
                 lane.meter.refused(&reason(&status));
                 // What is refused at once has waited for nothing.
                 tokio::task::yield_now().await;
