@@ -116,7 +116,7 @@ pub struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
     /// Memory for the store's cache in MiB; the process takes about four times as much
-    /// [default: 64]
+    /// [default: 32]
     #[arg(long, value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_mib: Option<u64>,
@@ -232,7 +232,7 @@ impl Default for Raw {
             token_idle: format!("{}s", limits::TOKEN_IDLE_SECONDS),
             retention: None,
             log: "info".into(),
-            cache_mib: 64,
+            cache_mib: limits::STORE_CACHE_BYTES / (1024 * 1024),
             keep_log: false,
             keep_entries: Rewriting::default().keep_entries,
             keep_age: None,

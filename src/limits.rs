@@ -29,6 +29,8 @@ pub const NOTICE_WAIT_US: u64 = 500;
 pub const APPENDS_IN_FLIGHT_MAX: usize = 64;
 /// Bytes of committed entries kept in memory for secondaries that are a little behind.
 pub const LOG_CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// sled's cache, unless an operator says otherwise; its memory exceeds this by a few times.
+pub const STORE_CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// Bytes of uncommitted entries on a primary before it refuses proposals.
 pub const UNCOMMITTED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of entries that a primary's own disk has not written before it refuses proposals. Others may

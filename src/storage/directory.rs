@@ -55,7 +55,7 @@ pub struct OpenOptions {
 
 impl OpenOptions {
     /// Default of `cache_bytes`.
-    pub const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+    pub const CACHE_BYTES: u64 = limits::STORE_CACHE_BYTES;
     /// Default of `patience`.
     pub const PATIENCE: Duration = guard::PATIENCE;
 }
