@@ -1,10 +1,11 @@
 //! `chat-admin bench`: that its figures come from work that was done.
 
-use crate::cluster::{PATIENCE, TestCluster};
+use crate::cluster::{PATIENCE, TestCluster, program};
 use chat::client::Client;
 use serde_json::{Value, json};
-use std::path::PathBuf;
-use std::process::Output;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// The description that `chat-server demo` writes.
 fn describe(cluster: &TestCluster) -> PathBuf {
@@ -122,4 +123,42 @@ async fn a_primary_that_is_cut_off_is_replaced() {
     let report = object(&output);
     assert_eq!(report["trials"], Value::from(1));
     assert!(report["median_ms"].as_f64().unwrap() > 0.0, "{report}");
+}
+
+/// Ids of the processes whose command line has this in it.
+fn processes_of(what: &Path) -> Vec<String> {
+    let what = what.to_str().unwrap();
+    let processes = std::fs::read_dir("/proc").unwrap();
+    processes
+        .map(|process| process.unwrap().path())
+        .filter(|process| {
+            // One that has ended meanwhile, or is no process, has none.
+            let command = std::fs::read(process.join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&command).contains(what)
+        })
+        .map(|process| process.display().to_string())
+        .collect()
+}
+
+#[test]
+fn an_interrupted_measurement_leaves_neither_replicas_nor_files() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut bench = program(env!("CARGO_BIN_EXE_chat-admin"))
+        .args(["bench", "--seconds", "600"])
+        .env("TMPDIR", scratch.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while processes_of(scratch.path()).len() < 3 {
+        assert!(Instant::now() < deadline, "three replicas were to start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let signalled = Command::new("kill")
+        .args(["-INT", &bench.id().to_string()])
+        .status();
+    assert!(signalled.unwrap().success());
+    assert!(!bench.wait().unwrap().success());
+    assert_eq!(processes_of(scratch.path()), [""; 0]);
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
 }

@@ -34,11 +34,13 @@ use cluster::{Cluster, Where};
 use indicatif::{ProgressBar, ProgressStyle};
 use meter::{Meter, Phase};
 use report::{Report, Setup};
+use std::future::Future;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 use usage::Usage;
 
 /// How messages are sent.
@@ -155,14 +157,29 @@ pub fn main(args: BenchArgs) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the executor")?;
     let local = tokio::task::LocalSet::new();
-    match args.instead {
-        Some(Instead::Failover(args)) => local.block_on(&runtime, failover::failover(args))?,
-        Some(Instead::Prepare(args)) => local.block_on(&runtime, prepare::prepare(args))?,
-        Some(Instead::Delivery(args)) => local.block_on(&runtime, delivery::delivery(args))?,
-        Some(Instead::Listing(args)) => local.block_on(&runtime, listing::listing(args))?,
-        None => local.block_on(&runtime, bench(args))?,
-    }
+    local.block_on(&runtime, until_interrupted(run(args)))?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn run(args: BenchArgs) -> anyhow::Result<()> {
+    match args.instead {
+        Some(Instead::Failover(args)) => failover::failover(args).await,
+        Some(Instead::Prepare(args)) => prepare::prepare(args).await,
+        Some(Instead::Delivery(args)) => delivery::delivery(args).await,
+        Some(Instead::Listing(args)) => listing::listing(args).await,
+        None => bench(args).await,
+    }
+}
+
+/// An interrupted measurement ends as a failed one does: with its replicas, and their directory.
+async fn until_interrupted(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut terminated = signal(SignalKind::terminate()).context("cannot wait for a signal")?;
+    let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for a signal")?;
+    tokio::select! {
+        done = work => done,
+        _ = interrupted.recv() => bail!("interrupted"),
+        _ = terminated.recv() => bail!("terminated"),
+    }
 }
 
 async fn bench(args: BenchArgs) -> anyhow::Result<()> {
