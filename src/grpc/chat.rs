@@ -155,8 +155,9 @@ impl<B: Backend> Chat<B> {
         token: Result<Token, ServiceError>,
         request: proto::SendMessageRequest,
     ) -> Result<proto::SendMessageResponse, ServiceError> {
+        let token = token?;
         let request = convert::send_message(request)?;
-        let sent = self.service.send_message(&token?, request).await?;
+        let sent = self.service.send_message(&token, request).await?;
         Ok(convert::sent(sent))
     }
 

@@ -127,7 +127,9 @@ async fn answer<B: Backend>(
 
 impl<B: Backend> Services<B> {
     async fn answer(&self, request: Call) -> Answer {
-        if request.uri().path() != SEND_MESSAGE {
+        // Whatever is said of the encoding is for tonic too.
+        let plain = !request.headers().contains_key("grpc-encoding");
+        if request.uri().path() != SEND_MESSAGE || !plain {
             return self.by_tonic(request.map(Body::new)).await;
         }
         let (head, body) = request.into_parts();
@@ -135,7 +137,8 @@ impl<B: Backend> Services<B> {
             Ok(body) => body,
             Err(error) => return Status::from_error(Box::new(error)).into_http(),
         };
-        if let Some(message) = body.message() {
+        if let Some(message) = body.message(limits::CLIENT_MESSAGE_BYTES_MAX) {
+            drop(body);
             return self.send_message(&head.headers, message).await;
         }
         let request = http::Request::from_parts(head, Body::new(body));

@@ -13,12 +13,26 @@ use tonic::{Code, Status};
 
 const SEND_MESSAGE: &str = "/chat.v1.ChatService/SendMessage";
 
+type Headers<'a> = &'a [(&'static str, &'a str)];
+
 /// What a call of these bytes, each part a frame of its own, is answered: headers, body and status.
 async fn call(
     server: &Server,
     path: &str,
-    headers: &[(&'static str, &str)],
+    headers: Headers<'_>,
     parts: &[&[u8]],
+) -> (HeaderMap, Bytes, Status) {
+    let ended = [parts, &[&[]]].concat();
+    call_in_parts(server, path, headers, &ended, true).await
+}
+
+/// The same; `ends` if the last part is the last one.
+async fn call_in_parts(
+    server: &Server,
+    path: &str,
+    headers: Headers<'_>,
+    parts: &[&[u8]],
+    ends: bool,
 ) -> (HeaderMap, Bytes, Status) {
     let authority = server.address.strip_prefix("http://").unwrap();
     let socket = TcpStream::connect(authority).await.unwrap();
@@ -33,11 +47,11 @@ async fn call(
     let request = request.body(()).unwrap();
     let mut client = client.ready().await.unwrap();
     let (answer, mut body) = client.send_request(request, false).unwrap();
-    for part in parts {
+    for (number, part) in (1..).zip(parts) {
+        let last = ends && number == parts.len();
         // It may have its answer, and want no more.
-        let _ = body.send_data(Bytes::copy_from_slice(part), false);
+        let _ = body.send_data(Bytes::copy_from_slice(part), last);
     }
-    let _ = body.send_data(Bytes::new(), true);
     let (head, mut body) = answer.await.unwrap().into_parts();
     if let Some(status) = Status::from_header_map(&head.headers) {
         return (head.headers, Bytes::new(), status);
@@ -56,7 +70,7 @@ fn framed(flag: u8, length: usize, message: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn one_message_however_it_comes_is_sent_and_anything_else_is_not() {
+async fn one_message_however_it_comes_is_sent_and_what_is_none_is_not() {
     let server = Server::start().await;
     server.account("bob").await;
     let token = format!("Bearer {}", server.account("alice").await);
@@ -66,7 +80,13 @@ async fn one_message_however_it_comes_is_sent_and_anything_else_is_not() {
 
     let (first, rest) = plain.split_at(2);
     let bytes: Vec<&[u8]> = plain.chunks(1).collect();
-    for (parts, seq) in [(&[&plain[..]][..], 1), (&[first, rest], 2), (&bytes, 3)] {
+    for (parts, seq) in [
+        (&[&plain[..]][..], 1),
+        (&[first, rest], 2),
+        (&bytes, 3),
+        // tonic's rule: the first one counts.
+        (&[&plain, &plain], 4),
+    ] {
         let (head, answer, status) = call(&server, SEND_MESSAGE, &headers, parts).await;
         assert_eq!(status.code(), Code::Ok);
         assert_eq!(head["content-type"], "application/grpc");
@@ -100,12 +120,32 @@ async fn one_message_however_it_comes_is_sent_and_anything_else_is_not() {
         let (_, _, status) = call(&server, SEND_MESSAGE, &headers, &[&bytes]).await;
         assert_eq!(status.code(), code, "{what}: {status}");
     }
-    let zipped = framed(1, hello.len(), &hello);
+    // What is wrong from the beginning is told before the end.
+    for bytes in [
+        framed(0, long.len(), &[]),
+        framed(1, 9, &[]),
+        framed(2, 9, &[]),
+    ] {
+        let parts = [&bytes[..]];
+        let (_, _, status) = call_in_parts(&server, SEND_MESSAGE, &headers, &parts, false).await;
+        assert_ne!(status.code(), Code::Ok);
+    }
     let headers = [headers[0], ("grpc-encoding", "gzip")];
-    let (_, _, status) = call(&server, SEND_MESSAGE, &headers, &[&zipped]).await;
-    assert_eq!(status.code(), Code::Unimplemented);
-    let (_, _, status) = call(&server, SEND_MESSAGE, &[], &[&plain]).await;
-    assert_eq!(reason(&status), "TOKEN_MISSING");
+    for flag in [0, 1] {
+        let zipped = framed(flag, hello.len(), &hello);
+        let (_, _, status) = call(&server, SEND_MESSAGE, &headers, &[&zipped]).await;
+        assert_eq!(status.code(), Code::Unimplemented);
+    }
+    let no_id = proto::SendMessageRequest {
+        request_id: Some(proto::RequestId::default()),
+        ..Default::default()
+    };
+    let no_id = no_id.encode_to_vec();
+    for message in [hello, no_id] {
+        let bytes = framed(0, message.len(), &message);
+        let (_, _, status) = call(&server, SEND_MESSAGE, &[], &[&bytes]).await;
+        assert_eq!(reason(&status), "TOKEN_MISSING");
+    }
     assert_eq!(server.fake.state().writes.len(), written);
 }
 

@@ -89,29 +89,47 @@ impl HttpBody for Reply {
     }
 }
 
-/// A body of which a part was taken.
+/// What may become one plain message: the prefix, or a part of it, and what has come of the rest.
+fn may_be_plain(bytes: &[u8], bytes_max: usize) -> bool {
+    match bytes.split_first_chunk::<PREFIX_BYTES>() {
+        Some(([0, length @ ..], message)) => {
+            let length = u32::from_be_bytes(*length) as usize;
+            length <= bytes_max && message.len() <= length
+        }
+        Some(_) => false,
+        None => true,
+    }
+}
+
+/// The message, if these are one that is whole and not compressed.
+fn plain<M: Message + Default>(bytes: &[u8], bytes_max: usize) -> Option<M> {
+    let (prefix, message) = bytes.split_first_chunk::<PREFIX_BYTES>()?;
+    let [_, length @ ..] = *prefix;
+    let whole = u32::from_be_bytes(length) as usize == message.len();
+    if !whole || !may_be_plain(bytes, bytes_max) {
+        return None;
+    }
+    M::decode(message).ok()
+}
+
+/// The body of a request, of which a part was taken.
 pub(super) struct Begun {
     taken: BytesMut,
     rest: Incoming,
-    /// Of a message.
-    bytes_max: usize,
 }
 
 impl Begun {
-    /// Reads until the end, or until no message of `bytes_max` is that long.
+    /// Reads until the end, or until it is no plain message any more: whoever judges that need not wait for
+    /// the rest.
     pub(super) async fn read(rest: Incoming, bytes_max: usize) -> Result<Self, hyper::Error> {
         let taken = BytesMut::new();
-        let mut begun = Self {
-            taken,
-            rest,
-            bytes_max,
-        };
-        while begun.taken.len() <= PREFIX_BYTES + bytes_max {
+        let mut begun = Self { taken, rest };
+        while may_be_plain(&begun.taken, bytes_max) {
             let frame = poll_fn(|cx| Pin::new(&mut begun.rest).poll_frame(cx)).await;
             let Some(frame) = frame.transpose()? else {
                 break;
             };
-            // Trailers of a request mean nothing.
+            // A request of gRPC has no trailers.
             if let Ok(data) = frame.into_data() {
                 begun.taken.extend_from_slice(&data);
             }
@@ -119,16 +137,9 @@ impl Begun {
         Ok(begun)
     }
 
-    /// The message, if it is exactly one, whole and not compressed.
-    pub(super) fn message<M: Message + Default>(&self) -> Option<M> {
-        let (prefix, message) = self.taken.split_first_chunk::<PREFIX_BYTES>()?;
-        let [0, length @ ..] = *prefix else {
-            return None;
-        };
-        let whole = u32::from_be_bytes(length) as usize == message.len();
-        (whole && message.len() <= self.bytes_max)
-            .then(|| M::decode(message).ok())
-            .flatten()
+    /// The message, if it is a plain one.
+    pub(super) fn message<M: Message + Default>(&self, bytes_max: usize) -> Option<M> {
+        plain(&self.taken, bytes_max)
     }
 }
 
@@ -149,5 +160,38 @@ impl HttpBody for Begun {
 
     fn is_end_stream(&self) -> bool {
         self.taken.is_empty() && self.rest.is_end_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{may_be_plain, plain};
+    use crate::proto::chat::RequestId;
+    use prost::Message as _;
+
+    #[test]
+    fn one_whole_message_that_is_not_too_long_is_plain_and_its_parts_may_be() {
+        let id = RequestId {
+            client_id: vec![7; 16].into(),
+            sequence: 300,
+        };
+        let message = id.encode_to_vec();
+        let max = message.len();
+        let bytes = [&[0, 0, 0, 0, max as u8][..], &message].concat();
+        assert_eq!(plain(&bytes, max), Some(id));
+        for length in 0..bytes.len() {
+            let part = &bytes[..length];
+            assert!(may_be_plain(part, max), "{length}");
+            assert_eq!(plain::<RequestId>(part, max), None, "{length}");
+        }
+        let more = [&bytes[..], &[0]].concat();
+        let compressed = [&[1], &bytes[1..]].concat();
+        for (bytes, max) in [(&more, max), (&compressed, max), (&bytes, max - 1)] {
+            assert!(!may_be_plain(bytes, max));
+            assert_eq!(plain::<RequestId>(bytes, max), None);
+        }
+        let other = [0, 0, 0, 0, 1, 255];
+        assert!(may_be_plain(&other, max));
+        assert_eq!(plain::<RequestId>(&other, max), None, "no protobuf");
     }
 }

@@ -100,6 +100,11 @@ mod tests {
             let text = token.reveal();
             assert_eq!(text.len(), 3 + 64);
             assert_eq!(Token::parse(&text).unwrap(), token);
+            assert_eq!(
+                token.hash().0,
+                blake3::derive_key(HASH_CONTEXT, &token.0),
+                "what stores have"
+            );
             assert!(seen.insert(token.hash()));
         }
         // 256,000 random bits: far from half of them set would mean a broken generator.

@@ -2,7 +2,8 @@
 //!
 //! The generator shares the machine with the replicas: what a call costs here is not there for them. tonic's
 //! `Channel` reconnects, queues and bounds each call, and hyper hands it from task to task, of which a load of
-//! known size needs nothing. What goes over the wire is the same.
+//! known size needs nothing. The same headers and message go over the wire; the stream ends with the message's own
+//! frame, where tonic sends an empty one more.
 
 use anyhow::Context as _;
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -18,6 +19,9 @@ use tonic::{Code, Status};
 const PREFIX_BYTES: usize = 5;
 /// What the server may send before it is read: all answers of all calls on the way.
 const WINDOW_BYTES: u32 = 4 << 20;
+
+/// Until the server has said how many calls it takes at once.
+const STREAMS_AT_FIRST: usize = 100;
 
 /// One connection, shared by those who call over it.
 #[derive(Clone)]
@@ -37,6 +41,8 @@ impl Http2 {
         let (calls, connection) = client::Builder::new()
             .initial_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
+            .initial_max_send_streams(STREAMS_AT_FIRST)
+            .enable_push(false)
             .handshake(socket)
             .await
             .with_context(|| format!("{address} does not speak HTTP/2"))?;
@@ -72,7 +78,7 @@ pub struct Unary {
 
 /// Why a call has no answer.
 pub enum Failure {
-    /// The server refused it.
+    /// The server refused it, or gave it up.
     Refused(Status),
     /// The connection is of no use any more.
     Closed(h2::Error),
@@ -80,7 +86,11 @@ pub enum Failure {
 
 impl From<h2::Error> for Failure {
     fn from(error: h2::Error) -> Self {
-        Self::Closed(error)
+        if error.is_reset() {
+            Self::Refused(Status::from_error(Box::new(error)))
+        } else {
+            Self::Closed(error)
+        }
     }
 }
 
