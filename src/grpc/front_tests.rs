@@ -7,6 +7,7 @@ use crate::replica::WriteError;
 use crate::service::fake::Fault;
 use bytes::Bytes;
 use prost::Message as _;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tonic::codegen::http::{HeaderMap, Request};
 use tonic::{Code, Status};
@@ -127,7 +128,9 @@ async fn one_message_however_it_comes_is_sent_and_what_is_none_is_not() {
         framed(2, 9, &[]),
     ] {
         let parts = [&bytes[..]];
-        let (_, _, status) = call_in_parts(&server, SEND_MESSAGE, &headers, &parts, false).await;
+        let answer = call_in_parts(&server, SEND_MESSAGE, &headers, &parts, false);
+        let answer = tokio::time::timeout(Duration::from_secs(20), answer).await;
+        let (_, _, status) = answer.expect("nothing waits for the end");
         assert_ne!(status.code(), Code::Ok);
     }
     let headers = [headers[0], ("grpc-encoding", "gzip")];
