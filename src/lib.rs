@@ -40,7 +40,7 @@
 //!
 //! # Three journeys
 //!
-//! **A message is sent.** `grpc::chat` or `wire::session` parses it; `service::messages` checks token form, names,
+//! **A message is sent.** `grpc::front` or `wire::session` parses it; `service::messages` checks token form, names,
 //! limits and request id; `replica::handle` queues it; `replica::turns` says which thread takes the turn;
 //! `replica::writes` holds it until that turn ends, forwards it if this is a secondary, or proposes it with all
 //! that arrived in the same turn. The reply leaves when the entry is applied. A stream of sends (`grpc::chat_send`) goes the
