@@ -13,7 +13,7 @@ use chat::storage::{
 use chat::types::entry::Entry;
 use chat::types::{Base, Index, Stamp, Term};
 use sled_locks::{Condvar, Mutex};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 use storage_common::{End, Random, all, commit, first_state, open, slice};
 
@@ -27,7 +27,7 @@ struct Model {
     applied: usize,
     /// So many entries are cut.
     base: usize,
-    inboxes: BTreeMap<Bytes, Bytes>,
+    state: BTreeMap<(Tree, Bytes), Bytes>,
     term: u64,
 }
 
@@ -70,7 +70,12 @@ impl Model {
             .map_or(0, |index| index.0 as usize);
         if random.below(3) == 0 && committed > self.applied {
             self.applied = committed;
-            let changes: Vec<Change> = (0..random.below(9)).map(|_| self.change(random)).collect();
+            let mut changes: Vec<Change> =
+                (0..random.below(40)).map(|_| self.change(random)).collect();
+            // A slice has one change of a record.
+            let mut seen = BTreeSet::new();
+            changes.reverse();
+            changes.retain(|change| seen.insert((change.tree, change.key.clone())));
             write.slice = Some(slice(&self.log[committed - 1], changes));
         }
         write
@@ -93,17 +98,50 @@ impl Model {
         self.commits.retain(|index, _| *index >= point);
     }
 
+    /// Keys of one byte after another of a few, which lie close together; values that share a row, and others.
     fn change(&mut self, random: &mut Random) -> Change {
-        let key = Bytes::from(vec![1, random.below(20) as u8]);
-        let value = (random.below(4) > 0).then(|| Bytes::from(vec![9; random.below(300)]));
+        let tree = Tree::ALL[random.below(4)];
+        let key = Bytes::from(vec![b"acdr"[random.below(4)], random.below(20) as u8]);
+        let bytes = [20, 150, 700][random.below(3)];
+        let value = (random.below(4) > 0).then(|| Bytes::from(vec![9; random.below(bytes)]));
         match &value {
-            Some(value) => self.inboxes.insert(key.clone(), value.clone()),
-            None => self.inboxes.remove(&key),
+            Some(value) => self.state.insert((tree, key.clone()), value.clone()),
+            None => self.state.remove(&(tree, key.clone())),
         };
-        Change {
-            tree: Tree::Inboxes,
-            key,
-            value,
+        Change { tree, key, value }
+    }
+
+    fn check_state(&self, reader: &impl StateReader, tree: Tree) {
+        let rows = |from: &[u8], to: &[u8]| -> Vec<(Bytes, Bytes)> {
+            let of_tree = self.state.iter().filter(|((of, _), _)| *of == tree);
+            let in_range = of_tree.filter(|((_, key), _)| from <= &key[..] && &key[..] < to);
+            in_range
+                .map(|((_, key), value)| (key.clone(), value.clone()))
+                .collect()
+        };
+        for (from, to) in [
+            (&b"c\x03"[..], &b"c\x0f"[..]),
+            (b"a\x07", b"d"),
+            (b"", b"zz"),
+            (b"d\x05", b"d\x05\0"),
+            (b"zz", b"zzz"),
+        ] {
+            let mut expected = rows(from, to);
+            let found = reader.range(tree, from, to, 1_000).unwrap();
+            assert_eq!(found, expected);
+            let first = reader.range(tree, from, to, 5).unwrap();
+            assert_eq!(first, expected[..expected.len().min(5)]);
+            expected.reverse();
+            expected.truncate(3);
+            assert_eq!(reader.range_back(tree, from, to, 3).unwrap(), expected);
+            assert_eq!(reader.range(tree, to, from, 9).unwrap(), []);
+        }
+        for first in *b"acdrz" {
+            for second in 0..20 {
+                let key = Bytes::from(vec![first, second]);
+                let found = reader.get(tree, &key).unwrap();
+                assert_eq!(found.as_ref(), self.state.get(&(tree, key)));
+            }
         }
     }
 
@@ -123,25 +161,9 @@ impl Model {
         assert_eq!(base, Index(self.base as u64));
         let all = store.commit_records(Index(0), Index(u64::MAX)).unwrap();
         assert_eq!(all, self.commits.values().copied().collect::<Vec<_>>());
-        let reader = store.reader();
-        let (from, to) = ([1, 3], [1, 15]);
-        let mut expected: Vec<_> = self
-            .inboxes
-            .range::<[u8], _>((
-                std::ops::Bound::Included(&from[..]),
-                std::ops::Bound::Excluded(&to[..]),
-            ))
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect();
-        let found = reader.range(Tree::Inboxes, &from, &to, 100).unwrap();
-        assert_eq!(found, expected);
-        expected.reverse();
-        expected.truncate(3);
-        let found = reader.range_back(Tree::Inboxes, &from, &to, 3).unwrap();
-        assert_eq!(found, expected);
-        assert_eq!(reader.range(Tree::Inboxes, &to, &from, 9).unwrap(), []);
-        let one = reader.get(Tree::Inboxes, &[1, 3]).unwrap();
-        assert_eq!(one.as_ref(), self.inboxes.get(&[1, 3][..]));
+        for tree in Tree::ALL {
+            self.check_state(&store.reader(), tree);
+        }
     }
 
     fn check_recovered(&self, recovered: &Recovered) {

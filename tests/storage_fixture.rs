@@ -6,6 +6,7 @@
 
 mod storage_common;
 
+use bytes::Bytes;
 use chat::storage::{FORMAT, Opened, StateReader, Store, Tree, Write, open_directory};
 use chat::types::entry::Entry;
 use chat::types::{Index, ReplicaId, Stamp, Term};
@@ -98,23 +99,31 @@ fn unpack(mut packed: &[u8], root: &Path) {
     }
 }
 
-/// What the fixture of version 1 holds: three terms, two commit records, a slice, promises.
-fn entries_v1() -> Vec<Entry> {
+/// What every fixture holds: three terms, two commit records, a slice, promises.
+fn entries() -> Vec<Entry> {
     let mut entries = End::default().entries(1, 20, 50);
     entries.extend(End::of(&entries[19]).entries(2, 10, 3_000));
     entries.extend(End::of(&entries[29]).entries(5, 5, 0));
     entries
 }
 
-fn fill_v1(path: &Path) {
-    let entries = entries_v1();
+/// One record in each tree, and since version 2 more, which share rows there.
+fn records(version: u32) -> Vec<(Tree, Vec<u8>, Vec<u8>)> {
+    let one = Tree::ALL.map(|tree| (tree, vec![1, 2], tree.name().as_bytes().to_vec()));
+    let small = |n: u8| Tree::ALL.map(|tree| (tree, vec![b'c', n], vec![n; 90]));
+    let more = (0..30).flat_map(small).filter(|_| version >= 2);
+    one.into_iter().chain(more).collect()
+}
+
+fn fill(path: &Path, version: u32) {
+    let entries = entries();
     let (mut store, recovered) = open(path);
     for batch in entries.chunks(7) {
         append(&mut store, batch);
     }
-    let changes = Tree::ALL
-        .into_iter()
-        .map(|tree| put(tree, &[1, 2], tree.name().as_bytes()))
+    let changes = records(version)
+        .iter()
+        .map(|(tree, key, value)| put(*tree, key, value))
         .collect();
     store
         .write(Write {
@@ -141,10 +150,19 @@ fn fill_v1(path: &Path) {
 
 #[test]
 fn this_build_reads_what_version_1_wrote() {
-    let path = fixture(1);
-    if !path.exists() && FORMAT == 1 && std::env::var_os("UPDATE").is_some() {
+    read_fixture(1);
+}
+
+#[test]
+fn this_build_reads_what_version_2_wrote() {
+    read_fixture(2);
+}
+
+fn read_fixture(version: u32) {
+    let path = fixture(version);
+    if !path.exists() && FORMAT == version && std::env::var_os("UPDATE").is_some() {
         let directory = tempfile::tempdir().unwrap();
-        fill_v1(directory.path());
+        fill(directory.path(), version);
         let mut packed = Vec::new();
         pack(directory.path(), directory.path(), &mut packed);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -159,7 +177,7 @@ fn this_build_reads_what_version_1_wrote() {
     else {
         panic!("the fixture is not damaged");
     };
-    let entries = entries_v1();
+    let entries = entries();
     assert_eq!(recovered.damage, []);
     assert_eq!(all(&store), entries);
     assert_eq!(recovered.tail, entries);
@@ -170,10 +188,16 @@ fn this_build_reads_what_version_1_wrote() {
         [commit(&entries[24]), commit(&entries[32])]
     );
     assert_eq!(recovered.applied, Some(slice(&entries[21], Vec::new())));
-    for tree in Tree::ALL {
-        let value = store.reader().get(tree, &[1, 2]).unwrap().unwrap();
-        assert_eq!(value, tree.name().as_bytes());
-    }
+    let mut expected = records(version);
+    expected.sort();
+    let reader = store.reader();
+    let of_tree = |tree: Tree| {
+        let found = reader.range(tree, &[], &[255], 1_000).unwrap();
+        let record = move |(key, value): (Bytes, Bytes)| (tree, key.to_vec(), value.to_vec());
+        found.into_iter().map(record)
+    };
+    let found: Vec<_> = Tree::ALL.into_iter().flat_map(of_tree).collect();
+    assert_eq!(found, expected);
     let state = recovered.hard_state.unwrap();
     assert_eq!(
         (state.term, state.granted_to),

@@ -7,11 +7,13 @@
 use super::block::{HEADER_BYTES, pack, unpack};
 use super::hard_state::{BLOCK_BYTES, BLOCKS, Writer, read};
 use super::records;
+use super::sled_store::bundle;
 use super::{CommitRecord, Slice};
 use crate::consensus::{FormationStatus, HardState, Repair};
 use crate::types::entry::{Entry, Kind};
 use crate::types::{Base, Hash, Incarnation, Index, Members, ReplicaId, Stamp, Term, WallTime};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 /// One entry: what parses is sealed to the same bytes.
 pub fn entry(data: &[u8]) {
@@ -70,12 +72,12 @@ fn with_good_header(value: &Bytes) -> Bytes {
     good.into()
 }
 
-/// The small records beside the log: one byte says which.
+/// The small records beside the log, and rows of the state: one byte says which.
 pub fn records(data: &[u8]) {
     let Some((which, value)) = data.split_first() else {
         return;
     };
-    match which % 4 {
+    match which % 5 {
         0 => {
             let Some((key, value)) = value.split_first_chunk::<8>() else {
                 return;
@@ -98,13 +100,41 @@ pub fn records(data: &[u8]) {
                 assert_eq!(records::parse_base(&again).ok(), Some(base));
             }
         }
-        _ => {
+        3 => {
             if let Ok(slice) = records::parse_applied(value) {
                 let again = records::applied_value(&slice);
                 assert_eq!(records::parse_applied(&again).ok(), Some(slice));
             }
         }
+        _ => row(value),
     }
+}
+
+/// A row of the state, one record or a bundle: length of its key, key, value. A record more leaves the others as they were.
+fn row(data: &[u8]) {
+    let parts = data.split_first();
+    let parts = parts.and_then(|(length, rest)| rest.split_at_checked((*length).into()));
+    let Some((key, value)) = parts else {
+        return;
+    };
+    let Ok(mut expected) = bundle::records(key, value) else {
+        return;
+    };
+    let (last, _) = expected.last().expect("a row has a record");
+    let more = [last, &[0][..]].concat();
+    let change = (&more[..], Some(&b"more"[..]));
+    let changed = bundle::changed(Some((key, value)), &[change]).expect("it was parsed");
+    expected.push((&more, b"more"));
+    let mut rows = BTreeMap::from([(key.to_vec(), value.to_vec())]);
+    for (key, value) in changed {
+        match value {
+            Some(value) => rows.insert(key.to_vec(), value.to_vec()),
+            None => rows.remove(&key[..]),
+        };
+    }
+    let of_row = rows.iter().map(|(key, value)| bundle::records(key, value));
+    let found: Result<Vec<_>, _> = of_row.collect();
+    assert_eq!(found.map(|rows| rows.concat()), Ok(expected));
 }
 
 /// The file of the promises: as it is, and its payload under good checksums.
@@ -176,6 +206,7 @@ pub fn record_seeds() -> Vec<Vec<u8>> {
         [&[1][..], &records::run_value(Term(3))].concat(),
         [&[2][..], &base].concat(),
         [&[3][..], &applied].concat(),
+        b"\x04\x01a\xbd\0\x02\x01\0\x03aone\x02\0\x03abtwo".to_vec(),
     ]
 }
 

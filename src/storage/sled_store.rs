@@ -16,8 +16,10 @@
 //! - A crash while sled writes its index makes the next open call it damaged:
 //!   [`layout::remove_unfinished_index`].
 
+pub(super) mod bundle;
 mod cut;
 mod live;
+mod rows;
 mod space;
 
 pub use live::SledStore;
@@ -509,28 +511,10 @@ impl SledReader {
     fn read<T>(
         &self,
         tree: Tree,
-        read: impl FnOnce(&sled::Tree) -> sled::Result<T>,
+        read: impl FnOnce(&sled::Tree) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
-        let (tree, file) = self.tree(tree);
-        let read = caught(|| read(&tree).map_err(unreadable("cannot read the state in")));
-        read.map_err(|error| named(error, &file))
-    }
-
-    /// Ends at the first error: after one sled may return it for ever.
-    fn read_range(
-        &self,
-        tree: Tree,
-        (from, to): (&[u8], &[u8]),
-        take: impl FnOnce(sled::Iter) -> sled::Result<Vec<(IVec, IVec)>>,
-    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        if from >= to {
-            return Ok(Vec::new());
-        }
-        let rows = self.read(tree, |tree| take(tree.range(from..to)))?;
-        let copied = rows
-            .iter()
-            .map(|(key, value)| (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-        Ok(copied.collect())
+        let (rows, file) = self.tree(tree);
+        caught(|| read(&rows)).map_err(|error| named(error, &file))
     }
 }
 
@@ -557,8 +541,7 @@ impl StateReader for SledReader {
     }
 
     fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        let value = self.read(tree, |tree| tree.get(key))?;
-        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+        self.read(tree, |rows| rows::get(tree, rows, key))
     }
 
     fn range(
@@ -568,7 +551,9 @@ impl StateReader for SledReader {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        self.read_range(tree, (from, to), |range| range.take(limit).collect())
+        self.read(tree, |rows| {
+            rows::range(tree, rows, (from, to), limit, false)
+        })
     }
 
     fn range_back(
@@ -578,6 +563,8 @@ impl StateReader for SledReader {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        self.read_range(tree, (from, to), |range| range.rev().take(limit).collect())
+        self.read(tree, |rows| {
+            rows::range(tree, rows, (from, to), limit, true)
+        })
     }
 }

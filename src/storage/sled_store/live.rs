@@ -1,7 +1,7 @@
 //! The store of a running replica, and the next one while it is built.
 
 use super::space::{Growth, Live as LiveBytes, Tidying};
-use super::{COMMITS, DbFile, Engine, META, RUNS, STATE, SledReader, put_blocks};
+use super::{COMMITS, DbFile, Engine, META, RUNS, SledReader, put_blocks};
 use crate::consensus::HardState;
 use crate::limits;
 use crate::storage::files::{self, failed, sync_directory};
@@ -112,11 +112,9 @@ impl Live {
         if let Some(slice) = &write.slice {
             let value = records::applied_value(slice);
             operations.push((META, records::APPLIED_KEY.into(), Some(value.into())));
-            for change in &slice.changes {
-                let value = change.value.as_ref().map(|value| IVec::from(&value[..]));
-                let key = IVec::from(&change.key[..]);
-                operations.push((STATE + change.tree as usize, key, value));
-            }
+            let engine = &self.engine;
+            let put = caught(|| engine.put_records(&slice.changes, &mut operations));
+            engine.named(put)?;
         }
         if let (Some(slice), Some(bytes)) = (&write.slice, &mut self.bytes) {
             (bytes.applied, bytes.last) = (slice.applied, last.index);
