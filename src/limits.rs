@@ -192,9 +192,11 @@ pub const SLICES_IN_TURN_MAX: u64 = 64;
 /// Largest record of a state tree, in bytes. Bounded as blocks are.
 pub const STATE_RECORD_BYTES_MAX: usize = BLOCK_BYTES_MAX;
 /// Neighbouring small records share a row of the store's of at most so many bytes ...
-pub const BUNDLE_BYTES_MAX: usize = 1_024;
+pub const BUNDLE_BYTES_MAX: usize = 4_096;
 /// ... and small is what takes at most so many.
-pub const BUNDLED_RECORD_BYTES_MAX: usize = 512;
+pub const BUNDLED_RECORD_BYTES_MAX: usize = 1_024;
+const _: () =
+    assert!(BUNDLED_RECORD_BYTES_MAX < BUNDLE_BYTES_MAX && BUNDLE_BYTES_MAX < BLOCK_BYTES_MAX);
 /// Older inbox messages are packed in records of at most this many bytes.
 pub const INBOX_BLOCK_BYTES_MAX: usize = 4 * 1024;
 

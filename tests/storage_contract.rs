@@ -13,7 +13,7 @@ use chat::storage::{
 use chat::types::entry::Entry;
 use chat::types::{Base, Index, Stamp, Term};
 use sled_locks::{Condvar, Mutex};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 use storage_common::{End, Random, all, commit, first_state, open, slice};
 
@@ -70,12 +70,7 @@ impl Model {
             .map_or(0, |index| index.0 as usize);
         if random.below(3) == 0 && committed > self.applied {
             self.applied = committed;
-            let mut changes: Vec<Change> =
-                (0..random.below(40)).map(|_| self.change(random)).collect();
-            // A slice has one change of a record.
-            let mut seen = BTreeSet::new();
-            changes.reverse();
-            changes.retain(|change| seen.insert((change.tree, change.key.clone())));
+            let changes = (0..random.below(40)).map(|_| self.change(random)).collect();
             write.slice = Some(slice(&self.log[committed - 1], changes));
         }
         write
@@ -102,7 +97,7 @@ impl Model {
     fn change(&mut self, random: &mut Random) -> Change {
         let tree = Tree::ALL[random.below(4)];
         let key = Bytes::from(vec![b"acdr"[random.below(4)], random.below(20) as u8]);
-        let bytes = [20, 150, 700][random.below(3)];
+        let bytes = [20, 300, 2_000][random.below(3)];
         let value = (random.below(4) > 0).then(|| Bytes::from(vec![9; random.below(bytes)]));
         match &value {
             Some(value) => self.state.insert((tree, key.clone()), value.clone()),

@@ -1,5 +1,5 @@
-//! The store of a running replica, in sled 0.34.7. The only file besides `migrations/` that
-//! imports sled.
+//! The store of a running replica, in sled 0.34.7. Only this directory and `migrations/` import
+//! sled.
 //!
 //! # sled's traps, and what is done about each (figures in `docs/storage.md`)
 //!
@@ -13,6 +13,8 @@
 //! - `flush_async` can deadlock with itself: never called, and sled's own flusher is off.
 //! - Opening or reading a damaged file may panic or hang: [`super::guard`] makes an error of that.
 //! - A cut file may open as an empty store: recovery compares with the hard state.
+//! - A step to the leaf before another one never ends where four bytes 0xff follow each other in a key:
+//!   [`bundle::row_key`].
 //! - A crash while sled writes its index makes the next open call it damaged:
 //!   [`layout::remove_unfinished_index`].
 
@@ -551,9 +553,7 @@ impl StateReader for SledReader {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        self.read(tree, |rows| {
-            rows::range(tree, rows, (from, to), limit, false)
-        })
+        self.read(tree, |rows| rows::range(tree, rows, (from, to), limit))
     }
 
     fn range_back(
@@ -563,8 +563,6 @@ impl StateReader for SledReader {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        self.read(tree, |rows| {
-            rows::range(tree, rows, (from, to), limit, true)
-        })
+        self.read(tree, |rows| rows::range_back(tree, rows, (from, to), limit))
     }
 }

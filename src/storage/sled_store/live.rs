@@ -87,7 +87,8 @@ pub(in crate::storage) struct Parts {
 }
 
 impl Live {
-    pub(super) fn write_once(&mut self, write: Write) -> Result<(), StorageError> {
+    /// Says how many bytes of rows it has written.
+    pub(super) fn write_once(&mut self, write: Write) -> Result<usize, StorageError> {
         let mut operations = Vec::new();
         let (mut last, mut last_hash) = (self.last, self.last_hash);
         if let Some(after) = write.truncate_after
@@ -113,8 +114,7 @@ impl Live {
             let value = records::applied_value(slice);
             operations.push((META, records::APPLIED_KEY.into(), Some(value.into())));
             let engine = &self.engine;
-            let put = caught(|| engine.put_records(&slice.changes, &mut operations));
-            engine.named(put)?;
+            engine.named(engine.put_records(&slice.changes, &mut operations))?;
         }
         if let (Some(slice), Some(bytes)) = (&write.slice, &mut self.bytes) {
             (bytes.applied, bytes.last) = (slice.applied, last.index);
@@ -123,7 +123,11 @@ impl Live {
         let grown = self.engine.commit(&operations, counted);
         self.has_grown(self.engine.named(grown)?);
         (self.last, self.last_hash) = (last, last_hash);
-        Ok(())
+        let values = operations
+            .iter()
+            .map(|(_, key, value)| (key, value.as_ref()));
+        let bytes = values.map(|(key, value)| key.len() + value.map_or(0, |value| value.len()));
+        Ok(bytes.sum())
     }
 
     fn cut_log(&mut self, base: &Base) -> Result<(), StorageError> {
@@ -236,18 +240,16 @@ impl SledStore {
 
     /// Synced every few MiB, so that no fsync takes long: a batch may wait behind it.
     fn write_next(&mut self, write: Write) -> Result<(), StorageError> {
-        let entries = write.append.iter().map(|entry| entry.bytes().len());
-        let changes = write.slice.iter().flat_map(|slice| &slice.changes);
-        let rows = changes.map(|c| c.key.len() + c.value.as_ref().map_or(0, bytes::Bytes::len));
-        let bytes = entries.chain(rows).sum::<usize>();
-        self.next_unsynced += bytes;
-        let sync = self.next_unsynced >= limits::BUILD_SYNC_BYTES;
-        if sync {
-            self.next_unsynced = 0;
-        }
         let next = self.next_open()?;
-        next.write_once(write)?;
-        if sync { next.sync() } else { Ok(()) }
+        let written = next.write_once(write)?;
+        let unsynced = self.next_unsynced + written;
+        let full = unsynced >= limits::BUILD_SYNC_BYTES;
+        self.next_unsynced = if full { 0 } else { unsynced };
+        if full {
+            self.next_open()?.sync()
+        } else {
+            Ok(())
+        }
     }
 
     /// The next store is no part of what was promised: a failure there (a full disk) costs only
