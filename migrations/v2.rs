@@ -14,7 +14,7 @@ pub(super) fn bundles(db: &Db, meta: &Tree) -> sled::Result<()> {
     let trees = [&users?, &tokens?, &sessions?, meta];
     let mut moved: Vec<(usize, IVec, IVec)> = Vec::new();
     for (at, tree) in trees[..3].iter().enumerate() {
-        for row in tree.iter() {
+        for row in *tree {
             let (key, value) = row?;
             let replies = at == 2 && key[..] >= b"r"[..];
             if !replies && key.windows(3).any(|three| three == ONES) {

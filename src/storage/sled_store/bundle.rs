@@ -34,7 +34,7 @@ pub(in crate::storage) type Malformed = &'static str;
 
 /// Whether a record can be told from a bundle, and stand in one.
 pub(super) fn is_fit(key: &[u8], value: &[u8]) -> bool {
-    key.len() <= usize::from(u8::MAX) && value.first() != Some(&MARK)
+    u8::try_from(key.len()).is_ok() && value.first() != Some(&MARK)
 }
 
 /// The key of a row that begins with this record: the same, but with a zero after each three bytes 0xff on end, which keeps
@@ -268,7 +268,7 @@ mod tests {
                     .map(|_| {
                         let key = random(&mut state, keys);
                         // Half of them with bytes that a row's key must not have.
-                        let high = if key % 2 == 0 { 0 } else { u64::MAX << 16 };
+                        let high = u64::MAX << if key.is_multiple_of(2) { 63 } else { 16 };
                         let key = (high ^ key).to_be_bytes();
                         let most = [40, 400, 3_000][random(&mut state, 3) as usize];
                         let bytes = random(&mut state, most) as usize;

@@ -30,9 +30,10 @@ fn is_bundled(tree: Tree, key: &[u8]) -> bool {
 }
 
 fn row_key(tree: Tree, key: &[u8]) -> Cow<'_, [u8]> {
-    match is_bundled(tree, key) {
-        true => bundle::row_key(key),
-        false => Cow::Borrowed(key),
+    if is_bundled(tree, key) {
+        bundle::row_key(key)
+    } else {
+        Cow::Borrowed(key)
     }
 }
 
@@ -44,7 +45,7 @@ fn malformed(tree: Tree) -> impl Fn(Malformed) -> StorageError {
 }
 
 /// The records in a row. All of the inboxes are rows of their own.
-fn records<'a>(tree: Tree, (row, value): &'a Row) -> Result<Vec<bundle::Record<'a>>, StorageError> {
+fn records(tree: Tree, (row, value): &Row) -> Result<Vec<bundle::Record<'_>>, StorageError> {
     if tree == Tree::Inboxes {
         return Ok(vec![(row, value)]);
     }
@@ -97,11 +98,12 @@ fn first_row<'a>(
     rows: &sled::Tree,
     from: &'a [u8],
 ) -> Result<Cow<'a, [u8]>, StorageError> {
-    let holds = match is_bundled(tree, from) {
-        true => holding(rows, from)?,
-        false => None,
-    };
-    Ok(holds.map_or_else(|| row_key(tree, from), |(row, _)| row.to_vec().into()))
+    if is_bundled(tree, from)
+        && let Some((row, _)) = holding(rows, from)?
+    {
+        return Ok(row.to_vec().into());
+    }
+    Ok(row_key(tree, from))
 }
 
 /// Records with `from <= key < to`, ascending, at most `limit`. Ends at the first error: after one sled may
