@@ -1,4 +1,7 @@
-//! One step for each format version of a store, run at open, each one atomic.
+//! One step for each format version of a store, run when a store is created or opened, each one atomic.
+//!
+//! Not every store is brought to the newest version: one of version 1 stays what it is, so that the older build can
+//! still be gone back to, and nothing of it is read or moved at an open. Its rewriting builds a new store.
 //!
 //! A step changes the trees and the format number in the `meta` tree in one sled transaction, so
 //! that a crash leaves the store before the step or after it. A store of a newer version is refused
@@ -8,15 +11,17 @@
 mod v1;
 mod v2;
 
-use sled::transaction::TransactionError;
 use sled::{Db, Tree};
 
-/// The format version that this build writes.
+/// The format version of the stores that this build creates.
 pub const FORMAT: u32 = STEPS.len() as u32;
 
 /// From version `n` to version `n + 1`.
 type Step = fn(&Db, &Tree) -> sled::Result<()>;
 const STEPS: [Step; 2] = [v1::create, v2::bundles];
+
+/// The version whose stores stay what they are: rows without bundles.
+pub(super) const WITHOUT_BUNDLES: u32 = 1;
 
 /// Tree and key of the format number.
 const META_TREE: &str = "meta";
@@ -32,24 +37,17 @@ pub(super) fn format_of(db: &Db) -> sled::Result<u32> {
     }
 }
 
-/// Brings the store to [`FORMAT`]. The caller flushes.
+/// Brings a store to [`FORMAT`], unless it stays what it is. The caller flushes.
 pub(super) fn run(db: &Db) -> sled::Result<()> {
     let from = format_of(db)?;
+    if from == WITHOUT_BUNDLES {
+        return Ok(());
+    }
     let meta = db.open_tree(META_TREE)?;
     for step in STEPS.iter().skip(from as usize) {
         step(db, &meta)?;
     }
     Ok(())
-}
-
-/// A step that changes nothing but the number.
-fn stands_at(meta: &Tree, version: u32) -> sled::Result<()> {
-    let done: Result<(), TransactionError<()>> =
-        meta.transaction(|meta| Ok(set_format(meta, version)?));
-    match done {
-        Ok(()) | Err(TransactionError::Abort(())) => Ok(()),
-        Err(TransactionError::Storage(error)) => Err(error),
-    }
 }
 
 /// Records that the store is at `version` now: the last insert of each step's transaction.

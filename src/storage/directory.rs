@@ -25,7 +25,7 @@ use super::layout::{
 use super::life::{begin_life, check_identity};
 use super::recovery::recover;
 use super::sled_store::{DbFile, Engine, Live, LiveBytes, Parts, Tidying};
-use super::{Recovered, SledStore, StorageError, history, migrations, repair};
+use super::{Recovered, SledStore, StorageError, history, repair};
 use crate::consensus::HardState;
 use crate::limits;
 use crate::types::entry::Entry;
@@ -242,7 +242,7 @@ impl Place<'_> {
             sync_directory(&path)?;
             Ok(db_file)
         })?;
-        if format < migrations::FORMAT {
+        if format < engine.format() {
             write_format(&store, rewritten_bytes(&store)?)?;
         }
         Ok((engine, db_file, recovered))

@@ -2,9 +2,9 @@
 //!
 //! Opening sled recovers: it truncates, rewrites, and so destroys the evidence that somebody is
 //! looking for. So this takes the directory's lock, copies the store to a private temporary
-//! directory, and opens the copy, in which it migrates to the present format and completes a cut of the log that a crash
-//! has interrupted. It repairs nothing, and never writes to the directory (but for the lock file, if there
-//! was none).
+//! directory, and opens the copy. It never migrates or repairs (but completes a cut of the log that a crash has
+//! interrupted, in the copy), and never writes to the directory
+//! (but for the lock file, if there was none).
 
 use super::directory::DirectoryLock;
 use super::files::failed;
@@ -66,7 +66,6 @@ impl Inspection {
         let (path, state) = (scratch.0.clone(), hard_state.clone().ok().flatten());
         let (engine, recovered) = guarded(PATIENCE, move || {
             let engine = Engine::open(&path, CACHE_BYTES)?;
-            engine.migrate()?;
             engine.finish_cut()?;
             let recovered = recover(&engine, state, limits::LOG_CACHE_BYTES)?;
             Ok((engine, recovered))

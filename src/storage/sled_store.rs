@@ -41,6 +41,7 @@ use crate::limits;
 use crate::types::entry::Entry;
 use crate::types::{Base, Hash, Index, Stamp, Term};
 use bytes::Bytes;
+use rows::Rows;
 use sled::transaction::{TransactionError, Transactional};
 use sled::{Db, IVec};
 use space::Growth;
@@ -123,6 +124,8 @@ pub(super) struct Engine {
     trees: [sled::Tree; TREES.len()],
     /// sled's file, for errors.
     file: Arc<Path>,
+    /// When it was opened.
+    format: u32,
 }
 
 impl Engine {
@@ -141,12 +144,26 @@ impl Engine {
         }
         let trees = trees.try_into().expect("one tree for each name");
         let file = path.join("db").into();
-        Ok(Self { db, trees, file })
+        Ok(Self {
+            db,
+            trees,
+            file,
+            format,
+        })
     }
 
     /// sled does not say which file it could not use.
     fn named<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
         result.map_err(|error| named(error, &self.file))
+    }
+
+    /// The store's format version.
+    pub(super) fn format(&self) -> u32 {
+        self.format
+    }
+
+    fn has_bundles(&self) -> bool {
+        self.format != migrations::WITHOUT_BUNDLES
     }
 
     /// Runs the steps that the store lacks.
@@ -504,19 +521,18 @@ impl SledReader {
         seen.then = Some((next, old));
     }
 
-    fn tree(&self, tree: Tree) -> (sled::Tree, Arc<Path>) {
-        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
-        let tree = seen.now.trees[STATE + tree as usize].clone();
-        (tree, Arc::clone(&seen.now.file))
-    }
-
     fn read<T>(
         &self,
         tree: Tree,
-        read: impl FnOnce(&sled::Tree) -> Result<T, StorageError>,
+        read: impl FnOnce(Rows) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
-        let (rows, file) = self.tree(tree);
-        caught(|| read(&rows)).map_err(|error| named(error, &file))
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+        let now = &seen.now;
+        let (rows, bundles) = (now.trees[STATE + tree as usize].clone(), now.has_bundles());
+        let file = Arc::clone(&now.file);
+        drop(seen);
+        let read = caught(|| read(Rows::new(tree, &rows, bundles)));
+        read.map_err(|error| named(error, &file))
     }
 }
 
@@ -543,7 +559,7 @@ impl StateReader for SledReader {
     }
 
     fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        self.read(tree, |rows| rows::get(tree, rows, key))
+        self.read(tree, |rows| rows.get(key))
     }
 
     fn range(
@@ -553,7 +569,7 @@ impl StateReader for SledReader {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        self.read(tree, |rows| rows::range(tree, rows, (from, to), limit))
+        self.read(tree, |rows| rows.range((from, to), limit))
     }
 
     fn range_back(
@@ -563,6 +579,6 @@ impl StateReader for SledReader {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        self.read(tree, |rows| rows::range_back(tree, rows, (from, to), limit))
+        self.read(tree, |rows| rows.range_back((from, to), limit))
     }
 }

@@ -5,7 +5,8 @@
 //! segments, which moves leaf by leaf, did not keep up. So a row is what a leaf is in a B-tree (Bayer
 //! and McCreight, 1972), and sled is the tree above.
 //!
-//! A row is either one record, or a bundle of records, whose key is not above that of its first one. All records from
+//! A row is either one record, or a bundle of records, whose key is not above that of its first one (both as [`row_key`]
+//! writes them). All records from
 //! a row's key on, up to the next row's, are in that row. So the row that holds a key is the last one that is
 //! not above it. A record that is not small has a row of its own, and keeps it when it shrinks, until a new
 //! neighbour comes: what changes often is rewritten alone.
@@ -33,7 +34,7 @@ pub(in crate::storage) type RowChange = (IVec, Option<IVec>);
 pub(in crate::storage) type Malformed = &'static str;
 
 /// Whether a record can be told from a bundle, and stand in one.
-pub(super) fn is_fit(key: &[u8], value: &[u8]) -> bool {
+pub(in crate::storage) fn is_fit(key: &[u8], value: &[u8]) -> bool {
     u8::try_from(key.len()).is_ok() && value.first() != Some(&MARK)
 }
 

@@ -5,7 +5,7 @@
 //! to a row that is new and lies between its own and the next, a reader that goes up from row to row meets it again or not
 //! at all, and one that goes down asks for each row anew, because sled keeps the leaf that it stands in.
 
-use super::bundle::{self, Change, Malformed, RowChange};
+use super::bundle::{self, Change, Malformed, Record, RowChange};
 use super::{Engine, Operation, STATE, unreadable};
 use crate::storage::guard::caught;
 use crate::storage::{self, StorageError, Tree};
@@ -14,170 +14,232 @@ use sled::IVec;
 use std::borrow::Cow;
 use std::ops::Bound;
 
-const UNREADABLE: &str = "cannot read the state in";
-
 type Row = (IVec, IVec);
 
-/// Whether a record shares a row with others if it is small. Not the blocks of an inbox; and of the sessions those that
-/// come before the replies, which are groups already: so the row that holds a key which may be in a bundle is never
-/// one of the others.
-fn is_bundled(tree: Tree, key: &[u8]) -> bool {
-    match tree {
-        Tree::Users | Tree::Tokens => true,
-        Tree::Inboxes => false,
-        Tree::Sessions => key < &b"r"[..],
-    }
-}
-
-fn row_key(tree: Tree, key: &[u8]) -> Cow<'_, [u8]> {
-    if is_bundled(tree, key) {
-        bundle::row_key(key)
-    } else {
-        Cow::Borrowed(key)
-    }
-}
-
-fn malformed(tree: Tree) -> impl Fn(Malformed) -> StorageError {
-    move |what| {
-        let name = tree.name();
-        StorageError::Damaged(format!("cannot read the state: a bundle of {name}: {what}"))
-    }
-}
-
-/// The records in a row. All of the inboxes are rows of their own.
-fn records(tree: Tree, (row, value): &Row) -> Result<Vec<bundle::Record<'_>>, StorageError> {
-    if tree == Tree::Inboxes {
-        return Ok(vec![(row, value)]);
-    }
-    bundle::records(row, value).map_err(malformed(tree))
-}
-
-/// The row that holds this key, if any does: by one call.
-fn holding(rows: &sled::Tree, key: &[u8]) -> Result<Option<Row>, StorageError> {
-    let row = rows.range(..=bundle::row_key(key)).next_back();
-    row.transpose().map_err(unreadable(UNREADABLE))
-}
-
-/// The row that begins with this key.
-fn own(rows: &sled::Tree, key: &[u8]) -> Result<Option<Row>, StorageError> {
-    let key = bundle::row_key(key);
-    let value = rows.get(&key).map_err(unreadable(UNREADABLE))?;
-    Ok(value.map(|value| (IVec::from(&*key), value)))
-}
-
-/// The key of the row after this place.
-fn next(rows: &sled::Tree, place: &[u8]) -> Result<Option<IVec>, StorageError> {
-    let row = rows
-        .range::<&[u8], _>((Bound::Excluded(place), Bound::Unbounded))
-        .next();
-    let row = row.transpose().map_err(unreadable(UNREADABLE))?;
-    Ok(row.map(|(key, _)| key))
-}
-
-/// One record.
-pub(super) fn get(
+/// The rows of a tree of the state.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'t> {
     tree: Tree,
-    rows: &sled::Tree,
-    key: &[u8],
-) -> Result<Option<Bytes>, StorageError> {
-    if !is_bundled(tree, key) {
-        let value = rows.get(key).map_err(unreadable(UNREADABLE))?;
-        return Ok(value.map(|value| Bytes::copy_from_slice(&value)));
-    }
-    let Some(row) = holding(rows, key)? else {
-        return Ok(None);
-    };
-    let records = records(tree, &row)?;
-    let at = records.binary_search_by(|(other, _)| (*other).cmp(key));
-    Ok(at.ok().map(|at| Bytes::copy_from_slice(records[at].1)))
+    sled: &'t sled::Tree,
+    /// In a store of version 1 each record has a row of its own.
+    bundles: bool,
 }
 
-/// The place from which on rows have what is not below `from`.
-fn first_row<'a>(
-    tree: Tree,
-    rows: &sled::Tree,
-    from: &'a [u8],
-) -> Result<Cow<'a, [u8]>, StorageError> {
-    if is_bundled(tree, from)
-        && let Some((row, _)) = holding(rows, from)?
-    {
-        return Ok(row.to_vec().into());
-    }
-    Ok(row_key(tree, from))
+fn read<T>(result: sled::Result<T>) -> Result<T, StorageError> {
+    result.map_err(unreadable("cannot read the state in"))
 }
 
-/// Records with `from <= key < to`, ascending, at most `limit`. Ends at the first error: after one sled may
-/// return it for ever.
-pub(super) fn range(
-    tree: Tree,
-    rows: &sled::Tree,
-    (from, to): (&[u8], &[u8]),
-    limit: usize,
-) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-    let mut found: Vec<(Bytes, Bytes)> = Vec::new();
-    if from >= to || limit == 0 {
-        return Ok(found);
-    }
-    for row in rows.range(first_row(tree, rows, from)?..row_key(tree, to)) {
-        let row = row.map_err(unreadable(UNREADABLE))?;
-        for (key, value) in records(tree, &row)? {
-            let again = found.last().is_some_and(|(last, _)| key <= last);
-            if again || key < from || to <= key {
-                continue;
-            }
-            found.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-            if found.len() == limit {
-                return Ok(found);
-            }
+impl<'t> Rows<'t> {
+    pub(super) fn new(tree: Tree, sled: &'t sled::Tree, bundles: bool) -> Self {
+        Self {
+            tree,
+            sled,
+            bundles,
         }
     }
-    Ok(found)
-}
 
-/// Like [`range`], descending.
-pub(super) fn range_back(
-    tree: Tree,
-    rows: &sled::Tree,
-    (from, to): (&[u8], &[u8]),
-    limit: usize,
-) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-    let mut found: Vec<(Bytes, Bytes)> = Vec::new();
-    if from >= to || limit == 0 {
-        return Ok(found);
+    /// Whether a record shares a row with others if it is small. Not the blocks of an inbox; and of the sessions
+    /// those that come before the replies, which are groups already: so the row that holds a key which may
+    /// be in a bundle is never one of the others.
+    fn is_bundled(self, key: &[u8]) -> bool {
+        self.bundles
+            && match self.tree {
+                Tree::Users | Tree::Tokens => true,
+                Tree::Inboxes => false,
+                Tree::Sessions => key < &b"r"[..],
+            }
     }
-    let first = first_row(tree, rows, from)?;
-    let mut end = IVec::from(&*row_key(tree, to));
-    while first[..] < end[..] {
-        let row = rows.range(&first[..]..&end[..]).next_back();
-        let Some(row) = row.transpose().map_err(unreadable(UNREADABLE))? else {
-            break;
+
+    fn row_key(self, key: &[u8]) -> Cow<'_, [u8]> {
+        if self.is_bundled(key) {
+            bundle::row_key(key)
+        } else {
+            Cow::Borrowed(key)
+        }
+    }
+
+    fn malformed(self) -> impl Fn(Malformed) -> StorageError {
+        move |what| {
+            let name = self.tree.name();
+            StorageError::Damaged(format!("cannot read the state: a bundle of {name}: {what}"))
+        }
+    }
+
+    fn records(self, (row, value): &Row) -> Result<Vec<Record<'_>>, StorageError> {
+        if self.is_bundled(row) {
+            bundle::records(row, value).map_err(self.malformed())
+        } else {
+            Ok(vec![(row, value)])
+        }
+    }
+
+    /// The row that holds this key, which may be in a bundle, if any does: by one call.
+    fn holding(self, key: &[u8]) -> Result<Option<Row>, StorageError> {
+        let row = self.sled.range(..=bundle::row_key(key)).next_back();
+        read(row.transpose())
+    }
+
+    /// The row that begins with this key.
+    fn own(self, key: &[u8]) -> Result<Option<Row>, StorageError> {
+        let key = bundle::row_key(key);
+        let value = read(self.sled.get(&key))?;
+        Ok(value.map(|value| (IVec::from(&*key), value)))
+    }
+
+    /// The key of the row after this place.
+    fn next(self, place: &[u8]) -> Result<Option<IVec>, StorageError> {
+        let after = (Bound::Excluded(place), Bound::Unbounded);
+        let row = self.sled.range::<&[u8], _>(after).next();
+        Ok(read(row.transpose())?.map(|(key, _)| key))
+    }
+
+    /// One record.
+    pub(super) fn get(self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        if !self.is_bundled(key) {
+            let value = read(self.sled.get(key))?;
+            return Ok(value.map(|value| Bytes::copy_from_slice(&value)));
+        }
+        let Some(row) = self.holding(key)? else {
+            return Ok(None);
         };
-        for (key, value) in records(tree, &row)?.into_iter().rev() {
-            if key < from || to <= key {
-                continue;
-            }
-            found.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-            if found.len() == limit {
-                return Ok(found);
+        let records = self.records(&row)?;
+        let at = records.binary_search_by(|(other, _)| (*other).cmp(key));
+        Ok(at.ok().map(|at| Bytes::copy_from_slice(records[at].1)))
+    }
+
+    /// The place from which on rows have what is not below `from`.
+    fn first_row(self, from: &[u8]) -> Result<Cow<'_, [u8]>, StorageError> {
+        if self.is_bundled(from)
+            && let Some((row, _)) = self.holding(from)?
+        {
+            return Ok(row.to_vec().into());
+        }
+        Ok(self.row_key(from).into_owned().into())
+    }
+
+    /// Records with `from <= key < to`, ascending, at most `limit`. Ends at the first error: after one sled may
+    /// return it for ever.
+    pub(super) fn range(
+        self,
+        (from, to): (&[u8], &[u8]),
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
+        let mut found: Vec<(Bytes, Bytes)> = Vec::new();
+        if from >= to || limit == 0 {
+            return Ok(found);
+        }
+        for row in self.sled.range(self.first_row(from)?..self.row_key(to)) {
+            for (key, value) in self.records(&read(row)?)? {
+                let again = found.last().is_some_and(|(last, _)| key <= last);
+                if again || key < from || to <= key {
+                    continue;
+                }
+                found.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+                if found.len() == limit {
+                    return Ok(found);
+                }
             }
         }
-        end = row.0;
+        Ok(found)
     }
-    Ok(found)
+
+    /// Like [`Self::range`], descending.
+    pub(super) fn range_back(
+        self,
+        (from, to): (&[u8], &[u8]),
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
+        let mut found: Vec<(Bytes, Bytes)> = Vec::new();
+        if from >= to || limit == 0 {
+            return Ok(found);
+        }
+        let first = self.first_row(from)?;
+        let mut end = IVec::from(&*self.row_key(to));
+        while first[..] < end[..] {
+            let row = self.sled.range(&first[..]..&end[..]).next_back();
+            let Some(row) = read(row.transpose())? else {
+                break;
+            };
+            for (key, value) in self.records(&row)?.into_iter().rev() {
+                if key < from || to <= key {
+                    continue;
+                }
+                found.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+                if found.len() == limit {
+                    return Ok(found);
+                }
+            }
+            end = row.0;
+        }
+        Ok(found)
+    }
+
+    /// How rows change with these records, whose keys rise and which may be in bundles. For the one thread
+    /// that writes.
+    fn changed(self, mut changes: &[Change]) -> Result<Vec<RowChange>, StorageError> {
+        let fit = |(key, value): &Change| bundle::is_fit(key, value.unwrap_or_default());
+        if !changes.iter().all(fit) {
+            return Err(StorageError::Unusable(format!(
+                "refused to write a record to the {} tree that cannot stand in a bundle",
+                self.tree.name()
+            )));
+        }
+        let mut changed = Vec::new();
+        let mut known = None;
+        while !changes.is_empty() {
+            let row = known.take();
+            let (row, here, of_next) = caught(|| self.group(row, changes))?;
+            known = of_next;
+            let row = row.as_ref().map(|(key, value)| (&key[..], &value[..]));
+            let (of_row, others) = changes.split_at(here);
+            changed.extend(bundle::changed(row, of_row).map_err(self.malformed())?);
+            changes = others;
+        }
+        Ok(changed)
+    }
+
+    /// The row of the first change, how many of them it has, and the row of the one after these if that is known. What
+    /// changes often begins a row of its own: that is looked for first, being cheaper.
+    fn group(
+        self,
+        known: Option<Row>,
+        changes: &[Change],
+    ) -> Result<(Option<Row>, usize, Option<Row>), StorageError> {
+        let (first, rest) = changes.split_first().expect("there is a change");
+        let mut row = known;
+        if row.is_none() {
+            row = self.own(first.0)?;
+        }
+        if row.is_none() {
+            row = self.holding(first.0)?;
+        }
+        let Some((second, _)) = rest.first() else {
+            return Ok((row, 1, None));
+        };
+        if let Some(other) = self.own(second)? {
+            return Ok((row, 1, Some(other)));
+        }
+        let begins = bundle::row_key(first.0);
+        let end = self.next(row.as_ref().map_or(&begins, |(key, _)| &key[..]))?;
+        let is_before = |key: &[u8]| end.as_ref().is_none_or(|end| *bundle::row_key(key) < **end);
+        let more = rest.partition_point(|(key, _)| is_before(key));
+        Ok((row, 1 + more, None))
+    }
 }
 
 impl Engine {
-    /// Operations for these changes of records, in one transaction. For the one thread that writes.
+    /// Operations for these changes of records, in one transaction.
     pub(super) fn put_records(
         &self,
         changes: &[storage::Change],
         operations: &mut Vec<Operation>,
     ) -> Result<(), StorageError> {
         for tree in Tree::ALL {
+            let number = STATE + tree as usize;
+            let rows = Rows::new(tree, &self.trees[number], self.has_bundles());
             let of_tree = changes.iter().filter(|change| change.tree == tree);
             let (mut shared, alone): (Vec<_>, Vec<_>) =
-                of_tree.partition(|change| is_bundled(tree, &change.key));
-            let number = STATE + tree as usize;
+                of_tree.partition(|change| rows.is_bundled(&change.key));
             operations.extend(alone.into_iter().map(|change| {
                 let value = change.value.as_ref().map(|value| IVec::from(&value[..]));
                 (number, IVec::from(&change.key[..]), value)
@@ -189,59 +251,10 @@ impl Engine {
                 .map(|change| (&change.key[..], change.value.as_deref()))
                 .collect();
             let put = |(row, value): RowChange| operations.push((number, row, value));
-            self.bundled(tree, &changes)?.into_iter().for_each(put);
+            rows.changed(&changes)?.into_iter().for_each(put);
         }
         Ok(())
     }
-
-    /// How the rows of a tree change with these records, whose keys rise.
-    fn bundled(&self, tree: Tree, mut changes: &[Change]) -> Result<Vec<RowChange>, StorageError> {
-        let fit = |(key, value): &Change| bundle::is_fit(key, value.unwrap_or_default());
-        if !changes.iter().all(fit) {
-            return Err(StorageError::Unusable(format!(
-                "refused to write a record to the {} tree that cannot stand in a bundle",
-                tree.name()
-            )));
-        }
-        let rows = &self.trees[STATE + tree as usize];
-        let mut changed = Vec::new();
-        let mut known = None;
-        while !changes.is_empty() {
-            let row = known.take();
-            let (row, here, of_next) = caught(|| group(rows, row, changes))?;
-            known = of_next;
-            let row = row.as_ref().map(|(key, value)| (&key[..], &value[..]));
-            let (of_row, others) = changes.split_at(here);
-            changed.extend(bundle::changed(row, of_row).map_err(malformed(tree))?);
-            changes = others;
-        }
-        Ok(changed)
-    }
-}
-
-/// The row of the first change, how many of them it has, and the row of the one after these if that is known. What changes
-/// often begins a row of its own: that is looked for first, being cheaper.
-fn group(
-    rows: &sled::Tree,
-    known: Option<Row>,
-    changes: &[Change],
-) -> Result<(Option<Row>, usize, Option<Row>), StorageError> {
-    let (first, rest) = changes.split_first().expect("there is a change");
-    let row = match known {
-        Some(row) => Some(row),
-        None => own(rows, first.0)?.map_or_else(|| holding(rows, first.0), |row| Ok(Some(row)))?,
-    };
-    let Some((second, _)) = rest.first() else {
-        return Ok((row, 1, None));
-    };
-    if let Some(other) = own(rows, second)? {
-        return Ok((row, 1, Some(other)));
-    }
-    let begins = bundle::row_key(first.0);
-    let end = next(rows, row.as_ref().map_or(&begins, |(key, _)| &key[..]))?;
-    let is_before = |key: &[u8]| end.as_ref().is_none_or(|end| *bundle::row_key(key) < **end);
-    let more = rest.partition_point(|(key, _)| is_before(key));
-    Ok((row, 1 + more, None))
 }
 
 #[cfg(test)]
@@ -250,6 +263,7 @@ mod tests {
     use super::*;
     use crate::storage::StateReader as _;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::thread::ScopedJoinHandle;
 
     fn engine(directory: &tempfile::TempDir) -> Engine {
         layout::create_store_at(directory.path(), 8 << 20).unwrap();
@@ -306,33 +320,48 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_the_first_format_are_found_after_the_second_step() {
+    fn a_store_of_the_first_format_has_a_row_for_each_record_as_before() {
         let directory = tempfile::tempdir().unwrap();
-        let engine = engine(&directory);
-        let keys: Vec<Vec<u8>> = (0..4).flat_map(clients).collect();
-        let replies = [b"r", &[0xff; 9][..]].concat();
-        for key in keys.iter().chain([&replies]) {
-            for tree in Tree::ALL {
-                let rows = &engine.trees[STATE + tree as usize];
-                rows.insert(key, vec![1; 1_500]).unwrap();
-            }
-        }
         let first = 1_u32.to_be_bytes();
-        engine.trees[META].insert("format", &first).unwrap();
+        let new = engine(&directory);
+        new.trees[META].insert("format", &first).unwrap();
+        new.flush().unwrap();
+        drop(new);
+        let engine = Engine::open(directory.path(), 8 << 20).unwrap();
         engine.migrate().unwrap();
+        let mut keys: Vec<Vec<u8>> = (0..4).flat_map(clients).collect();
+        keys.push([b"r", &[0xff; 9][..]].concat());
         let reader = engine.reader();
-        let more = [b"c", &2_u64.to_be_bytes()[..], &[0xff; 14], &[7]].concat();
         for tree in Tree::ALL {
-            write(&engine, &[put(tree, &more, 10)]);
-            let mut expected = [&keys[..], &[replies.clone(), more.clone()]].concat();
-            expected.sort();
+            let changes: Vec<_> = keys.iter().map(|key| put(tree, key, 100)).collect();
+            write(&engine, &changes);
+            let rows = engine.trees[STATE + tree as usize].iter().keys();
+            let rows: Vec<Vec<u8>> = rows.map(|key| key.unwrap().to_vec()).collect();
+            assert_eq!(rows, keys);
             let found = reader.range(tree, b"", b"z", 999).unwrap();
-            let found: Vec<&[u8]> = found.iter().map(|(key, _)| &key[..]).collect();
-            assert_eq!(found, expected);
-            for key in &expected {
+            assert!(found.iter().map(|(key, _)| &key[..]).eq(&keys));
+            let found = reader.range_back(tree, b"", b"z", 999).unwrap();
+            assert!(found.iter().map(|(key, _)| &key[..]).eq(keys.iter().rev()));
+            for key in &keys {
                 assert!(reader.get(tree, key).unwrap().is_some());
             }
         }
+        assert_eq!(engine.trees[META].get("format").unwrap().unwrap(), first);
+    }
+
+    #[test]
+    fn what_cannot_stand_in_a_bundle_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = engine(&directory);
+        let refused = |change: storage::Change| {
+            let put = engine.put_records(&[change], &mut Vec::new());
+            matches!(put, Err(StorageError::Unusable(_)))
+        };
+        assert!(!refused(put(Tree::Users, &[b'a'; 255], 1)));
+        assert!(refused(put(Tree::Users, &[b'a'; 256], 1)));
+        let mut marked = put(Tree::Users, b"a", 1);
+        marked.value = Some(Bytes::from_static(&[0xbd]));
+        assert!(refused(marked));
     }
 
     /// Records that do not change, and others between them that grow, so that rows part beside and before them.
@@ -344,15 +373,17 @@ mod tests {
         let engine = engine(&directory);
         let tree = Tree::Users;
         let key = |group: u64, n: u64| (group * 100 + n * 2).to_be_bytes();
-        let newest = AtomicU64::new(0);
+        let (newest, got) = (AtomicU64::new(0), AtomicU64::new(0));
         let groups = || {
             let newest = || newest.load(Ordering::Acquire);
             std::iter::repeat_with(newest).take_while(|newest| *newest < GROUPS)
         };
         let gets = |reader: SledReader| {
-            for (group, n) in groups().filter(|group| *group > 0).zip((0..STILL).cycle()) {
+            let published = groups().filter(|group| *group > 0);
+            for (group, n) in published.zip((0..STILL).cycle()) {
                 let found = reader.get(tree, &key(group, n)).unwrap();
                 assert!(found.is_some(), "{n} of {group}");
+                got.fetch_add(1, Ordering::AcqRel);
             }
         };
         let ranges = |reader: SledReader| {
@@ -378,6 +409,10 @@ mod tests {
                 let still: Vec<_> = (0..STILL).map(|n| put(tree, &key(group, n), 150)).collect();
                 write(&engine, &still);
                 newest.store(group, Ordering::Release);
+                let is_over = || readers.iter().any(ScopedJoinHandle::is_finished);
+                while got.load(Ordering::Acquire) < group && group < GROUPS && !is_over() {
+                    std::thread::yield_now();
+                }
                 for n in (0..STILL).map(|n| n * 7 % STILL) {
                     let mut between = key(group, n);
                     between[7] += 1;
