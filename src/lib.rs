@@ -24,7 +24,7 @@
 //! - [`consensus`] imports [`types`] and [`limits`] only. [`state_machine`] also the records and
 //!   the reading trait of [`storage`]. Neither knows tokio, sled, tonic, a clock or a random
 //!   number that was not passed in.
-//! - [`storage`] imports the two for what it stores; only `storage/sled_store.rs` and
+//! - [`storage`] imports the two for what it stores; only `storage/sled_store` and
 //!   `migrations/` name sled.
 //! - [`replica`] puts the three together. [`service`] speaks to `replica::Handle`, the fronts in
 //!   [`grpc`] to [`service`] (`peer` and `admin` to the replica), [`net`] carries messages between

