@@ -1,6 +1,6 @@
 //! One step for each format version of a store, run when a store is created or opened, each one atomic.
 //!
-//! Not every store is brought to the newest version: one of version 1 stays what it is, so that the older build can
+//! A store of an older version stays what it is, so that the older build can
 //! still be gone back to, and nothing of it is read or moved at an open. Its rewriting builds a new store.
 //!
 //! A step changes the trees and the format number in the `meta` tree in one sled transaction, so
@@ -10,6 +10,9 @@
 
 mod v1;
 mod v2;
+mod v3;
+
+pub(super) use v3::{SENTINEL, SENTINELS};
 
 use sled::{Db, Tree};
 
@@ -18,10 +21,13 @@ pub const FORMAT: u32 = STEPS.len() as u32;
 
 /// From version `n` to version `n + 1`.
 type Step = fn(&Db, &Tree) -> sled::Result<()>;
-const STEPS: [Step; 2] = [v1::create, v2::bundles];
+const STEPS: [Step; 3] = [v1::create, v2::bundles, v3::sentinels];
 
-/// The version whose stores stay what they are: rows without bundles.
+/// The version whose stores have rows without bundles.
 pub(super) const WITHOUT_BUNDLES: u32 = 1;
+
+/// The first version whose stores have sentinels.
+pub(super) const WITH_SENTINELS: u32 = 3;
 
 /// Tree and key of the format number.
 const META_TREE: &str = "meta";
@@ -37,14 +43,13 @@ pub(super) fn format_of(db: &Db) -> sled::Result<u32> {
     }
 }
 
-/// Brings a store to [`FORMAT`], unless it stays what it is. The caller flushes.
+/// Brings a store that was just created to [`FORMAT`]. The caller flushes.
 pub(super) fn run(db: &Db) -> sled::Result<()> {
-    let from = format_of(db)?;
-    if from == WITHOUT_BUNDLES {
+    if format_of(db)? != 0 {
         return Ok(());
     }
     let meta = db.open_tree(META_TREE)?;
-    for step in STEPS.iter().skip(from as usize) {
+    for step in STEPS {
         step(db, &meta)?;
     }
     Ok(())

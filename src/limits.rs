@@ -197,6 +197,14 @@ pub const BUNDLE_BYTES_MAX: usize = 4_096;
 pub const BUNDLED_RECORD_BYTES_MAX: usize = 1_024;
 const _: () =
     assert!(BUNDLED_RECORD_BYTES_MAX < BUNDLE_BYTES_MAX && BUNDLE_BYTES_MAX < BLOCK_BYTES_MAX);
+/// An inbox with so many messages is long: its blocks have sentinels behind them ...
+pub const LONG_INBOX: u64 = 512;
+/// ... and a client's replies have them from this group on, of 32 each.
+pub const LONG_REPLIES: u64 = LONG_INBOX / 32;
+/// A slice puts sentinels for at most so many inboxes and clients.
+pub const STRETCHES_A_SLICE: usize = 4;
+/// Inboxes and clients of which the store remembers that they have sentinels.
+pub const STRETCHES_KNOWN_MAX: usize = 16_384;
 /// Older inbox messages are packed in records of at most this many bytes.
 pub const INBOX_BLOCK_BYTES_MAX: usize = 4 * 1024;
 

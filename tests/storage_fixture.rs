@@ -158,6 +158,11 @@ fn this_build_reads_what_version_2_wrote() {
     read_fixture(2);
 }
 
+#[test]
+fn this_build_reads_what_version_3_wrote() {
+    read_fixture(3);
+}
+
 fn read_fixture(version: u32) {
     let path = fixture(version);
     if !path.exists() && FORMAT == version && std::env::var_os("UPDATE").is_some() {

@@ -22,6 +22,7 @@ pub(super) mod bundle;
 mod cut;
 mod live;
 mod rows;
+mod sentinels;
 mod space;
 
 pub use live::SledStore;
@@ -126,6 +127,7 @@ pub(super) struct Engine {
     file: Arc<Path>,
     /// When it was opened.
     format: u32,
+    sentinels: sentinels::Known,
 }
 
 impl Engine {
@@ -149,6 +151,7 @@ impl Engine {
             trees,
             file,
             format,
+            sentinels: sentinels::Known::default(),
         })
     }
 
@@ -166,7 +169,11 @@ impl Engine {
         self.format != migrations::WITHOUT_BUNDLES
     }
 
-    /// Runs the steps that the store lacks.
+    fn has_sentinels(&self) -> bool {
+        self.format >= migrations::WITH_SENTINELS
+    }
+
+    /// Brings a store that was just created to the newest format.
     pub(super) fn migrate(&self) -> Result<(), StorageError> {
         migrations::run(&self.db).map_err(unwritten("cannot migrate"))
     }
@@ -245,7 +252,7 @@ impl Engine {
     fn read_entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
         let log = &self.trees[LOG];
         let begins = log
-            .range(..=records::index_key(from))
+            .range(sentinels::up_to(from))
             .next_back()
             .transpose()
             .map_err(unreadable("cannot read the log in"))?;
@@ -253,7 +260,7 @@ impl Engine {
         let start = begins.map_or_else(|| IVec::from(&records::index_key(from)), |(key, _)| key);
         let mut entries = Vec::new();
         let mut bytes = 0;
-        for record in log.range(start..) {
+        for record in log.range(sentinels::above(start)) {
             let (key, value) = record.map_err(unreadable("cannot read the log in"))?;
             for entry in unpack(&key, &value)? {
                 if entry.index() < from {
@@ -325,7 +332,7 @@ impl Engine {
         after: Index,
         operations: &mut Vec<Operation>,
     ) -> Result<(Stamp, Hash), StorageError> {
-        let above = records::index_key(after.next())..;
+        let above = sentinels::above(records::index_key(after.next()));
         for tree in [LOG, RUNS] {
             for key in self.trees[tree].range(above.clone()).keys() {
                 let key = key.map_err(unreadable("cannot read the log in"))?;
@@ -348,7 +355,7 @@ impl Source for Engine {
         let newest = at == Index(u64::MAX);
         let place = if newest { Index(0) } else { at };
         let record = self.trees[LOG]
-            .range(..=records::index_key(at))
+            .range(sentinels::up_to(at))
             .next_back()
             .transpose()
             .map_err(fault("log", place))?;
@@ -362,7 +369,7 @@ impl Source for Engine {
 
     fn block_from(&self, from: Index) -> Result<Option<Vec<Entry>>, Fault> {
         let record = self.trees[LOG]
-            .range(..=records::index_key(from))
+            .range(sentinels::up_to(from))
             .next_back()
             .transpose()
             .map_err(fault("log", from))?;

@@ -4,7 +4,7 @@
 //! fdatasynced by itself: the base is raised first, and what lies below it goes then.
 
 use super::space::Growth;
-use super::{COMMITS, Engine, LOG, META, Operation, RUNS, unreadable};
+use super::{COMMITS, Engine, LOG, META, Operation, RUNS, sentinels, unreadable};
 use crate::limits;
 use crate::storage::guard::caught;
 use crate::storage::recovery::Source;
@@ -19,7 +19,7 @@ impl Engine {
         base: Index,
         most: Index,
     ) -> Result<Option<Index>, StorageError> {
-        let above = self.trees[LOG].range(records::index_key(base.next())..);
+        let above = self.trees[LOG].range(sentinels::above(records::index_key(base.next())));
         let mut point = None;
         for key in above.keys().skip(1).take(limits::CUT_BLOCKS_MAX) {
             let key = key.map_err(unreadable("cannot read the log in"))?;
@@ -84,7 +84,10 @@ impl Engine {
         let mut operations = Vec::new();
         let runs: Result<Vec<_>, _> = self.trees[RUNS].range(..=end).collect();
         let runs = runs.map_err(read)?;
-        let goes_on = self.trees[LOG].range(next..).next().is_some();
+        let goes_on = self.trees[LOG]
+            .range(sentinels::above(next))
+            .next()
+            .is_some();
         if let Some((_, term)) = runs.last().filter(|_| goes_on)
             && !self.trees[RUNS].contains_key(next).map_err(read)?
         {

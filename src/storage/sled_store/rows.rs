@@ -6,7 +6,7 @@
 //! at all, and one that goes down asks for each row anew, because sled keeps the leaf that it stands in.
 
 use super::bundle::{self, Change, Malformed, Record, RowChange};
-use super::{Engine, Operation, STATE, unreadable};
+use super::{Engine, Operation, STATE, sentinels, unreadable};
 use crate::storage::guard::caught;
 use crate::storage::{self, StorageError, Tree};
 use bytes::Bytes;
@@ -66,6 +66,9 @@ impl<'t> Rows<'t> {
     }
 
     fn records(self, (row, value): &Row) -> Result<Vec<Record<'_>>, StorageError> {
+        if sentinels::is_key(self.tree, row) {
+            return Ok(Vec::new());
+        }
         if self.is_bundled(row) {
             bundle::records(row, value).map_err(self.malformed())
         } else {
@@ -265,6 +268,7 @@ impl Engine {
             let of_tree = changes.iter().filter(|change| change.tree == tree);
             let (mut shared, alone): (Vec<_>, Vec<_>) =
                 of_tree.partition(|change| rows.is_bundled(&change.key));
+            self.put_sentinels(tree, &alone, operations)?;
             operations.extend(alone.into_iter().map(|change| {
                 let value = change.value.as_ref().map(|value| IVec::from(&value[..]));
                 (number, IVec::from(&change.key[..]), value)
@@ -277,6 +281,34 @@ impl Engine {
                 .collect();
             let put = |(row, value): RowChange| operations.push((number, row, value));
             rows.changed(&changes)?.into_iter().for_each(put);
+        }
+        Ok(())
+    }
+
+    /// Operations for the sentinels that are missing behind these records, which have rows of their own.
+    fn put_sentinels(
+        &self,
+        tree: Tree,
+        changes: &[&storage::Change],
+        operations: &mut Vec<Operation>,
+    ) -> Result<(), StorageError> {
+        if changes
+            .iter()
+            .any(|change| sentinels::is_key(tree, &change.key))
+        {
+            return Err(StorageError::Unusable(format!(
+                "refused to write a record to the {} tree under the key of a sentinel",
+                tree.name()
+            )));
+        }
+        if self.has_sentinels() {
+            let put = changes.iter().filter(|change| change.value.is_some());
+            let missing = self
+                .sentinels
+                .missing(tree, put.map(|change| &change.key[..]));
+            let number = STATE + tree as usize;
+            let empty = |key| (number, key, Some(IVec::default()));
+            operations.extend(missing.into_iter().map(empty));
         }
         Ok(())
     }

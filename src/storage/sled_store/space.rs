@@ -196,7 +196,10 @@ mod tests {
         layout::create_store_at(directory.path(), CACHE_BYTES).unwrap();
         let engine = Engine::open(directory.path(), CACHE_BYTES).unwrap();
         engine.migrate().unwrap();
-        let mut live = Live::default();
+        let mut live = Live {
+            log: rows_bytes(&engine, &[LOG]),
+            ..Live::default()
+        };
         for round in 0..200_u64 {
             let value = |n: u64| (!n.is_multiple_of(3)).then(|| vec![7; (n * 31 % 300) as usize]);
             let mut operations: Vec<Operation> = (0..5)
