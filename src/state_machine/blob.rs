@@ -14,7 +14,11 @@ pub(super) fn serialize<S: Serializer>(
     serializer.serialize_bytes(bytes.as_ref())
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+pub(super) fn deserialize<'de, D, B>(deserializer: D) -> Result<B, D::Error>
+where
+    D: Deserializer<'de>,
+    B: From<Vec<u8>>,
+{
     struct Blob;
     impl<'de> Visitor<'de> for Blob {
         type Value = Vec<u8>;
@@ -35,7 +39,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
             Ok(bytes)
         }
     }
-    deserializer.deserialize_byte_buf(Blob)
+    deserializer.deserialize_byte_buf(Blob).map(B::from)
 }
 
 /// A list of token hashes as one byte string of 32 bytes each.
@@ -58,8 +62,8 @@ pub(super) mod token_hashes {
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Vec<TokenHash>, D::Error> {
-        let bytes = super::deserialize(deserializer)?;
-        if bytes.len() % 32 != 0 {
+        let bytes: Vec<u8> = super::deserialize(deserializer)?;
+        if !bytes.len().is_multiple_of(32) {
             return Err(D::Error::custom("token hashes are 32 bytes each"));
         }
         Ok(bytes

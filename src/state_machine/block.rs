@@ -10,6 +10,7 @@ use crate::limits::{ENTRY_PAYLOAD_BYTES_MAX, STATE_RECORD_BYTES_MAX};
 use crate::storage::{StorageError, Tree};
 use crate::types::{InboxSeq, Index, UserId, WallTime};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 const _: () = assert!(
@@ -17,28 +18,29 @@ const _: () = assert!(
     "a message that fills a block alone must fit into a record"
 );
 
-/// A message in a block. Without `Debug`: a body never appears in a trace.
+/// A message in a block. One that is to be written borrows from the entry that brings it; one that was
+/// read owns what it has. Without `Debug`: a body never appears in a trace.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Message {
+pub(super) struct Message<'a> {
     pub id: Index,
     pub sender: UserId,
-    pub sender_name: String,
+    pub sender_name: Cow<'a, str>,
     pub time: WallTime,
-    pub content_type: String,
+    pub content_type: Cow<'a, str>,
     #[serde(with = "blob")]
-    pub body: Vec<u8>,
+    pub body: Cow<'a, [u8]>,
 }
 
-impl Message {
+impl Message<'_> {
     pub fn lanes(&self, user: UserId, seq: InboxSeq) -> Lanes {
         Canonical::new(RecordKind::Message)
             .number(user.0)
             .number(seq.0)
             .number(self.id.0)
             .number(self.sender.0)
-            .bytes(&self.sender_name)
+            .bytes(self.sender_name.as_bytes())
             .number(self.time.0)
-            .bytes(&self.content_type)
+            .bytes(self.content_type.as_bytes())
             .bytes(&self.body)
             .lanes()
     }
@@ -76,7 +78,7 @@ impl Block {
     }
 
     /// All messages, in order.
-    pub fn messages(&self) -> Result<Vec<(InboxSeq, Message)>, StorageError> {
+    pub fn messages(&self) -> Result<Vec<(InboxSeq, Message<'static>)>, StorageError> {
         let mut messages = Vec::with_capacity(usize::from(self.packed.count()));
         for (seq, item) in (self.first.0..).zip(self.packed.items()?) {
             let message = rmp_serde::from_slice(item).map_err(|error| {
@@ -90,7 +92,7 @@ impl Block {
 }
 
 /// A message as an item of a block.
-pub(super) fn item(message: &Message) -> Vec<u8> {
+pub(super) fn item(message: &Message<'_>) -> Vec<u8> {
     let mut item = Vec::with_capacity(message.body.len() + 128);
     rmp_serde::encode::write(&mut item, message)
         .expect("plain structs of strings and numbers always encode");

@@ -68,8 +68,8 @@ impl Serialize for Lanes {
 
 impl<'de> Deserialize<'de> for Lanes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::from_bytes(&blob::deserialize(deserializer)?)
-            .ok_or_else(|| serde::de::Error::custom("a sum has 128 bytes"))
+        let bytes: Vec<u8> = blob::deserialize(deserializer)?;
+        Self::from_bytes(&bytes).ok_or_else(|| serde::de::Error::custom("a sum has 128 bytes"))
     }
 }
 

@@ -33,7 +33,7 @@ const DELIVERED_SENDERS_MAX: usize = 64;
 pub(super) fn append(
     tx: &mut Transaction<'_>,
     user: UserId,
-    message: &Message,
+    message: &Message<'_>,
     keep: u64,
 ) -> Result<InboxSeq, StorageError> {
     let head = tx.head(user)?;
@@ -160,10 +160,10 @@ pub(super) fn read(
             id: message.id,
             seq,
             sender: message.sender,
-            sender_name: message.sender_name,
+            sender_name: message.sender_name.into_owned(),
             time: message.time,
-            body: message.body,
-            content_type: message.content_type,
+            body: message.body.into_owned(),
+            content_type: message.content_type.into_owned(),
         });
         if messages.len() >= limit {
             return ControlFlow::Break(());
@@ -179,7 +179,7 @@ fn ascend(
     user: UserId,
     open: Option<Block>,
     from: InboxSeq,
-    mut visit: impl FnMut(InboxSeq, Message) -> ControlFlow<()>,
+    mut visit: impl FnMut(InboxSeq, Message<'_>) -> ControlFlow<()>,
 ) -> Result<(), StorageError> {
     if open.as_ref().is_some_and(|open| open.first <= from) {
         return visit_block(open, from, visit);
@@ -214,7 +214,7 @@ fn ascend(
 fn visit_block(
     open: Option<Block>,
     from: InboxSeq,
-    mut visit: impl FnMut(InboxSeq, Message) -> ControlFlow<()>,
+    mut visit: impl FnMut(InboxSeq, Message<'_>) -> ControlFlow<()>,
 ) -> Result<(), StorageError> {
     for (seq, message) in open.map_or(Ok(Vec::new()), |open| open.messages())? {
         if seq >= from && visit(seq, message).is_break() {
@@ -230,7 +230,7 @@ fn descend(
     user: UserId,
     open: Option<Block>,
     from: InboxSeq,
-    mut visit: impl FnMut(InboxSeq, Message) -> ControlFlow<()>,
+    mut visit: impl FnMut(InboxSeq, Message<'_>) -> ControlFlow<()>,
 ) -> Result<(), StorageError> {
     let last = open.map_or(Ok(Vec::new()), |open| open.messages())?;
     for (seq, message) in last.into_iter().rev() {

@@ -15,6 +15,7 @@ use crate::storage::{Slice, StateReader, StorageError};
 use crate::types::entry::{Entry, Kind};
 use crate::types::{Hash, Index, LEVEL, Level, Members, TokenHash, UserId, WallTime};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::cell::OnceCell;
 
 /// Version of [`Slice::machine`].
@@ -484,10 +485,10 @@ fn send(
     let message = Message {
         id: tx.index,
         sender: session.user(),
-        sender_name: session.account().name.clone(),
+        sender_name: Cow::Borrowed(&session.account().name),
         time: tx.time,
-        content_type: content_type.to_owned(),
-        body: body.to_vec(),
+        content_type: Cow::Borrowed(content_type),
+        body: Cow::Borrowed(body),
     };
     let seq = inboxes::append(tx, recipient, &message, INBOX_MESSAGES_MAX)?;
     tx.notices.push(Notice::Inbox {

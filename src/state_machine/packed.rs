@@ -170,7 +170,7 @@ impl Serialize for Filling {
 /// A record that is cut short is an error here: what is taken for one can be appended to.
 impl<'de> Deserialize<'de> for Filling {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let record = blob::deserialize(deserializer)?;
+        let record: Vec<u8> = blob::deserialize(deserializer)?;
         if record.is_empty() || (record.len() >= HEADER_BYTES && record[0] == VERSION) {
             return Ok(Self(Arc::new(record)));
         }

@@ -207,8 +207,8 @@ fn an_inbox_that_is_too_long_loses_its_oldest_messages() {
             sender: alice.id,
             sender_name: "alice".into(),
             time: WallTime(i),
-            content_type: String::new(),
-            body: vec![7; 500],
+            content_type: "".into(),
+            body: vec![7; 500].into(),
         };
         let seq = inboxes::append(&mut tx, alice.id, &message, 50).unwrap();
         assert_eq!(seq, InboxSeq(i));
