@@ -194,7 +194,7 @@ pub(super) fn remember(
     let row = Remembered {
         operation,
         token,
-        reply: rmp_serde::to_vec(reply).expect("plain enums always encode"),
+        reply: encoded(reply),
     };
     put_row(tx, owner, client, request.sequence, &row)?;
     client.newest = client.newest.max(request.sequence);
@@ -465,6 +465,14 @@ fn forget_old(
 fn number_of(group: &Packed) -> Result<u64, StorageError> {
     let number = keys::number_at(group.key(), GROUP_AT);
     number.ok_or_else(|| group.damaged("has a wrong key"))
+}
+
+/// A reply as it stands in a row.
+fn encoded(reply: &Reply) -> Vec<u8> {
+    // Most have room in this at once: a vector that grows is moved with each step.
+    let mut bytes = Vec::with_capacity(64);
+    rmp_serde::encode::write(&mut bytes, reply).expect("plain enums always encode");
+    bytes
 }
 
 /// The reply in a row.
