@@ -12,7 +12,6 @@ use super::records::{Cleanup, FRONTS, Head, Key, decode, keys};
 use crate::storage::{StateReader, StorageError, Tree};
 use crate::types::{Index, Level, UserId, WallTime};
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// From this level on the record that is being filled stands in the row that changes with it: an
@@ -25,7 +24,9 @@ pub(super) struct Transaction<'a> {
     reader: &'a dyn StateReader,
     overlay: &'a mut Overlay,
     totals: &'a mut Totals,
-    heads: BTreeMap<UserId, Loaded>,
+    /// Each user once. Nearly every entry concerns one or two; those that concern many work on one
+    /// after the other, so that the last one is looked at first.
+    heads: Vec<Loaded>,
     cleanups: u8,
     pub notices: Vec<Notice>,
     /// The entry's index: ids of what it creates.
@@ -46,6 +47,7 @@ pub(super) enum Packing {
 }
 
 struct Loaded {
+    user: UserId,
     /// The user's sum before this entry.
     before: Lanes,
     /// `None`: removed by this entry.
@@ -64,7 +66,7 @@ impl<'a> Transaction<'a> {
             reader,
             overlay,
             totals,
-            heads: BTreeMap::new(),
+            heads: Vec::new(),
             cleanups: 0,
             notices: Vec::new(),
             index,
@@ -159,38 +161,41 @@ impl<'a> Transaction<'a> {
     /// The head of a user. That of the front doors comes to be when it is first asked for; an
     /// account without one is damage.
     pub fn head(&mut self, user: UserId) -> Result<&mut Head, StorageError> {
-        if !self.heads.contains_key(&user) {
-            match self.take::<Head>(Tree::Users, &keys::head(user))? {
-                Some(head) => {
-                    let (before, head) = (head.sum, Some(head));
-                    self.heads.insert(user, Loaded { before, head });
-                }
-                None if user == FRONTS => self.create_head(user),
-                None => return Err(no_head(user)),
-            }
+        let head = self.loaded(user)?.head.as_mut();
+        head.map(Arc::make_mut).ok_or_else(|| no_head(user))
+    }
+
+    /// What is here of a user's head. It is taken if this entry has not asked for it before.
+    fn loaded(&mut self, user: UserId) -> Result<&mut Loaded, StorageError> {
+        let at = self.heads.iter().rposition(|loaded| loaded.user == user);
+        if let Some(at) = at {
+            return Ok(&mut self.heads[at]);
         }
-        self.heads
-            .get_mut(&user)
-            .and_then(|loaded| loaded.head.as_mut())
-            .map(Arc::make_mut)
-            .ok_or_else(|| no_head(user))
+        match self.take::<Head>(Tree::Users, &keys::head(user))? {
+            Some(head) => self.heads.push(Loaded {
+                user,
+                before: head.sum,
+                head: Some(head),
+            }),
+            None if user == FRONTS => self.create_head(user),
+            None => return Err(no_head(user)),
+        }
+        Ok(self.heads.last_mut().expect("it was put there above"))
     }
 
     /// The head of an account that this entry creates.
     pub fn create_head(&mut self, user: UserId) {
-        let loaded = Loaded {
+        self.heads.push(Loaded {
+            user,
             before: Lanes::ZERO,
             head: Some(Arc::new(Head::new(user))),
-        };
-        self.heads.insert(user, loaded);
+        });
     }
 
     /// Removes an account's head: with it everything that the account had leaves the digest.
     pub fn remove_head(&mut self, user: UserId) -> Result<(), StorageError> {
         self.head(user)?;
-        if let Some(loaded) = self.heads.get_mut(&user) {
-            loaded.head = None;
-        }
+        self.loaded(user)?.head = None;
         Ok(())
     }
 
@@ -275,8 +280,8 @@ impl<'a> Transaction<'a> {
 
     /// Writes the heads and brings the total up to date.
     pub fn finish(mut self) -> Vec<Notice> {
-        for (user, loaded) in std::mem::take(&mut self.heads) {
-            let key = keys::head(user);
+        for loaded in std::mem::take(&mut self.heads) {
+            let key = keys::head(loaded.user);
             self.totals.total.subtract(&loaded.before);
             match loaded.head {
                 Some(head) => {
