@@ -26,15 +26,11 @@ pub(super) type KeyMap<V> = IndexMap<Key, V, foldhash::fast::RandomState>;
 /// A decoded record.
 pub(super) trait Record: Any + Send + Sync {
     fn encode(&self) -> Bytes;
-    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
 impl<T: Serialize + Any + Send + Sync> Record for T {
     fn encode(&self) -> Bytes {
         encode(self)
-    }
-    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
-        self
     }
 }
 
@@ -57,11 +53,15 @@ impl Value {
         }
     }
 
-    /// The decoded record, if it is one and of this type.
-    pub fn record<T: Record>(&self) -> Option<Arc<T>> {
+    /// The decoded record, if it is one and of this type, or else the bytes. The count of those who
+    /// share it is left alone: that is an atomic operation each time.
+    pub fn into_record<T: Record>(self) -> Result<Arc<T>, Bytes> {
         match self {
-            Self::Bytes(_) | Self::Packed(_) => None,
-            Self::Record(record) => Arc::clone(record).into_any().downcast().ok(),
+            Self::Record(record) if (&*record as &dyn Any).is::<T>() => {
+                let record: Arc<dyn Any + Send + Sync> = record;
+                Ok(record.downcast().expect("its type is looked at above"))
+            }
+            other => Err(other.bytes()),
         }
     }
 }
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn a_record_of_another_type_is_none() {
         let value = Value::Record(Arc::new(7u64));
-        assert_eq!(value.record::<u64>().as_deref(), Some(&7));
-        assert!(value.record::<u32>().is_none());
+        assert_eq!(value.clone().into_record::<u64>().as_deref(), Ok(&7));
+        assert_eq!(value.clone().into_record::<u32>(), Err(value.bytes()));
     }
 }

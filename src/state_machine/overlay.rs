@@ -309,10 +309,10 @@ impl View<'_> {
         let Some(value) = self.value(tree, key)? else {
             return Ok(None);
         };
-        if let Some(record) = value.record() {
-            return Ok(Some(record));
-        }
-        let bytes = value.bytes();
+        let bytes = match value.into_record() {
+            Ok(record) => return Ok(Some(record)),
+            Err(bytes) => bytes,
+        };
         let record: Arc<T> = Arc::new(decode(tree, key, &bytes)?);
         if self.cached && self.overlay.newest[tree as usize].get(key).is_none() {
             let value = Value::Record(Arc::clone(&record) as Arc<dyn Record>);

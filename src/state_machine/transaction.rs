@@ -102,10 +102,10 @@ impl<'a> Transaction<'a> {
         let Some(value) = self.overlay.take(self.reader, tree, key)? else {
             return Ok(None);
         };
-        if let Some(record) = value.record() {
-            return Ok(Some(record));
+        match value.into_record() {
+            Ok(record) => Ok(Some(record)),
+            Err(bytes) => Ok(Some(Arc::new(decode(tree, key, &bytes)?))),
         }
-        Ok(Some(Arc::new(decode(tree, key, &value.bytes())?)))
     }
 
     pub fn put_back<T: Record>(&mut self, tree: Tree, key: Key, record: Arc<T>) {
