@@ -61,13 +61,13 @@ fn append_item(
     let joined = tx.joins_rows();
     let head = tx.head(user)?;
     let open = head.open_block;
-    let key = keys::block(user, open);
     if !head.filling.is_empty() && head.filling.has_room(item, INBOX_BLOCK_BYTES_MAX) {
         head.filling.push(item, lanes);
         return Ok(open);
     }
+    let key = keys::block(user, open);
     let packing = if let Some(full) = head.filling.take() {
-        tx.put_packed(Tree::Inboxes, key.clone(), full);
+        tx.put_packed(Tree::Inboxes, Key::from_slice(&key), full);
         Packing::Full
     } else if open == InboxSeq(0) {
         Packing::Full

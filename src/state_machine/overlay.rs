@@ -49,8 +49,8 @@ impl Changed {
         if let Some(there) = self.newest.get_mut(key) {
             return Some(std::mem::replace(there, newest));
         }
-        self.order.insert(key.clone());
-        self.newest.insert(key.clone(), newest)
+        self.order.insert(Key::from_slice(key));
+        self.newest.insert(Key::from_slice(key), newest)
     }
 
     fn remove(&mut self, key: &[u8]) -> Option<Newest> {
@@ -159,7 +159,7 @@ impl Overlay {
         }
         if newest.generation != self.open {
             newest.generation = self.open;
-            self.dirty.push((tree, key.clone()));
+            self.dirty.push((tree, Key::from_slice(key)));
         }
         Growing::Room(Arc::make_mut(bytes))
     }

@@ -67,7 +67,7 @@ fn sentence(tree: Tree, key: &[u8], what: &str) -> String {
 const KEY_BYTES: usize = 40;
 
 /// A key of a state tree, in place: what compares keys follows no pointer. Longer ones than any of
-/// today's are held on the heap.
+/// today's are held on the heap. (`Key::from_slice` copies one at once, `clone` byte by byte.)
 pub(super) type Key = SmallVec<[u8; KEY_BYTES]>;
 
 /// Keys. A prefix letter keeps kinds of record in one tree apart.

@@ -150,7 +150,7 @@ impl<'a> Transaction<'a> {
         }
         packed::append(&mut record, item, lanes);
         let record = Value::Packed(Arc::new(record));
-        self.overlay.put(tree, key.clone(), Some(record));
+        self.overlay.put(tree, Key::from_slice(key), Some(record));
         Ok(Packing::Done)
     }
 
