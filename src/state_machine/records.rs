@@ -74,23 +74,36 @@ pub(super) type Key = SmallVec<[u8; KEY_BYTES]>;
 pub(super) mod keys {
     use super::{ClientId, InboxSeq, Index, KEY_BYTES, Key, RequestId, TokenHash, UserId};
 
-    /// Inlined, because a part whose length is known is then one move.
-    #[inline]
-    fn join<const N: usize>(parts: [&[u8]; N]) -> Key {
-        let mut bytes = [0; KEY_BYTES];
-        let mut end = 0;
-        for part in parts {
-            let start = end;
-            end += part.len();
-            match bytes.get_mut(start..end) {
-                Some(place) => place.copy_from_slice(part),
-                None => return Key::from_vec(parts.concat()),
-            }
-        }
-        Key::from_buf_and_len(bytes, end)
+    /// A key that is being put together from parts whose lengths are known: in place, a move each.
+    struct Parts {
+        bytes: [u8; KEY_BYTES],
+        end: usize,
     }
-    fn user(prefix: &[u8], user: UserId) -> Key {
-        join([prefix, &user.0.to_be_bytes()])
+
+    fn begin() -> Parts {
+        let bytes = [0; KEY_BYTES];
+        Parts { bytes, end: 0 }
+    }
+
+    impl Parts {
+        #[inline]
+        fn bytes<const N: usize>(mut self, part: &[u8; N]) -> Self {
+            self.bytes[self.end..self.end + N].copy_from_slice(part);
+            self.end += N;
+            self
+        }
+        #[inline]
+        fn number(self, number: u64) -> Self {
+            self.bytes(&number.to_be_bytes())
+        }
+        #[inline]
+        fn key(self) -> Key {
+            Key::from_buf_and_len(self.bytes, self.end)
+        }
+    }
+
+    fn user<const N: usize>(prefix: &[u8; N], user: UserId) -> Key {
+        begin().bytes(prefix).number(user.0).key()
     }
 
     /// `users`: (a, user) → account or tombstone.
@@ -103,12 +116,14 @@ pub(super) mod keys {
     }
     /// `users`: (n, name) → user.
     pub fn name(name: &str) -> Key {
-        join([b"n", name.as_bytes()])
+        let mut key = Key::from_slice(b"n");
+        key.extend_from_slice(name.as_bytes());
+        key
     }
     /// `users`: (g, client, sequence) → the creation that this request was, of a deleted account.
     pub fn creation(request: &RequestId) -> Key {
-        let sequence = request.sequence.to_be_bytes();
-        join([b"g", &request.client.0, &sequence])
+        let key = begin().bytes(b"g").bytes(&request.client.0);
+        key.number(request.sequence).key()
     }
     /// `tokens`: token hash → token.
     pub fn token(hash: &TokenHash) -> Key {
@@ -116,37 +131,34 @@ pub(super) mod keys {
     }
     /// `inboxes`: (user, first sequence) → block of messages.
     pub fn block(user: UserId, first: InboxSeq) -> Key {
-        join([&user.0.to_be_bytes(), &first.0.to_be_bytes()])
+        begin().number(user.0).number(first.0).key()
     }
     /// `sessions`: (c, user, client) → client.
     pub fn client(user: UserId, client: &ClientId) -> Key {
-        join([b"c", &user.0.to_be_bytes(), &client.0])
+        begin().bytes(b"c").number(user.0).bytes(&client.0).key()
     }
     /// `sessions`: (r, user, registration, group of sequences) → remembered replies.
     pub fn group(user: UserId, registered: Index, group: u64) -> Key {
-        join([
-            b"r",
-            &user.0.to_be_bytes(),
-            &registered.0.to_be_bytes(),
-            &group.to_be_bytes(),
-        ])
+        let key = begin().bytes(b"r").number(user.0);
+        key.number(registered.0).number(group).key()
     }
     /// `sessions`: (d, recipient, sender) → newest acknowledged message of this sender.
     pub fn delivered(recipient: UserId, sender: UserId) -> Key {
-        join([b"d", &recipient.0.to_be_bytes(), &sender.0.to_be_bytes()])
+        let key = begin().bytes(b"d").number(recipient.0);
+        key.number(sender.0).key()
     }
     /// `sessions`: (x, entry, ordinal) → rows that nobody can see any more.
     pub fn cleanup(entry: Index, ordinal: u8) -> Key {
-        join([b"x", &entry.0.to_be_bytes(), &[ordinal]])
+        begin().bytes(b"x").number(entry.0).bytes(&[ordinal]).key()
     }
 
     /// All keys that begin with `prefix` and then belong to `id`.
-    pub fn of_user(prefix: &[u8], id: UserId) -> (Key, Key) {
+    pub fn of_user<const N: usize>(prefix: &[u8; N], id: UserId) -> (Key, Key) {
         (user(prefix, id), user(prefix, UserId(id.0 + 1)))
     }
     /// All keys that begin with this letter.
     pub fn of_prefix(prefix: u8) -> (Key, Key) {
-        (join([&[prefix]]), join([&[prefix + 1]]))
+        (Key::from_slice(&[prefix]), Key::from_slice(&[prefix + 1]))
     }
 
     /// The big-endian number that starts at `at`, if the key is that long.
