@@ -39,6 +39,13 @@ impl Lanes {
         }
     }
 
+    /// Adds them to a sum that stands in a record.
+    pub fn add_to(&self, sum: &mut [u8; LANE_BYTES]) {
+        for (chunk, more) in sum.as_chunks_mut::<8>().0.iter_mut().zip(self.0) {
+            *chunk = u64::from_be_bytes(*chunk).wrapping_add(more).to_be_bytes();
+        }
+    }
+
     pub fn to_bytes(self) -> [u8; LANE_BYTES] {
         let mut bytes = [0; LANE_BYTES];
         for (chunk, lane) in bytes.chunks_exact_mut(8).zip(self.0) {

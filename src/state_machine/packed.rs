@@ -107,10 +107,11 @@ pub(super) fn create(item: &[u8], lanes: &Lanes) -> Vec<u8> {
 /// One more item at the end of a record that was opened and has room.
 pub(super) fn append(record: &mut Vec<u8>, item: &[u8], lanes: &Lanes) {
     let count = count(record) + 1;
-    let mut sum = sum(record);
-    sum.add(lanes);
     record[1..3].copy_from_slice(&count.to_be_bytes());
-    record[3..HEADER_BYTES].copy_from_slice(&sum.to_bytes());
+    let sum = record[3..]
+        .first_chunk_mut()
+        .expect("the header holds a sum");
+    lanes.add_to(sum);
     record.extend_from_slice(&(item.len() as u32).to_be_bytes());
     record.extend_from_slice(item);
 }
