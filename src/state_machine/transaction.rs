@@ -66,7 +66,7 @@ impl<'a> Transaction<'a> {
             reader,
             overlay,
             totals,
-            heads: Vec::new(),
+            heads: Vec::with_capacity(1),
             cleanups: 0,
             notices: Vec::new(),
             index,
