@@ -25,12 +25,13 @@ pub(super) type KeyMap<V> = IndexMap<Key, V, foldhash::fast::RandomState>;
 
 /// A decoded record.
 pub(super) trait Record: Any + Send + Sync {
-    fn encode(&self) -> Bytes;
+    /// See [`encode`].
+    fn encode(&self, spare: &mut Vec<u8>) -> Bytes;
 }
 
 impl<T: Serialize + Any + Send + Sync> Record for T {
-    fn encode(&self) -> Bytes {
-        encode(self)
+    fn encode(&self, spare: &mut Vec<u8>) -> Bytes {
+        encode(self, spare)
     }
 }
 
@@ -46,10 +47,15 @@ pub(super) enum Value {
 impl Value {
     /// As it is stored.
     pub fn bytes(&self) -> Bytes {
+        self.bytes_by(&mut Vec::new())
+    }
+
+    /// The same for one who asks for many: a record is gathered in `spare`.
+    pub fn bytes_by(&self, spare: &mut Vec<u8>) -> Bytes {
         match self {
             Self::Bytes(bytes) => bytes.clone(),
             Self::Packed(bytes) => Bytes::copy_from_slice(bytes),
-            Self::Record(record) => record.encode(),
+            Self::Record(record) => record.encode(spare),
         }
     }
 

@@ -197,13 +197,14 @@ impl Overlay {
     pub fn freeze(&mut self, mut slice: Slice) {
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.sort_unstable();
+        let mut spare = Vec::new();
         slice.changes = dirty
             .into_iter()
             .map(|(tree, key)| {
                 let newest = self.newest[tree as usize]
                     .get(&key)
                     .expect("a dirty key is in the overlay");
-                let value = newest.value.as_ref().map(Value::bytes);
+                let value = newest.value.as_ref().map(|v| v.bytes_by(&mut spare));
                 let key = Bytes::copy_from_slice(&key);
                 Change { tree, key, value }
             })

@@ -21,11 +21,14 @@ const VERSION: u8 = 1;
 /// the index of an entry, and those begin at 1.
 pub(super) const FRONTS: UserId = UserId(0);
 
-pub(super) fn encode<T: Serialize>(record: &T) -> Bytes {
-    let mut bytes = vec![VERSION];
-    rmp_serde::encode::write(&mut bytes, record)
+/// A record as it is stored. It is gathered in `spare`, whatever that held: a vector that grows to a
+/// row's size is moved with each step, and has room that nobody needs.
+pub(super) fn encode<T: Serialize>(record: &T, spare: &mut Vec<u8>) -> Bytes {
+    spare.clear();
+    spare.push(VERSION);
+    rmp_serde::encode::write(spare, record)
         .expect("plain structs always encode, and a vector never refuses bytes");
-    bytes.into()
+    Bytes::copy_from_slice(spare)
 }
 
 pub(super) fn decode<T: DeserializeOwned>(
