@@ -1,4 +1,4 @@
-//! One step for each format version of a store, run when a store is created or opened, each one atomic.
+//! One step for each format version of a store, run when a store is created, each one atomic.
 //!
 //! A store of an older version stays what it is, so that the older build can
 //! still be gone back to, and nothing of it is read or moved at an open. Its rewriting builds a new store.

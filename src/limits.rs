@@ -197,14 +197,19 @@ pub const BUNDLE_BYTES_MAX: usize = 4_096;
 pub const BUNDLED_RECORD_BYTES_MAX: usize = 1_024;
 const _: () =
     assert!(BUNDLED_RECORD_BYTES_MAX < BUNDLE_BYTES_MAX && BUNDLE_BYTES_MAX < BLOCK_BYTES_MAX);
-/// An inbox with so many messages is long: its blocks have sentinels behind them ...
-pub const LONG_INBOX: u64 = 512;
-/// ... and a client's replies have them from this group on, of 32 each.
-pub const LONG_REPLIES: u64 = LONG_INBOX / 32;
-/// A slice puts sentinels for at most so many inboxes and clients.
-pub const STRETCHES_A_SLICE: usize = 4;
+/// An inbox, or a client's replies, in so many rows is long: it has sentinels behind them ...
+pub const LONG_STRETCH_ROWS: usize = 16;
+/// ... until fewer than so many are left.
+pub const SHORT_STRETCH_ROWS: usize = 4;
+const _: () = assert!(SHORT_STRETCH_ROWS < LONG_STRETCH_ROWS);
+/// A slice looks at so many inboxes, and clients, whether they have become long.
+pub const STRETCHES_A_SLICE: usize = 16;
 /// Inboxes and clients of which the store remembers that they have sentinels.
 pub const STRETCHES_KNOWN_MAX: usize = 16_384;
+/// Largest last number in the key of a row behind which sentinels may stand: an index, an inbox's sequence, a
+/// group of a client's replies.
+pub const ROW_NUMBER_MAX: u64 = (0xfe << 56) - 1;
+const _: () = assert!(NUMBER_MAX <= ROW_NUMBER_MAX);
 /// Older inbox messages are packed in records of at most this many bytes.
 pub const INBOX_BLOCK_BYTES_MAX: usize = 4 * 1024;
 

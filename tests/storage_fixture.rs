@@ -107,12 +107,21 @@ fn entries() -> Vec<Entry> {
     entries
 }
 
-/// One record in each tree, and since version 2 more, which share rows there.
+/// One record in each tree, and since version 2 more, which share rows there; since version 3 also many of one inbox and of
+/// one client, which have sentinels.
 fn records(version: u32) -> Vec<(Tree, Vec<u8>, Vec<u8>)> {
     let one = Tree::ALL.map(|tree| (tree, vec![1, 2], tree.name().as_bytes().to_vec()));
     let small = |n: u8| Tree::ALL.map(|tree| (tree, vec![b'c', n], vec![n; 90]));
     let more = (0..30).flat_map(small).filter(|_| version >= 2);
-    one.into_iter().chain(more).collect()
+    let last = |n: u8| u64::from(n).to_be_bytes().to_vec();
+    let long = |n: u8| {
+        let block = [vec![9; 8], last(n)].concat();
+        let group = [b"r".to_vec(), vec![9; 16], last(n)].concat();
+        [(Tree::Inboxes, block), (Tree::Sessions, group)]
+            .map(|(tree, key)| (tree, key, vec![n; 40]))
+    };
+    let rising = (0..20).flat_map(long).filter(|_| version >= 3);
+    one.into_iter().chain(more).chain(rising).collect()
 }
 
 fn fill(path: &Path, version: u32) {

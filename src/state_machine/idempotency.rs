@@ -23,7 +23,7 @@ use super::tokens::Session;
 use super::transaction::{Packing, Transaction};
 use super::{Command, Operation, Refusal, Reply};
 use crate::limits::{
-    CLIENTS_MAX, FRONT_REPLIES_MAX, FRONTS_MAX, FULL_NAME_BYTES_MAX, REPLIES_MAX,
+    CLIENTS_MAX, FRONT_REPLIES_MAX, FRONTS_MAX, FULL_NAME_BYTES_MAX, REPLIES_MAX, ROW_NUMBER_MAX,
     STATE_RECORD_BYTES_MAX,
 };
 use crate::storage::{StorageError, Tree};
@@ -33,6 +33,7 @@ use std::sync::Arc;
 /// Sequences whose replies share a record. Part of what is remembered, and so of the digest: a
 /// reply goes when the floor has left its group.
 const GROUP: u64 = 32;
+const _: () = assert!(u64::MAX / GROUP <= ROW_NUMBER_MAX);
 /// Where the number of a group stands in its key.
 const GROUP_AT: usize = 17;
 /// Groups below the floor that one entry removes at most. More than one, so that a backlog

@@ -118,6 +118,15 @@ fn commit_record(entry: &Entry) -> CommitRecord {
     }
 }
 
+/// Of long inboxes of 50 blocks each.
+fn block_key(number: usize) -> Bytes {
+    let (user, block) = (number / 50 + 1, number % 50);
+    [user, block]
+        .map(|part| (part as u64).to_be_bytes())
+        .concat()
+        .into()
+}
+
 /// The hot record, which begins with the applied index, and a few others.
 fn slice(applied: &Entry, round: usize) -> Slice {
     let value = |bytes: usize| {
@@ -132,7 +141,7 @@ fn slice(applied: &Entry, round: usize) -> Slice {
     }];
     changes.extend((0..OTHERS).map(|n| Change {
         tree: Tree::Inboxes,
-        key: Bytes::from(format!("recipient {}", (round * 37 + n * 101) % RECIPIENTS)),
+        key: block_key((round * 37 + n * 101) % RECIPIENTS),
         value: value(1_000),
     }));
     Slice {

@@ -98,6 +98,9 @@ impl<'t> Rows<'t> {
 
     /// One record.
     pub(super) fn get(self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        if sentinels::is_key(self.tree, key) {
+            return Ok(None);
+        }
         if !self.is_bundled(key) {
             let value = read(self.sled.get(key))?;
             return Ok(value.map(|value| Bytes::copy_from_slice(&value)));
@@ -285,7 +288,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Operations for the sentinels that are missing behind these records, which have rows of their own.
+    /// Operations for the sentinels that come and go with these records, which have rows of their own.
     fn put_sentinels(
         &self,
         tree: Tree,
@@ -302,13 +305,11 @@ impl Engine {
             )));
         }
         if self.has_sentinels() {
-            let put = changes.iter().filter(|change| change.value.is_some());
-            let missing = self
-                .sentinels
-                .missing(tree, put.map(|change| &change.key[..]));
             let number = STATE + tree as usize;
-            let empty = |key| (number, key, Some(IVec::default()));
-            operations.extend(missing.into_iter().map(empty));
+            let rows = changes.iter();
+            let rows = rows.map(|change| (&change.key[..], change.value.is_some()));
+            let changed = caught(|| self.sentinels.changed((tree, &self.trees[number]), rows))?;
+            operations.extend(changed.into_iter().map(|(key, value)| (number, key, value)));
         }
         Ok(())
     }

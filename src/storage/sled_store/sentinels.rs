@@ -7,20 +7,22 @@
 //! with one other row. The figures are in `docs/storage.md`, Sentinels.
 //!
 //! A new store's log has them (`migrations/`). In the trees of the state a slice puts them where it adds to a *stretch* that
-//! has become long: the rows whose keys differ in their last number only.
+//! has become long (the rows whose keys differ in their last number only), and removes them where hardly another row is
+//! left.
 
+use super::unreadable;
 use crate::limits;
 use crate::storage::migrations::{SENTINEL, SENTINELS};
-use crate::storage::{Tree, records};
+use crate::storage::{StorageError, Tree, records};
 use crate::types::Index;
 use sled::IVec;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::{Range, RangeToInclusive};
 use std::sync::{Arc, Mutex, PoisonError};
 
 const _: () = assert!(
-    limits::NUMBER_MAX.to_be_bytes()[0] < SENTINEL,
-    "no index comes after a sentinel"
+    limits::ROW_NUMBER_MAX.to_be_bytes()[0] < SENTINEL,
+    "no other row comes after a sentinel"
 );
 
 /// The log's rows with this key and above.
@@ -48,41 +50,113 @@ pub(super) fn is_key(tree: Tree, row: &[u8]) -> bool {
     matches!(parts(tree, row), Some((_, [SENTINEL, _])))
 }
 
-/// The long stretch that a row with this key is in, if it is in one.
-fn long_stretch(tree: Tree, row: &[u8]) -> Option<&[u8]> {
-    let (stretch, number) = parts(tree, row)?;
-    let number = u64::from_be_bytes(number.try_into().ok()?);
-    let is_long = match tree {
-        Tree::Inboxes => number >= limits::LONG_INBOX,
-        _ => number >= limits::LONG_REPLIES,
-    };
-    is_long.then_some(stretch)
+/// A stretch that has sentinels, or is to have them.
+fn keys(stretch: &[u8]) -> impl Iterator<Item = IVec> {
+    (0..SENTINELS).map(move |number| IVec::from([stretch, &[SENTINEL, number]].concat()))
 }
 
 /// Stretches that have sentinels, as far as this process knows: to put them once more does no harm.
 #[derive(Clone, Default)]
-pub(super) struct Known(Arc<Mutex<HashSet<IVec>>>);
+pub(super) struct Known(Arc<Mutex<Stretches>>);
+
+#[derive(Default)]
+struct Stretches {
+    have: HashSet<IVec>,
+    /// Stretches that were looked at. Where there are more than a slice looks at, the next ones are others.
+    looked_at: usize,
+}
+
+/// What a slice does to a stretch.
+#[derive(Clone, Copy, Default)]
+struct Changed {
+    put: usize,
+    removed: usize,
+}
 
 impl Known {
-    /// Keys of the sentinels that a slice puts which puts rows with these keys: for few stretches at once, because it
-    /// holds up the log.
-    pub(super) fn missing<'k>(
+    /// The sentinels that a slice puts or removes with these rows, `true`: it puts them.
+    pub(super) fn changed<'k>(
         &self,
-        tree: Tree,
-        rows: impl Iterator<Item = &'k [u8]>,
-    ) -> Vec<IVec> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() > limits::STRETCHES_KNOWN_MAX {
-            known.clear();
+        (tree, sled): (Tree, &sled::Tree),
+        rows: impl Iterator<Item = (&'k [u8], bool)>,
+    ) -> Result<Vec<(IVec, Option<IVec>)>, StorageError> {
+        let mut stretches: BTreeMap<&[u8], Changed> = BTreeMap::new();
+        for (row, is_put) in rows {
+            if let Some((stretch, _)) = parts(tree, row) {
+                let changed = stretches.entry(stretch).or_default();
+                changed.put += usize::from(is_put);
+                changed.removed += usize::from(!is_put);
+            }
         }
-        let stretches = rows.filter_map(|row| long_stretch(tree, row));
-        let new = stretches
-            .filter(|stretch| !known.contains(*stretch) && known.insert(IVec::from(*stretch)));
-        let key = |stretch: &[u8], number| IVec::from([stretch, &[SENTINEL, number]].concat());
-        new.take(limits::STRETCHES_A_SLICE)
-            .flat_map(|stretch| (0..SENTINELS).map(move |number| key(stretch, number)))
-            .collect()
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = known.missing(sled, &stretches)?;
+        for (stretch, of_stretch) in stretches {
+            if of_stretch.put == 0 && known.are_left_over(sled, stretch, of_stretch.removed)? {
+                known.have.remove(stretch);
+                changed.extend(keys(stretch).map(|key| (key, None)));
+            }
+        }
+        Ok(changed)
     }
+}
+
+impl Stretches {
+    /// Those of stretches that have become long: of few at once, because a slice holds up the log.
+    fn missing(
+        &mut self,
+        sled: &sled::Tree,
+        stretches: &BTreeMap<&[u8], Changed>,
+    ) -> Result<Vec<(IVec, Option<IVec>)>, StorageError> {
+        let grows = |(stretch, changed): &(&&[u8], &Changed)| {
+            changed.put > 0 && !self.have.contains(**stretch)
+        };
+        let mut grown: Vec<_> = stretches.iter().filter(grows).collect();
+        let first = self.looked_at % grown.len().max(1);
+        grown.rotate_left(first);
+        let mut missing = Vec::new();
+        for (stretch, changed) in grown.into_iter().take(limits::STRETCHES_A_SLICE) {
+            self.looked_at += 1;
+            if rows_up_to(sled, stretch, limits::LONG_STRETCH_ROWS)? + changed.put
+                < limits::LONG_STRETCH_ROWS
+            {
+                continue;
+            }
+            if self.have.len() >= limits::STRETCHES_KNOWN_MAX {
+                self.have.clear();
+            }
+            self.have.insert(IVec::from(*stretch));
+            missing.extend(keys(stretch).map(|key| (key, Some(IVec::default()))));
+        }
+        Ok(missing)
+    }
+
+    /// Has a stretch sentinels, and hardly any other row when so many are removed?
+    fn are_left_over(
+        &self,
+        sled: &sled::Tree,
+        stretch: &[u8],
+        removed: usize,
+    ) -> Result<bool, StorageError> {
+        let first = keys(stretch).next().expect("there are some");
+        let has = sled.contains_key(first).map_err(unread)?;
+        let short = removed + limits::SHORT_STRETCH_ROWS;
+        Ok(has && rows_up_to(sled, stretch, short)? < short)
+    }
+}
+
+/// How many rows a stretch has without its sentinels, counted up to `most`.
+fn rows_up_to(sled: &sled::Tree, stretch: &[u8], most: usize) -> Result<usize, StorageError> {
+    let end = [stretch, &[SENTINEL]].concat();
+    let mut rows = 0;
+    for row in sled.range(stretch..&end[..]).keys().take(most) {
+        row.map_err(unread)?;
+        rows += 1;
+    }
+    Ok(rows)
+}
+
+fn unread(error: sled::Error) -> StorageError {
+    unreadable("cannot read the state in")(error)
 }
 
 #[cfg(test)]
@@ -137,44 +211,61 @@ mod tests {
         }
     }
 
-    /// Blocks of three inboxes, and two clients' groups of replies, as many as that they become long.
-    fn stretches() -> Vec<Change> {
-        let rising = |tree, stretch: &[u8], step: u64| -> Vec<Change> {
-            let key = |n: u64| [stretch, &(n * step).to_be_bytes()].concat();
-            (1..60).map(|n| put(tree, &key(n))).collect()
-        };
-        let inbox = |user: u64| rising(Tree::Inboxes, &user.to_be_bytes(), 18);
-        let replies = |user: u8| rising(Tree::Sessions, &[&b"r"[..], &[user; 16]].concat(), 1);
-        let inboxes = (7..10).flat_map(inbox);
-        inboxes.chain((1..3).flat_map(replies)).collect()
+    fn remove(change: &Change) -> Change {
+        Change {
+            value: None,
+            ..change.clone()
+        }
     }
 
-    /// Writes them in slices; returns how many sentinels each tree has then.
-    fn write(engine: &Engine, changes: &[Change]) -> [usize; Tree::ALL.len()] {
-        for slice in changes.chunks(10) {
-            let mut operations = Vec::new();
-            engine.put_records(slice, &mut operations).unwrap();
-            engine.commit(&operations, None).unwrap();
-        }
-        Tree::ALL.map(|tree| {
+    /// Blocks of many inboxes, and as many clients' groups of replies, as many of each as that they are long.
+    fn stretches(count: u8) -> Vec<Change> {
+        let rising = |tree, stretch: &[u8]| -> Vec<Change> {
+            let key = |n: u64| [stretch, &(n * 18).to_be_bytes()].concat();
+            let rows = 1..=limits::LONG_STRETCH_ROWS as u64;
+            rows.map(|n| put(tree, &key(n))).collect()
+        };
+        let inboxes = (1..=count).flat_map(|user| rising(Tree::Inboxes, &[user; 8]));
+        let replies = |user| rising(Tree::Sessions, &[&b"r"[..], &[user; 16]].concat());
+        inboxes.chain((1..=count).flat_map(replies)).collect()
+    }
+
+    fn write(engine: &Engine, slice: &[Change]) {
+        let mut operations = Vec::new();
+        engine.put_records(slice, &mut operations).unwrap();
+        engine.commit(&operations, None).unwrap();
+    }
+
+    /// How many sentinels inboxes and sessions have.
+    fn of_state(engine: &Engine) -> [usize; 2] {
+        [Tree::Inboxes, Tree::Sessions].map(|tree| {
             let rows = engine.trees[STATE + tree as usize].iter();
             rows.filter(|row| is_key(tree, &row.as_ref().unwrap().0))
                 .count()
         })
     }
 
+    fn new_engine(directory: &tempfile::TempDir) -> Engine {
+        layout::create_store_at(directory.path(), 1 << 20).unwrap();
+        Engine::open(directory.path(), 1 << 20).unwrap()
+    }
+
     #[test]
     fn long_stretches_of_the_state_have_sentinels_that_no_reader_sees() {
         let directory = tempfile::tempdir().unwrap();
-        layout::create_store_at(directory.path(), 1 << 20).unwrap();
-        let engine = Engine::open(directory.path(), 1 << 20).unwrap();
-        let changes = stretches();
-        assert_eq!(write(&engine, &changes[..20]), [0; 4], "it is short yet");
-        let mut expected = [0; Tree::ALL.len()];
-        expected[Tree::Inboxes as usize] = 3 * 7;
-        expected[Tree::Sessions as usize] = 2 * 7;
-        assert_eq!(write(&engine, &changes), expected);
-        assert_eq!(write(&engine, &changes), expected, "once");
+        let engine = new_engine(&directory);
+        let changes = stretches(2);
+        let is_last = |(n, _): &(usize, &Change)| (n + 1) % limits::LONG_STRETCH_ROWS == 0;
+        let (last, others): (Vec<_>, Vec<_>) = changes.iter().enumerate().partition(is_last);
+        let slice = |part: Vec<(usize, &Change)>| -> Vec<Change> {
+            part.into_iter().map(|(_, change)| change.clone()).collect()
+        };
+        write(&engine, &slice(others));
+        assert_eq!(of_state(&engine), [0, 0], "they are short yet");
+        write(&engine, &slice(last));
+        assert_eq!(of_state(&engine), [14, 14]);
+        write(&engine, &changes);
+        assert_eq!(of_state(&engine), [14, 14], "once");
 
         let reader = engine.reader();
         for tree in Tree::ALL {
@@ -189,9 +280,46 @@ mod tests {
             let down = reader.range_back(tree, b"", b"z", 999).unwrap();
             assert_eq!(there(down), keys);
         }
-        let no_record = [&7_u64.to_be_bytes()[..], &[SENTINEL, 3]].concat();
+        let no_record = [&[1; 8][..], &[SENTINEL, 3]].concat();
+        assert_eq!(reader.get(Tree::Inboxes, &no_record).unwrap(), None);
         let refused = engine.put_records(&[put(Tree::Inboxes, &no_record)], &mut Vec::new());
         assert!(matches!(refused, Err(StorageError::Unusable(_))));
+    }
+
+    #[test]
+    fn sentinels_go_when_hardly_another_row_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = new_engine(&directory);
+        let changes = stretches(1);
+        write(&engine, &changes);
+        let gone: Vec<Change> = changes.iter().map(remove).collect();
+        let (blocks, groups) = gone.split_at(limits::LONG_STRETCH_ROWS);
+        write(
+            &engine,
+            &blocks[..limits::LONG_STRETCH_ROWS - limits::SHORT_STRETCH_ROWS],
+        );
+        assert_eq!(of_state(&engine), [7, 7], "so many are left");
+        write(
+            &engine,
+            &blocks[limits::LONG_STRETCH_ROWS - limits::SHORT_STRETCH_ROWS..][..1],
+        );
+        assert_eq!(of_state(&engine), [0, 7]);
+        write(&engine, groups);
+        assert_eq!(of_state(&engine), [0, 0]);
+        write(&engine, &changes);
+        assert_eq!(of_state(&engine), [7, 7], "once more");
+    }
+
+    #[test]
+    fn a_slice_looks_at_few_stretches_and_the_next_one_at_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = new_engine(&directory);
+        let changes = stretches(limits::STRETCHES_A_SLICE as u8 + 10);
+        write(&engine, &changes);
+        let at_once = limits::STRETCHES_A_SLICE * 7;
+        assert_eq!(of_state(&engine), [at_once, at_once]);
+        write(&engine, &changes);
+        assert_eq!(of_state(&engine), [at_once + 70, at_once + 70]);
     }
 
     #[test]
@@ -204,6 +332,7 @@ mod tests {
         new.flush().unwrap();
         drop(new);
         let engine = Engine::open(directory.path(), 1 << 20).unwrap();
-        assert_eq!(write(&engine, &stretches()), [0; 4]);
+        write(&engine, &stretches(2));
+        assert_eq!(of_state(&engine), [0, 0]);
     }
 }

@@ -360,7 +360,7 @@ impl Author {
             let gone = self.random.random_bool(0.2);
             changes.push(Change {
                 tree,
-                key: Bytes::from(format!("key {number}")),
+                key: key(tree, number),
                 value: value(&mut self.random, bytes).filter(|_| !gone),
             });
         }
@@ -556,5 +556,15 @@ impl Author {
             *promises = promises.clone().with_repair(Repair::No);
             promises.mark = mark;
         });
+    }
+}
+
+/// A small record's, or that of one of many in an inbox or of a client.
+fn key(tree: Tree, number: usize) -> Bytes {
+    let last = (number as u64).to_be_bytes();
+    match tree {
+        Tree::Inboxes => [[1; 8], last].concat().into(),
+        Tree::Sessions => [&b"r"[..], &[1; 16], &last].concat().into(),
+        Tree::Users | Tree::Tokens => format!("key {number}").into(),
     }
 }
