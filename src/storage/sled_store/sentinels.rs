@@ -91,7 +91,7 @@ impl Known {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = known.missing(sled, &stretches)?;
         for (stretch, of_stretch) in stretches {
-            if of_stretch.put == 0 && known.are_left_over(sled, stretch, of_stretch.removed)? {
+            if of_stretch.put == 0 && are_left_over(sled, stretch, of_stretch.removed)? {
                 known.have.remove(stretch);
                 changed.extend(keys(stretch).map(|key| (key, None)));
             }
@@ -129,19 +129,14 @@ impl Stretches {
         }
         Ok(missing)
     }
+}
 
-    /// Has a stretch sentinels, and hardly any other row when so many are removed?
-    fn are_left_over(
-        &self,
-        sled: &sled::Tree,
-        stretch: &[u8],
-        removed: usize,
-    ) -> Result<bool, StorageError> {
-        let first = keys(stretch).next().expect("there are some");
-        let has = sled.contains_key(first).map_err(unread)?;
-        let short = removed + limits::SHORT_STRETCH_ROWS;
-        Ok(has && rows_up_to(sled, stretch, short)? < short)
-    }
+/// Has a stretch sentinels, and hardly any other row when so many are removed?
+fn are_left_over(sled: &sled::Tree, stretch: &[u8], removed: usize) -> Result<bool, StorageError> {
+    let first = keys(stretch).next().expect("there are some");
+    let has = sled.contains_key(first).map_err(unread)?;
+    let short = removed + limits::SHORT_STRETCH_ROWS;
+    Ok(has && rows_up_to(sled, stretch, short)? < short)
 }
 
 /// How many rows a stretch has without its sentinels, counted up to `most`.
