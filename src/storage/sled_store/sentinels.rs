@@ -62,11 +62,11 @@ pub(super) struct Known(Arc<Mutex<Stretches>>);
 #[derive(Default)]
 struct Stretches {
     have: HashSet<IVec>,
-    /// Stretches that were looked at. Where there are more than a slice looks at, the next ones are others.
-    looked_at: usize,
+    /// Stretches of each tree that were looked at. Where there are more than a slice looks at, the next ones are others.
+    looked_at: [usize; Tree::ALL.len()],
 }
 
-/// What a slice does to a stretch.
+/// Rows of a stretch that a slice puts, new ones or not, and removes. It has each key once.
 #[derive(Clone, Copy, Default)]
 struct Changed {
     put: usize,
@@ -89,8 +89,9 @@ impl Known {
             }
         }
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = known.missing(sled, &stretches)?;
+        let mut changed = known.missing((tree, sled), &stretches)?;
         for (stretch, of_stretch) in stretches {
+            // Where it puts a row the next slice that only removes some will see to it.
             if of_stretch.put == 0 && are_left_over(sled, stretch, of_stretch.removed)? {
                 known.have.remove(stretch);
                 changed.extend(keys(stretch).map(|key| (key, None)));
@@ -101,42 +102,55 @@ impl Known {
 }
 
 impl Stretches {
-    /// Those of stretches that have become long: of few at once, because a slice holds up the log.
+    /// Those of stretches that have become long: few at once are looked at, because a slice holds up the log.
     fn missing(
         &mut self,
-        sled: &sled::Tree,
+        (tree, sled): (Tree, &sled::Tree),
         stretches: &BTreeMap<&[u8], Changed>,
     ) -> Result<Vec<(IVec, Option<IVec>)>, StorageError> {
         let grows = |(stretch, changed): &(&&[u8], &Changed)| {
             changed.put > 0 && !self.have.contains(**stretch)
         };
         let mut grown: Vec<_> = stretches.iter().filter(grows).collect();
-        let first = self.looked_at % grown.len().max(1);
+        let looked_at = &mut self.looked_at[tree as usize];
+        let first = *looked_at % grown.len().max(1);
         grown.rotate_left(first);
+        grown.truncate(limits::STRETCHES_A_SLICE);
+        *looked_at = looked_at.wrapping_add(grown.len());
         let mut missing = Vec::new();
-        for (stretch, changed) in grown.into_iter().take(limits::STRETCHES_A_SLICE) {
-            self.looked_at += 1;
-            if rows_up_to(sled, stretch, limits::LONG_STRETCH_ROWS)? + changed.put
-                < limits::LONG_STRETCH_ROWS
-            {
+        for (stretch, changed) in grown {
+            // First what stands where the slice writes anyway: a stretch begins in some old leaf.
+            let has = has_sentinels(sled, stretch)?;
+            if !has && !is_long(sled, stretch, *changed)? {
                 continue;
             }
             if self.have.len() >= limits::STRETCHES_KNOWN_MAX {
                 self.have.clear();
             }
             self.have.insert(IVec::from(*stretch));
-            missing.extend(keys(stretch).map(|key| (key, Some(IVec::default()))));
+            if !has {
+                missing.extend(keys(stretch).map(|key| (key, Some(IVec::default()))));
+            }
         }
         Ok(missing)
     }
 }
 
+fn has_sentinels(sled: &sled::Tree, stretch: &[u8]) -> Result<bool, StorageError> {
+    let first = keys(stretch).next().expect("there are some");
+    sled.contains_key(first).map_err(unread)
+}
+
+/// Will a stretch be long? About: of what is put some may be there already.
+fn is_long(sled: &sled::Tree, stretch: &[u8], changed: Changed) -> Result<bool, StorageError> {
+    let there = rows_up_to(sled, stretch, limits::LONG_STRETCH_ROWS)?;
+    Ok((there + changed.put).saturating_sub(changed.removed) >= limits::LONG_STRETCH_ROWS)
+}
+
 /// Has a stretch sentinels, and hardly any other row when so many are removed?
 fn are_left_over(sled: &sled::Tree, stretch: &[u8], removed: usize) -> Result<bool, StorageError> {
-    let first = keys(stretch).next().expect("there are some");
-    let has = sled.contains_key(first).map_err(unread)?;
     let short = removed + limits::SHORT_STRETCH_ROWS;
-    Ok(has && rows_up_to(sled, stretch, short)? < short)
+    Ok(rows_up_to(sled, stretch, short)? < short && has_sentinels(sled, stretch)?)
 }
 
 /// How many rows a stretch has without its sentinels, counted up to `most`.
@@ -309,12 +323,40 @@ mod tests {
     fn a_slice_looks_at_few_stretches_and_the_next_one_at_others() {
         let directory = tempfile::tempdir().unwrap();
         let engine = new_engine(&directory);
-        let changes = stretches(limits::STRETCHES_A_SLICE as u8 + 10);
+        let most = limits::STRETCHES_A_SLICE;
+        let of_short_ones = |n: usize| put(Tree::Inboxes, &[[n as u8; 8], [1; 8]].concat());
+        let mut changes: Vec<Change> = (20..20 + most * 2).map(of_short_ones).collect();
+        let behind = |n: u8| put(Tree::Inboxes, &[[200; 8], [n; 8]].concat());
+        changes.extend((0..limits::LONG_STRETCH_ROWS as u8).map(behind));
         write(&engine, &changes);
-        let at_once = limits::STRETCHES_A_SLICE * 7;
-        assert_eq!(of_state(&engine), [at_once, at_once]);
+        assert_eq!(of_state(&engine), [0, 0], "so many are before it");
         write(&engine, &changes);
-        assert_eq!(of_state(&engine), [at_once + 70, at_once + 70]);
+        write(&engine, &changes);
+        assert_eq!(of_state(&engine), [7, 0]);
+
+        write(&engine, &stretches(most as u8 + 2));
+        let expected = [most + 1, most].map(|stretches| stretches * 7);
+        assert_eq!(of_state(&engine), expected);
+    }
+
+    #[test]
+    fn a_store_that_is_opened_again_knows_its_sentinels_by_what_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = new_engine(&directory);
+        let changes = stretches(1);
+        write(&engine, &changes);
+        engine.flush().unwrap();
+        drop(engine);
+        let engine = Engine::open(directory.path(), 1 << 20).unwrap();
+        let mut operations = Vec::new();
+        engine.put_records(&changes, &mut operations).unwrap();
+        assert_eq!(operations.len(), changes.len(), "they are there");
+        engine.flush().unwrap();
+        drop(engine);
+        let engine = Engine::open(directory.path(), 1 << 20).unwrap();
+        let gone: Vec<Change> = changes.iter().map(remove).collect();
+        write(&engine, &gone);
+        assert_eq!(of_state(&engine), [0, 0]);
     }
 
     #[test]
