@@ -50,12 +50,12 @@ pub(super) fn is_key(tree: Tree, row: &[u8]) -> bool {
     matches!(parts(tree, row), Some((_, [SENTINEL, _])))
 }
 
-/// A stretch that has sentinels, or is to have them.
+/// Keys of the sentinels behind a stretch.
 fn keys(stretch: &[u8]) -> impl Iterator<Item = IVec> {
     (0..SENTINELS).map(move |number| IVec::from([stretch, &[SENTINEL, number]].concat()))
 }
 
-/// Stretches that have sentinels, as far as this process knows: to put them once more does no harm.
+/// Stretches that have sentinels, as far as this process knows. The store is asked about any other.
 #[derive(Clone, Default)]
 pub(super) struct Known(Arc<Mutex<Stretches>>);
 
