@@ -20,11 +20,13 @@
 
 pub(super) mod bundle;
 mod cut;
+mod leaves;
 mod live;
 mod rows;
 mod sentinels;
 mod space;
 
+pub(super) use leaves::Leaf;
 pub use live::SledStore;
 pub(super) use live::{Live, Parts};
 pub(super) use space::{Live as LiveBytes, Tidying};
@@ -173,6 +175,10 @@ impl Engine {
         self.format >= migrations::WITH_SENTINELS
     }
 
+    fn has_leaves_ahead(&self) -> bool {
+        self.format >= migrations::WITH_LEAVES_AHEAD
+    }
+
     /// Brings a store that was just created to the newest format.
     pub(super) fn migrate(&self) -> Result<(), StorageError> {
         migrations::run(&self.db).map_err(unwritten("cannot migrate"))
@@ -250,9 +256,8 @@ impl Engine {
     }
 
     fn read_entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
-        let log = &self.trees[LOG];
-        let begins = log
-            .range(sentinels::up_to(from))
+        let begins = self
+            .blocks(sentinels::up_to(from))
             .next_back()
             .transpose()
             .map_err(unreadable("cannot read the log in"))?;
@@ -260,7 +265,7 @@ impl Engine {
         let start = begins.map_or_else(|| IVec::from(&records::index_key(from)), |(key, _)| key);
         let mut entries = Vec::new();
         let mut bytes = 0;
-        for record in log.range(sentinels::above(start)) {
+        for record in self.blocks(sentinels::above(start)) {
             let (key, value) = record.map_err(unreadable("cannot read the log in"))?;
             for entry in unpack(&key, &value)? {
                 if entry.index() < from {
@@ -354,8 +359,8 @@ impl Source for Engine {
     fn block_at(&self, at: Index) -> Result<Option<Vec<Entry>>, Fault> {
         let newest = at == Index(u64::MAX);
         let place = if newest { Index(0) } else { at };
-        let record = self.trees[LOG]
-            .range(sentinels::up_to(at))
+        let record = self
+            .blocks(sentinels::up_to(at))
             .next_back()
             .transpose()
             .map_err(fault("log", place))?;
@@ -368,8 +373,8 @@ impl Source for Engine {
     }
 
     fn block_from(&self, from: Index) -> Result<Option<Vec<Entry>>, Fault> {
-        let record = self.trees[LOG]
-            .range(sentinels::up_to(from))
+        let record = self
+            .blocks(sentinels::up_to(from))
             .next_back()
             .transpose()
             .map_err(fault("log", from))?;
