@@ -208,6 +208,8 @@ const _: () = assert!(SHORT_STRETCH_ROWS < LONG_STRETCH_ROWS);
 pub const STRETCHES_A_SLICE: usize = 16;
 /// Inboxes and clients of which the store remembers that they have sentinels.
 pub const STRETCHES_KNOWN_MAX: usize = 16_384;
+/// The numbers of two rows of an inbox, which are messages' sequences, are hardly so far apart.
+pub const ROWS_APART_MAX: u64 = 128;
 /// Largest last number in the key of a row behind which sentinels may stand: an index, an inbox's sequence, a
 /// group of a client's replies.
 pub const ROW_NUMBER_MAX: u64 = (0xfe << 56) - 1;

@@ -120,6 +120,16 @@ fn fault(tree: &'static str, at: Index) -> impl FnOnce(sled::Error) -> Fault {
 /// One insert or removal, ready for a transaction.
 type Operation = (usize, IVec, Option<IVec>);
 
+/// Does it put a sentinel or a divider? They are put before the transaction, which sled applies in any order: a leaf is
+/// made for what comes after them. No reader sees one, nor misses it.
+fn makes_leaf((tree, key, value): &Operation) -> bool {
+    let is_key = match tree.checked_sub(STATE) {
+        Some(number) => sentinels::is_key(Tree::ALL[number], key),
+        None => *tree == LOG && leaves::is_divider(key),
+    };
+    value.is_some() && is_key
+}
+
 /// The open trees. Clones share them.
 #[derive(Clone)]
 pub(super) struct Engine {
@@ -207,10 +217,14 @@ impl Engine {
         if only_log && operations.iter().all(|(.., value)| value.is_some()) {
             return self.write_in_order(operations);
         }
+        let (ahead, others): (Vec<&Operation>, Vec<_>) = operations
+            .iter()
+            .partition(|operation| makes_leaf(operation));
+        let made = self.write_in_order(ahead)?;
         let trees: Vec<&sled::Tree> = touched.iter().map(|tree| &self.trees[*tree]).collect();
         let done: Result<Growth, TransactionError<()>> = trees[..].transaction(|views| {
-            let mut grown = Growth::default();
-            for (tree, key, value) in operations {
+            let mut grown = made;
+            for (tree, key, value) in &others {
                 let at = touched.binary_search(tree).expect("collected from these");
                 let old = match value {
                     Some(value) => views[at].insert(key.clone(), value.clone())?,
@@ -233,7 +247,10 @@ impl Engine {
     /// The usual batch: new blocks, then a commit record. Without a transaction sled writes one
     /// buffer instead of two, each of which is fdatasynced and wakes every thread of its pool; and
     /// none is needed, because sled's log keeps the order: after a crash a prefix is there.
-    fn write_in_order(&self, operations: &[Operation]) -> Result<Growth, StorageError> {
+    fn write_in_order<'o>(
+        &self,
+        operations: impl IntoIterator<Item = &'o Operation>,
+    ) -> Result<Growth, StorageError> {
         let mut grown = Growth::default();
         for (tree, key, value) in operations {
             let done = match value {

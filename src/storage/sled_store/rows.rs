@@ -6,6 +6,7 @@
 //! at all, and one that goes down asks for each row anew, because sled keeps the leaf that it stands in.
 
 use super::bundle::{self, Change, Malformed, Record, RowChange};
+use super::sentinels::Place;
 use super::{Engine, Operation, STATE, sentinels, unreadable};
 use crate::storage::guard::caught;
 use crate::storage::{self, StorageError, Tree};
@@ -308,7 +309,12 @@ impl Engine {
             let number = STATE + tree as usize;
             let rows = changes.iter();
             let rows = rows.map(|change| (&change.key[..], change.value.is_some()));
-            let changed = caught(|| self.sentinels.changed((tree, &self.trees[number]), rows))?;
+            let place = Place {
+                tree,
+                sled: &self.trees[number],
+                has_leaves_ahead: self.has_leaves_ahead(),
+            };
+            let changed = caught(|| self.sentinels.changed(place, rows))?;
             operations.extend(changed.into_iter().map(|(key, value)| (number, key, value)));
         }
         Ok(())
