@@ -312,7 +312,8 @@ impl Engine {
             let place = Place {
                 tree,
                 sled: &self.trees[number],
-                has_leaves_ahead: self.has_leaves_ahead(),
+                // Replies are soon removed, and their dividers would be with them: it costs what it saves.
+                has_leaves_ahead: tree == Tree::Inboxes && self.has_leaves_ahead(),
             };
             let changed = caught(|| self.sentinels.changed(place, rows))?;
             operations.extend(changed.into_iter().map(|(key, value)| (number, key, value)));

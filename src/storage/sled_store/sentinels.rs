@@ -178,22 +178,24 @@ impl Stretches {
     }
 }
 
-/// Dividers before which no row is left when these are removed: not those of a leaf to which some are put.
+/// Dividers behind the first row that is removed and before the first one that stays. Not those of a leaf to which some are
+/// put.
 fn dividers_without_rows(
     sled: &sled::Tree,
     stretch: &[u8],
     changed: &Changed,
 ) -> Result<Vec<IVec>, StorageError> {
     let mut without = Vec::new();
-    let Some(last) = changed.removed.last() else {
+    let (Some(first), Some(last)) = (changed.removed.first(), changed.removed.last()) else {
         return Ok(without);
     };
+    let row = |number: &u64| [stretch, &number.to_be_bytes()].concat();
     let end = if changed.put.is_empty() {
         [stretch, &[SENTINEL]].concat()
     } else {
-        [stretch, &last.to_be_bytes()].concat()
+        row(last)
     };
-    for row in sled.range(stretch..&end[..]).keys() {
+    for row in sled.range(row(first)..end).keys() {
         let row = row.map_err(unread)?;
         let rest = &row[stretch.len()..];
         if is_divider(rest) {
