@@ -37,7 +37,7 @@ if [ -z "${CHECK_MAY_SKIP:-}" ]; then
 fi
 
 step() {
-    printf '\n== %s\n' "$*"
+    printf '\n== %s (%s s since the start)\n' "$*" "$SECONDS"
     "$@"
 }
 
@@ -52,7 +52,7 @@ if [ "${1:-}" = --quick ]; then
 fi
 
 for replicas in 1 3 5; do
-    step cargo run --release --bin simulate -- --seeds "${CHECK_SEEDS:-10000}" --replicas "$replicas"
+    step cargo run --release --bin simulate -- --seeds "${CHECK_SEEDS:-5000}" --replicas "$replicas"
 done
 # Without a terminal on standard input it ends by itself.
 step cargo run --release -- demo </dev/null
@@ -75,4 +75,4 @@ if [ -n "${CHECK_LONG:-}" ]; then
     step cargo test --release --features model,mutants --bin simulate
 fi
 
-printf '\nall checks passed\n'
+printf '\nall checks passed in %s s\n' "$SECONDS"
