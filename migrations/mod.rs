@@ -11,7 +11,6 @@
 mod v1;
 mod v2;
 mod v3;
-mod v4;
 
 pub(super) use v3::{SENTINEL, SENTINELS};
 
@@ -22,16 +21,13 @@ pub const FORMAT: u32 = STEPS.len() as u32;
 
 /// From version `n` to version `n + 1`.
 type Step = fn(&Db, &Tree) -> sled::Result<()>;
-const STEPS: [Step; 4] = [v1::create, v2::bundles, v3::sentinels, v4::leaves];
+const STEPS: [Step; 3] = [v1::create, v2::bundles, v3::sentinels];
 
 /// The version whose stores have rows without bundles.
 pub(super) const WITHOUT_BUNDLES: u32 = 1;
 
 /// The first version whose stores have sentinels.
 pub(super) const WITH_SENTINELS: u32 = 3;
-
-/// The first version whose logs have dividers.
-pub(super) const WITH_LEAVES_AHEAD: u32 = 4;
 
 /// Tree and key of the format number.
 const META_TREE: &str = "meta";

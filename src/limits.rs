@@ -197,8 +197,6 @@ pub const BUNDLE_BYTES_MAX: usize = 4_096;
 pub const BUNDLED_RECORD_BYTES_MAX: usize = 1_024;
 const _: () =
     assert!(BUNDLED_RECORD_BYTES_MAX < BUNDLE_BYTES_MAX && BUNDLE_BYTES_MAX < BLOCK_BYTES_MAX);
-/// A block of the log of at least so many bytes goes to a leaf that was made ahead: what smaller ones cost twice is little.
-pub const BLOCK_AHEAD_BYTES_MIN: usize = 4 * 1024;
 /// An inbox, or a client's replies, in so many rows is long: it has sentinels behind them ...
 pub const LONG_STRETCH_ROWS: usize = 16;
 /// ... until fewer than so many are left.
@@ -208,8 +206,6 @@ const _: () = assert!(SHORT_STRETCH_ROWS < LONG_STRETCH_ROWS);
 pub const STRETCHES_A_SLICE: usize = 16;
 /// Inboxes and clients of which the store remembers that they have sentinels.
 pub const STRETCHES_KNOWN_MAX: usize = 16_384;
-/// The numbers of two rows of an inbox, which are messages' sequences, are hardly so far apart.
-pub const ROWS_APART_MAX: u64 = 128;
 /// Largest last number in the key of a row behind which sentinels may stand: an index, an inbox's sequence, a
 /// group of a client's replies.
 pub const ROW_NUMBER_MAX: u64 = (0xfe << 56) - 1;

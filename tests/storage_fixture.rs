@@ -108,7 +108,7 @@ fn entries() -> Vec<Entry> {
 }
 
 /// One record in each tree, and since version 2 more, which share rows there; since version 3 also many of one inbox and of
-/// one client, which have sentinels, and dividers since version 4, as the log has.
+/// one client, which have sentinels.
 fn records(version: u32) -> Vec<(Tree, Vec<u8>, Vec<u8>)> {
     let one = Tree::ALL.map(|tree| (tree, vec![1, 2], tree.name().as_bytes().to_vec()));
     let small = |n: u8| Tree::ALL.map(|tree| (tree, vec![b'c', n], vec![n; 90]));
@@ -170,11 +170,6 @@ fn this_build_reads_what_version_2_wrote() {
 #[test]
 fn this_build_reads_what_version_3_wrote() {
     read_fixture(3);
-}
-
-#[test]
-fn this_build_reads_what_version_4_wrote() {
-    read_fixture(4);
 }
 
 fn read_fixture(version: u32) {

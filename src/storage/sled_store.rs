@@ -20,13 +20,11 @@
 
 pub(super) mod bundle;
 mod cut;
-mod leaves;
 mod live;
 mod rows;
 mod sentinels;
 mod space;
 
-pub(super) use leaves::Leaf;
 pub use live::SledStore;
 pub(super) use live::{Live, Parts};
 pub(super) use space::{Live as LiveBytes, Tidying};
@@ -120,16 +118,6 @@ fn fault(tree: &'static str, at: Index) -> impl FnOnce(sled::Error) -> Fault {
 /// One insert or removal, ready for a transaction.
 type Operation = (usize, IVec, Option<IVec>);
 
-/// Does it put a sentinel or a divider? They are put before the transaction, which sled applies in any order: a leaf is
-/// made for what comes after them. No reader sees one, nor misses it.
-fn makes_leaf((tree, key, value): &Operation) -> bool {
-    let is_key = match tree.checked_sub(STATE) {
-        Some(number) => sentinels::is_key(Tree::ALL[number], key),
-        None => *tree == LOG && leaves::is_divider(key),
-    };
-    value.is_some() && is_key
-}
-
 /// The open trees. Clones share them.
 #[derive(Clone)]
 pub(super) struct Engine {
@@ -185,10 +173,6 @@ impl Engine {
         self.format >= migrations::WITH_SENTINELS
     }
 
-    fn has_leaves_ahead(&self) -> bool {
-        self.format >= migrations::WITH_LEAVES_AHEAD
-    }
-
     /// Brings a store that was just created to the newest format.
     pub(super) fn migrate(&self) -> Result<(), StorageError> {
         migrations::run(&self.db).map_err(unwritten("cannot migrate"))
@@ -217,14 +201,10 @@ impl Engine {
         if only_log && operations.iter().all(|(.., value)| value.is_some()) {
             return self.write_in_order(operations);
         }
-        let (ahead, others): (Vec<&Operation>, Vec<_>) = operations
-            .iter()
-            .partition(|operation| makes_leaf(operation));
-        let made = self.write_in_order(ahead)?;
         let trees: Vec<&sled::Tree> = touched.iter().map(|tree| &self.trees[*tree]).collect();
         let done: Result<Growth, TransactionError<()>> = trees[..].transaction(|views| {
-            let mut grown = made;
-            for (tree, key, value) in &others {
+            let mut grown = Growth::default();
+            for (tree, key, value) in operations {
                 let at = touched.binary_search(tree).expect("collected from these");
                 let old = match value {
                     Some(value) => views[at].insert(key.clone(), value.clone())?,
@@ -247,10 +227,7 @@ impl Engine {
     /// The usual batch: new blocks, then a commit record. Without a transaction sled writes one
     /// buffer instead of two, each of which is fdatasynced and wakes every thread of its pool; and
     /// none is needed, because sled's log keeps the order: after a crash a prefix is there.
-    fn write_in_order<'o>(
-        &self,
-        operations: impl IntoIterator<Item = &'o Operation>,
-    ) -> Result<Growth, StorageError> {
+    fn write_in_order(&self, operations: &[Operation]) -> Result<Growth, StorageError> {
         let mut grown = Growth::default();
         for (tree, key, value) in operations {
             let done = match value {
@@ -273,8 +250,9 @@ impl Engine {
     }
 
     fn read_entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
-        let begins = self
-            .blocks(sentinels::up_to(from))
+        let log = &self.trees[LOG];
+        let begins = log
+            .range(sentinels::up_to(from))
             .next_back()
             .transpose()
             .map_err(unreadable("cannot read the log in"))?;
@@ -282,7 +260,7 @@ impl Engine {
         let start = begins.map_or_else(|| IVec::from(&records::index_key(from)), |(key, _)| key);
         let mut entries = Vec::new();
         let mut bytes = 0;
-        for record in self.blocks(sentinels::above(start)) {
+        for record in log.range(sentinels::above(start)) {
             let (key, value) = record.map_err(unreadable("cannot read the log in"))?;
             for entry in unpack(&key, &value)? {
                 if entry.index() < from {
@@ -376,8 +354,8 @@ impl Source for Engine {
     fn block_at(&self, at: Index) -> Result<Option<Vec<Entry>>, Fault> {
         let newest = at == Index(u64::MAX);
         let place = if newest { Index(0) } else { at };
-        let record = self
-            .blocks(sentinels::up_to(at))
+        let record = self.trees[LOG]
+            .range(sentinels::up_to(at))
             .next_back()
             .transpose()
             .map_err(fault("log", place))?;
@@ -390,8 +368,8 @@ impl Source for Engine {
     }
 
     fn block_from(&self, from: Index) -> Result<Option<Vec<Entry>>, Fault> {
-        let record = self
-            .blocks(sentinels::up_to(from))
+        let record = self.trees[LOG]
+            .range(sentinels::up_to(from))
             .next_back()
             .transpose()
             .map_err(fault("log", from))?;

@@ -19,10 +19,10 @@ impl Engine {
         base: Index,
         most: Index,
     ) -> Result<Option<Index>, StorageError> {
-        let above = self.blocks(sentinels::above(records::index_key(base.next())));
+        let above = self.trees[LOG].range(sentinels::above(records::index_key(base.next())));
         let mut point = None;
-        for block in above.skip(1).take(limits::CUT_BLOCKS_MAX) {
-            let (key, _) = block.map_err(unreadable("cannot read the log in"))?;
+        for key in above.keys().skip(1).take(limits::CUT_BLOCKS_MAX) {
+            let key = key.map_err(unreadable("cannot read the log in"))?;
             let end = records::parse_index("log", &key)?.previous();
             if end > most {
                 break;
@@ -84,7 +84,10 @@ impl Engine {
         let mut operations = Vec::new();
         let runs: Result<Vec<_>, _> = self.trees[RUNS].range(..=end).collect();
         let runs = runs.map_err(read)?;
-        let goes_on = self.blocks(sentinels::above(next)).next().is_some();
+        let goes_on = self.trees[LOG]
+            .range(sentinels::above(next))
+            .next()
+            .is_some();
         if let Some((_, term)) = runs.last().filter(|_| goes_on)
             && !self.trees[RUNS].contains_key(next).map_err(read)?
         {
@@ -106,7 +109,6 @@ mod tests {
     use super::*;
     use crate::storage::recovery::recover;
     use crate::storage::sled_store::DbFile;
-    use crate::storage::sled_store::leaves::Leaf;
     use crate::storage::sled_store::live::Live;
     use crate::storage::sled_store::space::Tidying;
     use crate::storage::testing::after;
@@ -131,7 +133,6 @@ mod tests {
             base: Index(0),
             bytes: None,
             tidying: Tidying::default(),
-            leaf: Leaf::default(),
         };
         let mut log: Vec<Entry> = Vec::new();
         for batch in 0..6 {

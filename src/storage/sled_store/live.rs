@@ -1,8 +1,7 @@
 //! The store of a running replica, and the next one while it is built.
 
-use super::leaves::Leaf;
 use super::space::{Growth, Live as LiveBytes, Tidying};
-use super::{COMMITS, DbFile, Engine, META, RUNS, SledReader};
+use super::{COMMITS, DbFile, Engine, META, RUNS, SledReader, put_blocks};
 use crate::consensus::HardState;
 use crate::limits;
 use crate::storage::files::{self, failed, sync_directory};
@@ -42,7 +41,6 @@ pub(in crate::storage) struct Live {
     /// Live bytes, if they were counted from the first.
     pub(in crate::storage) bytes: Option<LiveBytes>,
     pub(in crate::storage) tidying: Tidying,
-    pub(in crate::storage) leaf: Leaf,
 }
 
 /// The next store.
@@ -97,11 +95,9 @@ impl Live {
             && after < last.index
         {
             (last, last_hash) = self.engine.truncate(after, &mut operations)?;
-            self.leaf = Leaf::default();
         }
         records::check_append(&write, |_| (last, last_hash))?;
-        let engine = &self.engine;
-        engine.put_entries(&mut self.leaf, &write.append, &mut operations);
+        put_blocks(&write.append, &mut operations);
         for entry in &write.append {
             if last.index == self.base || last.term != entry.stamp().term {
                 let key = IVec::from(&records::index_key(entry.index()));
@@ -231,7 +227,6 @@ impl SledStore {
             base: base.stamp.index,
             bytes: Some(LiveBytes::default()),
             tidying: Tidying::default(),
-            leaf: Leaf::default(),
         }));
         Ok(())
     }

@@ -6,7 +6,6 @@
 //! at all, and one that goes down asks for each row anew, because sled keeps the leaf that it stands in.
 
 use super::bundle::{self, Change, Malformed, Record, RowChange};
-use super::sentinels::Place;
 use super::{Engine, Operation, STATE, sentinels, unreadable};
 use crate::storage::guard::caught;
 use crate::storage::{self, StorageError, Tree};
@@ -309,13 +308,7 @@ impl Engine {
             let number = STATE + tree as usize;
             let rows = changes.iter();
             let rows = rows.map(|change| (&change.key[..], change.value.is_some()));
-            let place = Place {
-                tree,
-                sled: &self.trees[number],
-                // Replies are soon removed, and their dividers would be with them: it costs what it saves.
-                has_leaves_ahead: tree == Tree::Inboxes && self.has_leaves_ahead(),
-            };
-            let changed = caught(|| self.sentinels.changed(place, rows))?;
+            let changed = caught(|| self.sentinels.changed((tree, &self.trees[number]), rows))?;
             operations.extend(changed.into_iter().map(|(key, value)| (number, key, value)));
         }
         Ok(())

@@ -10,20 +10,15 @@
 //! has become long (the rows whose keys differ in their last number only), and removes them where hardly another row is
 //! left.
 
-use super::leaves::{Leaf, dividers, is_divider};
 use super::unreadable;
 use crate::limits;
 use crate::storage::migrations::{SENTINEL, SENTINELS};
 use crate::storage::{StorageError, Tree, records};
 use crate::types::Index;
 use sled::IVec;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::ops::{Range, RangeToInclusive};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Rows for which a leaf of a stretch is made. Seven can come to it without parting it, and how far apart they will be is
-/// a guess.
-const ROWS_A_LEAF: u64 = 6;
 
 const _: () = assert!(
     limits::ROW_NUMBER_MAX.to_be_bytes()[0] < SENTINEL,
@@ -50,9 +45,9 @@ fn parts(tree: Tree, row: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
-/// Is this the key of a sentinel or a divider in a tree of the state? No record has such a one.
+/// Is this the key of a sentinel in a tree of the state? No record has such a one.
 pub(super) fn is_key(tree: Tree, row: &[u8]) -> bool {
-    parts(tree, row).is_some_and(|(_, rest)| matches!(rest, [SENTINEL, _]) || is_divider(rest))
+    matches!(parts(tree, row), Some((_, [SENTINEL, _])))
 }
 
 /// Keys of the sentinels behind a stretch.
@@ -66,64 +61,39 @@ pub(super) struct Known(Arc<Mutex<Stretches>>);
 
 #[derive(Default)]
 struct Stretches {
-    have: HashMap<IVec, Leaf>,
+    have: HashSet<IVec>,
     /// Stretches of each tree that were looked at. Where there are more than a slice looks at, the next ones are others.
     looked_at: [usize; Tree::ALL.len()],
 }
 
-/// Numbers of the rows of a stretch that a slice puts, new ones or not, and removes. It has each key once.
-#[derive(Default)]
+/// Rows of a stretch that a slice puts, new ones or not, and removes. It has each key once.
+#[derive(Clone, Copy, Default)]
 struct Changed {
-    put: Vec<u64>,
-    removed: Vec<u64>,
-}
-
-type Rows = Vec<(IVec, Option<IVec>)>;
-
-/// A tree of the state.
-#[derive(Clone, Copy)]
-pub(super) struct Place<'t> {
-    pub(super) tree: Tree,
-    pub(super) sled: &'t sled::Tree,
-    pub(super) has_leaves_ahead: bool,
+    put: usize,
+    removed: usize,
 }
 
 impl Known {
-    /// The sentinels and dividers that a slice puts or removes with these rows, `true`: it puts them.
+    /// The sentinels that a slice puts or removes with these rows, `true`: it puts them.
     pub(super) fn changed<'k>(
         &self,
-        place: Place,
+        (tree, sled): (Tree, &sled::Tree),
         rows: impl Iterator<Item = (&'k [u8], bool)>,
-    ) -> Result<Rows, StorageError> {
+    ) -> Result<Vec<(IVec, Option<IVec>)>, StorageError> {
         let mut stretches: BTreeMap<&[u8], Changed> = BTreeMap::new();
         for (row, is_put) in rows {
-            if let Some((stretch, number)) = parts(place.tree, row)
-                && let Ok(number) = number.try_into()
-            {
+            if let Some((stretch, _)) = parts(tree, row) {
                 let changed = stretches.entry(stretch).or_default();
-                let numbers = if is_put {
-                    &mut changed.put
-                } else {
-                    &mut changed.removed
-                };
-                numbers.push(u64::from_be_bytes(number));
+                changed.put += usize::from(is_put);
+                changed.removed += usize::from(!is_put);
             }
         }
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = known.missing(place, &stretches)?;
-        for (stretch, of_stretch) in &mut stretches {
-            of_stretch.put.sort_unstable();
-            of_stretch.removed.sort_unstable();
-            if place.has_leaves_ahead {
-                known.make_leaves(stretch, &of_stretch.put, &mut changed);
-                let gone = dividers_without_rows(place.sled, stretch, of_stretch)?;
-                changed.extend(gone.into_iter().map(|key| (key, None)));
-            }
+        let mut changed = known.missing((tree, sled), &stretches)?;
+        for (stretch, of_stretch) in stretches {
             // Where it puts a row the next slice that only removes some will see to it.
-            if of_stretch.put.is_empty()
-                && are_left_over(place.sled, stretch, of_stretch.removed.len())?
-            {
-                known.have.remove(*stretch);
+            if of_stretch.put == 0 && are_left_over(sled, stretch, of_stretch.removed)? {
+                known.have.remove(stretch);
                 changed.extend(keys(stretch).map(|key| (key, None)));
             }
         }
@@ -135,14 +105,14 @@ impl Stretches {
     /// Those of stretches that have become long: few at once are looked at, because a slice holds up the log.
     fn missing(
         &mut self,
-        place: Place,
+        (tree, sled): (Tree, &sled::Tree),
         stretches: &BTreeMap<&[u8], Changed>,
-    ) -> Result<Rows, StorageError> {
+    ) -> Result<Vec<(IVec, Option<IVec>)>, StorageError> {
         let grows = |(stretch, changed): &(&&[u8], &Changed)| {
-            !changed.put.is_empty() && !self.have.contains_key(**stretch)
+            changed.put > 0 && !self.have.contains(**stretch)
         };
         let mut grown: Vec<_> = stretches.iter().filter(grows).collect();
-        let looked_at = &mut self.looked_at[place.tree as usize];
+        let looked_at = &mut self.looked_at[tree as usize];
         let first = *looked_at % grown.len().max(1);
         grown.rotate_left(first);
         grown.truncate(limits::STRETCHES_A_SLICE);
@@ -150,64 +120,20 @@ impl Stretches {
         let mut missing = Vec::new();
         for (stretch, changed) in grown {
             // First what stands where the slice writes anyway: a stretch begins in some old leaf.
-            let has = has_sentinels(place.sled, stretch)?;
-            if !has && !is_long(place.sled, stretch, changed)? {
+            let has = has_sentinels(sled, stretch)?;
+            if !has && !is_long(sled, stretch, *changed)? {
                 continue;
             }
             if self.have.len() >= limits::STRETCHES_KNOWN_MAX {
                 self.have.clear();
             }
-            self.have.insert(IVec::from(*stretch), Leaf::default());
+            self.have.insert(IVec::from(*stretch));
             if !has {
                 missing.extend(keys(stretch).map(|key| (key, Some(IVec::default()))));
             }
         }
         Ok(missing)
     }
-
-    /// For these rows at the end of a stretch.
-    fn make_leaves(&mut self, stretch: &[u8], put: &[u64], changed: &mut Rows) {
-        let Some(leaf) = self.have.get_mut(stretch) else {
-            return;
-        };
-        for number in put {
-            let end = leaf.put(*number, ROWS_A_LEAF, limits::ROWS_APART_MAX);
-            let dividers = end.into_iter().flat_map(|end| dividers(stretch, end));
-            changed.extend(dividers.map(|key| (key, Some(IVec::default()))));
-        }
-    }
-}
-
-/// Dividers behind the first row that is removed and before the first one that stays. Not those of a leaf to which some are
-/// put.
-fn dividers_without_rows(
-    sled: &sled::Tree,
-    stretch: &[u8],
-    changed: &Changed,
-) -> Result<Vec<IVec>, StorageError> {
-    let mut without = Vec::new();
-    let (Some(first), Some(last)) = (changed.removed.first(), changed.removed.last()) else {
-        return Ok(without);
-    };
-    let row = |number: &u64| [stretch, &number.to_be_bytes()].concat();
-    let end = if changed.put.is_empty() {
-        [stretch, &[SENTINEL]].concat()
-    } else {
-        row(last)
-    };
-    for row in sled.range(row(first)..end).keys() {
-        let row = row.map_err(unread)?;
-        let rest = &row[stretch.len()..];
-        if is_divider(rest) {
-            without.push(row);
-            continue;
-        }
-        let number = rest.try_into().map(u64::from_be_bytes);
-        if !number.is_ok_and(|number| changed.removed.binary_search(&number).is_ok()) {
-            break;
-        }
-    }
-    Ok(without)
 }
 
 fn has_sentinels(sled: &sled::Tree, stretch: &[u8]) -> Result<bool, StorageError> {
@@ -216,12 +142,9 @@ fn has_sentinels(sled: &sled::Tree, stretch: &[u8]) -> Result<bool, StorageError
 }
 
 /// Will a stretch be long? About: of what is put some may be there already.
-fn is_long(sled: &sled::Tree, stretch: &[u8], changed: &Changed) -> Result<bool, StorageError> {
+fn is_long(sled: &sled::Tree, stretch: &[u8], changed: Changed) -> Result<bool, StorageError> {
     let there = rows_up_to(sled, stretch, limits::LONG_STRETCH_ROWS)?;
-    Ok(
-        (there + changed.put.len()).saturating_sub(changed.removed.len())
-            >= limits::LONG_STRETCH_ROWS,
-    )
+    Ok((there + changed.put).saturating_sub(changed.removed) >= limits::LONG_STRETCH_ROWS)
 }
 
 /// Has a stretch sentinels, and hardly any other row when so many are removed?
@@ -230,15 +153,13 @@ fn are_left_over(sled: &sled::Tree, stretch: &[u8], removed: usize) -> Result<bo
     Ok(rows_up_to(sled, stretch, short)? < short && has_sentinels(sled, stretch)?)
 }
 
-/// How many rows a stretch has without sentinels and dividers, counted up to `most`.
+/// How many rows a stretch has without its sentinels, counted up to `most`.
 fn rows_up_to(sled: &sled::Tree, stretch: &[u8], most: usize) -> Result<usize, StorageError> {
     let end = [stretch, &[SENTINEL]].concat();
     let mut rows = 0;
-    for row in sled.range(stretch..&end[..]).keys() {
-        rows += usize::from(!is_divider(&row.map_err(unread)?[stretch.len()..]));
-        if rows == most {
-            break;
-        }
+    for row in sled.range(stretch..&end[..]).keys().take(most) {
+        row.map_err(unread)?;
+        rows += 1;
     }
     Ok(rows)
 }
@@ -252,7 +173,7 @@ mod tests {
     use super::*;
     use crate::storage::layout;
     use crate::storage::recovery::Source as _;
-    use crate::storage::sled_store::{Engine, LOG, META, Operation, STATE, put_blocks};
+    use crate::storage::sled_store::{Engine, LOG, META, STATE, put_blocks};
     use crate::storage::testing::chain;
     use crate::storage::{Change, StateReader as _, StorageError};
     use bytes::Bytes;
@@ -324,38 +245,17 @@ mod tests {
         engine.commit(&operations, None).unwrap();
     }
 
-    /// How many rows of this kind inboxes and sessions have.
-    fn empty_rows(engine: &Engine, is_kind: impl Fn(&[u8]) -> bool) -> [usize; 2] {
+    /// How many sentinels inboxes and sessions have.
+    fn of_state(engine: &Engine) -> [usize; 2] {
         [Tree::Inboxes, Tree::Sessions].map(|tree| {
             let rows = engine.trees[STATE + tree as usize].iter();
-            let rows = rows.map(|row| row.unwrap());
-            let of_kind =
-                rows.filter(|(key, _)| parts(tree, key).is_some_and(|(_, rest)| is_kind(rest)));
-            of_kind.map(|(_, value)| assert!(value.is_empty())).count()
+            rows.filter(|row| is_key(tree, &row.as_ref().unwrap().0))
+                .count()
         })
-    }
-
-    fn of_state(engine: &Engine) -> [usize; 2] {
-        empty_rows(engine, |rest| matches!(rest, [SENTINEL, _]))
-    }
-
-    fn dividers_of(engine: &Engine) -> [usize; 2] {
-        empty_rows(engine, is_divider)
     }
 
     fn new_engine(directory: &tempfile::TempDir) -> Engine {
         layout::create_store_at(directory.path(), 1 << 20).unwrap();
-        Engine::open(directory.path(), 1 << 20).unwrap()
-    }
-
-    /// An engine on a store as an older version has it.
-    fn of_format(directory: &tempfile::TempDir, format: u32) -> Engine {
-        let new = new_engine(directory);
-        new.trees[META]
-            .insert("format", &format.to_be_bytes())
-            .unwrap();
-        new.flush().unwrap();
-        drop(new);
         Engine::open(directory.path(), 1 << 20).unwrap()
     }
 
@@ -439,103 +339,6 @@ mod tests {
         assert_eq!(of_state(&engine), expected);
     }
 
-    /// Consecutive rows of one inbox, and of one client's replies.
-    fn rows_of_one(tree: Tree, numbers: std::ops::Range<u64>) -> Vec<Change> {
-        let (stretch, apart): (&[u8], u64) = match tree {
-            Tree::Inboxes => (&[5; 8], 18),
-            _ => (b"r5555555566666666", 1),
-        };
-        let key = |n: u64| [stretch, &(n * apart).to_be_bytes()].concat();
-        numbers.map(|n| put(tree, &key(n))).collect()
-    }
-
-    #[test]
-    fn leaves_are_made_for_what_comes_to_a_long_stretch_and_go_with_it() {
-        for tree in [Tree::Inboxes, Tree::Sessions] {
-            let directory = tempfile::tempdir().unwrap();
-            let engine = new_engine(&directory);
-            let dividers = || dividers_of(&engine)[usize::from(tree == Tree::Sessions)];
-            let long = limits::LONG_STRETCH_ROWS as u64;
-            write(&engine, &rows_of_one(tree, 1..long));
-            assert_eq!(dividers(), 0, "it is short");
-            write(&engine, &rows_of_one(tree, long..long + 1));
-            assert_eq!(dividers(), 0, "it is not known yet how far apart rows are");
-            write(&engine, &rows_of_one(tree, long + 1..long + 2));
-            assert_eq!(dividers(), 9);
-            for n in 2..=6 {
-                assert_eq!(dividers(), 9);
-                write(&engine, &rows_of_one(tree, long + n..long + n + 1));
-            }
-            write(&engine, &rows_of_one(tree, long + 7..120));
-            assert_eq!(dividers(), 9 * 18);
-
-            let all = rows_of_one(tree, 1..120);
-            let found = engine.reader().range(tree, b"", b"z", 999).unwrap();
-            let keys = |changes: &[Change]| -> Vec<Bytes> {
-                changes.iter().map(|change| change.key.clone()).collect()
-            };
-            let found: Vec<Bytes> = found.into_iter().map(|(key, _)| key).collect();
-            assert_eq!(found, keys(&all));
-            let mut down = engine.reader().range_back(tree, b"", b"z", 999).unwrap();
-            down.reverse();
-            assert_eq!(
-                down.into_iter().map(|(key, _)| key).collect::<Vec<_>>(),
-                found
-            );
-            let ahead = super::dividers(parts(tree, &all[0].key).unwrap().0, 99)
-                .next()
-                .unwrap();
-            assert_eq!(engine.reader().get(tree, &ahead).unwrap(), None);
-            let refused = engine.put_records(&[put(tree, &ahead)], &mut Vec::new());
-            assert!(matches!(refused, Err(StorageError::Unusable(_))));
-
-            let gone: Vec<Change> = all.iter().map(remove).collect();
-            write(&engine, &gone[40..50]);
-            assert_eq!(dividers(), 9 * 18, "others are before these");
-            write(&engine, &gone[..30]);
-            assert_eq!(dividers(), 9 * 16);
-            write(&engine, &gone[30..31]);
-            assert_eq!(dividers(), 9 * 16);
-            write(&engine, &gone[31..40]);
-            assert_eq!(dividers(), 9 * 13);
-            write(
-                &engine,
-                &[rows_of_one(tree, 120..125), gone[50..119].to_vec()].concat(),
-            );
-            assert_eq!(dividers(), 9);
-            let rest: Vec<Change> = rows_of_one(tree, 120..125).iter().map(remove).collect();
-            write(&engine, &rest);
-            assert_eq!((dividers(), of_state(&engine)), (0, [0, 0]));
-            assert_eq!(engine.trees[STATE + tree as usize].len(), 0);
-        }
-    }
-
-    #[test]
-    fn rows_of_a_long_stretch_are_written_once() {
-        let written = |format: u32| {
-            let directory = tempfile::tempdir().unwrap();
-            let engine = of_format(&directory, format);
-            for slice in 0..60 {
-                let of_user = |user: u8| {
-                    let key = move |n: u64| [&[user; 8][..], &(n * 18).to_be_bytes()].concat();
-                    let value = Some(Bytes::from(vec![user; 4_000]));
-                    let rows = slice * 2 + 1..slice * 2 + 3;
-                    rows.map(move |n| Change {
-                        value: value.clone(),
-                        ..put(Tree::Inboxes, &key(n))
-                    })
-                };
-                write(&engine, &(1..20).flat_map(of_user).collect::<Vec<_>>());
-                engine.flush().unwrap();
-            }
-            std::fs::metadata(directory.path().join("db"))
-                .unwrap()
-                .len()
-        };
-        let (before, since) = (written(3), written(4));
-        assert!(since * 4 < before * 3, "{since} bytes, and {before} before");
-    }
-
     #[test]
     fn a_store_that_is_opened_again_knows_its_sentinels_by_what_is_there() {
         let directory = tempfile::tempdir().unwrap();
@@ -547,11 +350,7 @@ mod tests {
         let engine = Engine::open(directory.path(), 1 << 20).unwrap();
         let mut operations = Vec::new();
         engine.put_records(&changes, &mut operations).unwrap();
-        let puts_sentinel = |(_, key, _): &&Operation| {
-            matches!(key[..], [.., SENTINEL, _]) && !is_divider(&key[key.len() - 10..])
-        };
-        let put = operations.iter().filter(puts_sentinel).count();
-        assert_eq!(put, 0, "they are there");
+        assert_eq!(operations.len(), changes.len(), "they are there");
         engine.flush().unwrap();
         drop(engine);
         let engine = Engine::open(directory.path(), 1 << 20).unwrap();
@@ -562,13 +361,15 @@ mod tests {
 
     #[test]
     fn a_store_of_an_older_format_gets_none() {
-        for (format, expected) in [(2, [0, 0]), (3, [14, 14]), (4, [14, 14])] {
-            let directory = tempfile::tempdir().unwrap();
-            let engine = of_format(&directory, format);
-            write(&engine, &stretches(2));
-            assert_eq!(of_state(&engine), expected);
-            let has_dividers = dividers_of(&engine) != [0, 0];
-            assert_eq!(has_dividers, format == 4);
-        }
+        let directory = tempfile::tempdir().unwrap();
+        layout::create_store_at(directory.path(), 1 << 20).unwrap();
+        let new = Engine::open(directory.path(), 1 << 20).unwrap();
+        let second = 2_u32.to_be_bytes();
+        new.trees[META].insert("format", &second).unwrap();
+        new.flush().unwrap();
+        drop(new);
+        let engine = Engine::open(directory.path(), 1 << 20).unwrap();
+        write(&engine, &stretches(2));
+        assert_eq!(of_state(&engine), [0, 0]);
     }
 }
