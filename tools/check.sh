@@ -52,7 +52,7 @@ if [ "${1:-}" = --quick ]; then
 fi
 
 for replicas in 1 3 5; do
-    step cargo run --release --bin simulate -- --seeds "${CHECK_SEEDS:-5000}" --replicas "$replicas"
+    step cargo run --release --bin simulate -- --seeds "${CHECK_SEEDS:-3000}" --replicas "$replicas"
 done
 # Without a terminal on standard input it ends by itself.
 step cargo run --release -- demo </dev/null
