@@ -197,6 +197,11 @@ pub const BUNDLE_BYTES_MAX: usize = 4_096;
 pub const BUNDLED_RECORD_BYTES_MAX: usize = 1_024;
 const _: () =
     assert!(BUNDLED_RECORD_BYTES_MAX < BUNDLE_BYTES_MAX && BUNDLE_BYTES_MAX < BLOCK_BYTES_MAX);
+/// A block of the log of at least so many bytes goes to a leaf that was made ahead: what smaller ones cost twice is
+/// little.
+pub const BLOCK_AHEAD_BYTES_MIN: usize = 16 * 1024;
+/// What changes with one slice after the other is written together, if it takes at most so many bytes.
+pub const HOT_RECORD_BYTES_MAX: usize = 16_000;
 /// An inbox, or a client's replies, in so many rows is long: it has sentinels behind them ...
 pub const LONG_STRETCH_ROWS: usize = 16;
 /// ... until fewer than so many are left.

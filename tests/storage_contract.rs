@@ -15,7 +15,7 @@ use chat::types::{Base, Index, Stamp, Term};
 use sled_locks::{Condvar, Mutex};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
-use storage_common::{End, Random, all, commit, first_state, open, slice};
+use storage_common::{End, Random, all, commit, first_state, open, put, slice};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -93,10 +93,12 @@ impl Model {
         self.commits.retain(|index, _| *index >= point);
     }
 
-    /// Keys of one byte after another of a few, which lie close together; values that share a row, and others.
+    /// Keys of one byte after another of a few, which lie close together; in every other terms the same few again and
+    /// again. Values that share a row, and others.
     fn change(&mut self, random: &mut Random) -> Change {
         let tree = Tree::ALL[random.below(4)];
-        let key = Bytes::from(vec![b"acdr"[random.below(4)], random.below(20) as u8]);
+        let several = if self.term % 8 < 4 { 20 } else { 3 };
+        let key = Bytes::from(vec![b"acdr"[random.below(4)], random.below(several) as u8]);
         let bytes = [20, 300, 2_000][random.below(3)];
         let value = (random.below(4) > 0).then(|| Bytes::from(vec![9; random.below(bytes)]));
         match &value {
@@ -331,6 +333,119 @@ fn begins_later(store: &mut impl Store) {
     store.next_install().unwrap();
     assert_eq!(store.base().unwrap(), base(5));
     assert_eq!(all(store), log[6..]);
+}
+
+/// What two slices in succession change is kept apart from the trees: the next store gets it as any other record.
+#[test]
+fn the_next_store_has_what_is_changed_again_and_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut sled, _) = open(directory.path());
+    let (mut memory, _) = MemStore::open(&MemDisk::new()).unwrap();
+    let expected = copies(&mut sled);
+    assert_eq!(copies(&mut memory), expected);
+    drop(sled);
+    let (sled, recovered) = open(directory.path());
+    assert_eq!(recovered.damage, []);
+    assert_eq!(records(&sled.reader()), expected);
+}
+
+fn records(reader: &impl StateReader) -> Vec<(Tree, Bytes, Bytes)> {
+    let of = |tree| {
+        let found = reader.range(tree, b"", &[0xff], 1_000).unwrap();
+        found
+            .into_iter()
+            .map(move |(key, value)| (tree, key, value))
+    };
+    Tree::ALL.into_iter().flat_map(of).collect()
+}
+
+/// Copies tree after tree into the next store while slices go to both. Returns what is there then.
+fn copies(store: &mut impl Store) -> Vec<(Tree, Bytes, Bytes)> {
+    let log = End::default().entries(1, 30, 10);
+    storage_common::append(store, &log);
+    let reader = store.reader();
+    let mut at = 0;
+    let mut next_slice = |changes: Vec<Change>| {
+        at += 1;
+        Write {
+            commit: Some(commit(&log[at])),
+            slice: Some(slice(&log[at], changes)),
+            ..Write::default()
+        }
+    };
+    // Some are there from the first, one comes and goes, one comes when the others are hot.
+    let busy = |n: u8| -> Vec<Change> {
+        let of_tree = |tree| {
+            let mut changes = vec![put(tree, b"c1", &[n; 40]), put(tree, b"c2", &[n; 2_000])];
+            changes.extend((n > 2).then(|| put(tree, b"c3", &[n; 9])));
+            let gone = n % 3 == 0;
+            let change = put(tree, b"c4", &[n; 30]);
+            let value = change.value.clone().filter(|_| !gone);
+            changes.push(Change { value, ..change });
+            changes.push(put(tree, &[b'd', n], &[n; 50]));
+            changes
+        };
+        Tree::ALL.into_iter().flat_map(of_tree).collect()
+    };
+    for n in 0..5 {
+        store.write(next_slice(busy(n))).unwrap();
+    }
+    store.next_begin(&base_at(&log[0])).unwrap();
+    let entries = Write {
+        append: log[1..].to_vec(),
+        ..Write::default()
+    };
+    store.next_write(entries).unwrap();
+    for (n, tree) in (5..).zip(Tree::ALL) {
+        let rows = reader.range(tree, b"", &[0xff], 1_000).unwrap();
+        let rows = rows.into_iter().map(|(key, value)| put(tree, &key, &value));
+        let copied = Write {
+            commit: None,
+            ..next_slice(rows.collect())
+        };
+        store.next_write(copied).unwrap();
+        let write = next_slice(busy(n));
+        store.write(write.clone()).unwrap();
+        let mut of_copied = write;
+        let slice = of_copied.slice.as_mut().unwrap();
+        slice.changes.retain(|change| change.tree <= tree);
+        store.next_write(of_copied).unwrap();
+    }
+    let checked = loop {
+        let count: chat::storage::Scan = |slice, reader| {
+            let found = reader.range(Tree::Inboxes, b"", &[0xff], 1_000)?;
+            assert!(
+                found
+                    .iter()
+                    .any(|(key, value)| key == "c1" && value[0] == 8)
+            );
+            Ok(slice.digest)
+        };
+        if let Some(checked) = store.next_check(count).unwrap() {
+            break checked;
+        }
+        std::thread::yield_now();
+    };
+    checked.unwrap();
+    for n in 9..11 {
+        let write = next_slice(busy(n));
+        store.write(write.clone()).unwrap();
+        store.next_write(write).unwrap();
+    }
+    let before = records(&reader);
+    store.next_install().unwrap();
+    reader.switch();
+    assert_eq!(records(&reader), before);
+    store.write(next_slice(busy(11))).unwrap();
+    let after = records(&reader);
+    assert!(
+        after
+            .iter()
+            .any(|(_, key, value)| key == "c2" && value[0] == 11)
+    );
+    assert_eq!(after.len(), 4 * (4 + 12) - 4 * usize::from(11 % 3 == 0));
+    store.sync().unwrap();
+    after
 }
 
 /// Work for a pool as sled's: whoever puts something into the queue wakes one worker, and all of it is done,

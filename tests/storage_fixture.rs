@@ -99,11 +99,15 @@ fn unpack(mut packed: &[u8], root: &Path) {
     }
 }
 
-/// What every fixture holds: three terms, two commit records, a slice, promises.
-fn entries() -> Vec<Entry> {
+/// What every fixture holds: three terms, two commit records, a slice, promises. Since version 4 also large blocks, in a leaf
+/// made ahead.
+fn entries(version: u32) -> Vec<Entry> {
     let mut entries = End::default().entries(1, 20, 50);
     entries.extend(End::of(&entries[19]).entries(2, 10, 3_000));
     entries.extend(End::of(&entries[29]).entries(5, 5, 0));
+    if version >= 4 {
+        entries.extend(End::of(&entries[34]).entries(5, 21, 6_000));
+    }
     entries
 }
 
@@ -125,7 +129,7 @@ fn records(version: u32) -> Vec<(Tree, Vec<u8>, Vec<u8>)> {
 }
 
 fn fill(path: &Path, version: u32) {
-    let entries = entries();
+    let entries = entries(version);
     let (mut store, recovered) = open(path);
     for batch in entries.chunks(7) {
         append(&mut store, batch);
@@ -134,13 +138,19 @@ fn fill(path: &Path, version: u32) {
         .iter()
         .map(|(tree, key, value)| put(*tree, key, value))
         .collect();
-    store
-        .write(Write {
-            commit: Some(commit(&entries[24])),
-            slice: Some(slice(&entries[21], changes)),
-            ..Write::default()
-        })
-        .unwrap();
+    // The first of them are changed by two slices: since version 4 they are hot.
+    let few = records(version).into_iter().take(40);
+    let busy = few.map(|(tree, key, _)| put(tree, &key, b"before"));
+    let before = (version >= 4).then(|| slice(&entries[20], busy.collect()));
+    for slice in before.into_iter().chain([slice(&entries[21], changes)]) {
+        store
+            .write(Write {
+                commit: Some(commit(&entries[24])),
+                slice: Some(slice),
+                ..Write::default()
+            })
+            .unwrap();
+    }
     store
         .write(Write {
             commit: Some(commit(&entries[32])),
@@ -172,6 +182,11 @@ fn this_build_reads_what_version_3_wrote() {
     read_fixture(3);
 }
 
+#[test]
+fn this_build_reads_what_version_4_wrote() {
+    read_fixture(4);
+}
+
 fn read_fixture(version: u32) {
     let path = fixture(version);
     if !path.exists() && FORMAT == version && std::env::var_os("UPDATE").is_some() {
@@ -191,7 +206,7 @@ fn read_fixture(version: u32) {
     else {
         panic!("the fixture is not damaged");
     };
-    let entries = entries();
+    let entries = entries(version);
     assert_eq!(recovered.damage, []);
     assert_eq!(all(&store), entries);
     assert_eq!(recovered.tail, entries);

@@ -24,7 +24,7 @@ use super::layout::{
 };
 use super::life::{begin_life, check_identity};
 use super::recovery::recover;
-use super::sled_store::{DbFile, Engine, Live, LiveBytes, Parts, Tidying};
+use super::sled_store::{DbFile, Engine, Leaf, Live, LiveBytes, Parts, Tidying};
 use super::{Recovered, SledStore, StorageError, history, repair};
 use crate::consensus::HardState;
 use crate::limits;
@@ -165,6 +165,7 @@ pub fn open_directory(path: &Path, options: &OpenOptions) -> Result<Opened, Stor
         live: Live {
             bytes: live_bytes(&engine, &recovered)?,
             tidying: Tidying::default(),
+            leaf: Leaf::default(),
             engine,
             db_file,
             path: store_path,

@@ -10,7 +10,7 @@
 //! | `records` | every other key and value |
 //! | `hard_state` | the promises: two generations of two copies in a file of their own |
 //! | `recovery` | what a store holds when it is opened, and what is wrong with it |
-//! | `sled_store` | [`SledStore`], the store of a running replica; in it `rows` and `bundle`, which row has a record of the state, `cut`, the log's cut in place, `sentinels`, where it ends, and the empty rows behind what grows, and `space`, live bytes and the cleaning of segments |
+//! | `sled_store` | [`SledStore`], the store of a running replica; in it `reader`, who reads the state, `rows` and `bundle`, which row has a record of it, `cut`, the log's cut in place, `sentinels`, where it ends, and the empty rows behind what grows, `leaves`, which are made before what is to come to them, `hot`, what one slice after the other changes, and `space`, live bytes and the cleaning of segments |
 //! | `repair` | a damaged store is put aside for an empty one |
 //! | `shape` | what can still be said of a damaged log |
 //! | `salvage` | what is left of a cluster that cannot repair itself, and the operator's way back |

@@ -20,13 +20,18 @@
 
 pub(super) mod bundle;
 mod cut;
+mod hot;
+mod leaves;
 mod live;
+mod reader;
 mod rows;
 mod sentinels;
 mod space;
 
+pub(super) use leaves::Leaf;
 pub use live::SledStore;
 pub(super) use live::{Live, Parts};
+pub use reader::SledReader;
 pub(super) use space::{Live as LiveBytes, Tidying};
 
 use super::fdatasync::timed;
@@ -35,20 +40,18 @@ use super::guard::caught;
 use super::recovery::{Fault, Source};
 use super::verify::Finding;
 use super::{
-    CommitRecord, Slice, StateReader, StorageError, Tree, block, fdatasync_calls, files, layout,
-    migrations, records,
+    CommitRecord, Slice, StorageError, block, fdatasync_calls, files, layout, migrations, records,
 };
 use crate::limits;
 use crate::types::entry::Entry;
 use crate::types::{Base, Hash, Index, Stamp, Term};
 use bytes::Bytes;
-use rows::Rows;
 use sled::transaction::{TransactionError, Transactional};
 use sled::{Db, IVec};
 use space::Growth;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// After a close in this process sled's own threads may hold the file a moment longer.
@@ -128,6 +131,7 @@ pub(super) struct Engine {
     /// When it was opened.
     format: u32,
     sentinels: sentinels::Known,
+    hot: hot::Hot,
 }
 
 impl Engine {
@@ -146,13 +150,18 @@ impl Engine {
         }
         let trees = trees.try_into().expect("one tree for each name");
         let file = path.join("db").into();
-        Ok(Self {
+        let engine = Self {
             db,
             trees,
             file,
             format,
             sentinels: sentinels::Known::default(),
-        })
+            hot: hot::Hot::default(),
+        };
+        if engine.has_hot_records() {
+            engine.load_hot()?;
+        }
+        Ok(engine)
     }
 
     /// sled does not say which file it could not use.
@@ -171,6 +180,14 @@ impl Engine {
 
     fn has_sentinels(&self) -> bool {
         self.format >= migrations::WITH_SENTINELS
+    }
+
+    fn has_hot_records(&self) -> bool {
+        self.format >= migrations::WITH_HOT_RECORDS
+    }
+
+    fn has_leaves_ahead(&self) -> bool {
+        self.format >= migrations::WITH_LEAVES_AHEAD
     }
 
     /// Brings a store that was just created to the newest format.
@@ -250,9 +267,8 @@ impl Engine {
     }
 
     fn read_entries(&self, from: Index, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
-        let log = &self.trees[LOG];
-        let begins = log
-            .range(sentinels::up_to(from))
+        let begins = self
+            .blocks(sentinels::up_to(from))
             .next_back()
             .transpose()
             .map_err(unreadable("cannot read the log in"))?;
@@ -260,7 +276,7 @@ impl Engine {
         let start = begins.map_or_else(|| IVec::from(&records::index_key(from)), |(key, _)| key);
         let mut entries = Vec::new();
         let mut bytes = 0;
-        for record in log.range(sentinels::above(start)) {
+        for record in self.blocks(sentinels::above(start)) {
             let (key, value) = record.map_err(unreadable("cannot read the log in"))?;
             for entry in unpack(&key, &value)? {
                 if entry.index() < from {
@@ -294,17 +310,6 @@ impl Engine {
         self.named(caught(|| {
             self.trees[COMMITS].range(range).map(parse).collect()
         }))
-    }
-
-    /// Reads the state trees.
-    pub(super) fn reader(&self) -> SledReader {
-        let seen = Seen {
-            now: self.clone(),
-            then: None,
-        };
-        SledReader {
-            seen: Arc::new(RwLock::new(seen)),
-        }
     }
 
     /// Drops every entry and commit record above `after`, and makes that durable as far as sled does: for a log whose
@@ -354,8 +359,8 @@ impl Source for Engine {
     fn block_at(&self, at: Index) -> Result<Option<Vec<Entry>>, Fault> {
         let newest = at == Index(u64::MAX);
         let place = if newest { Index(0) } else { at };
-        let record = self.trees[LOG]
-            .range(sentinels::up_to(at))
+        let record = self
+            .blocks(sentinels::up_to(at))
             .next_back()
             .transpose()
             .map_err(fault("log", place))?;
@@ -368,8 +373,8 @@ impl Source for Engine {
     }
 
     fn block_from(&self, from: Index) -> Result<Option<Vec<Entry>>, Fault> {
-        let record = self.trees[LOG]
-            .range(sentinels::up_to(from))
+        let record = self
+            .blocks(sentinels::up_to(from))
             .next_back()
             .transpose()
             .map_err(fault("log", from))?;
@@ -412,6 +417,9 @@ impl Source for Engine {
     }
 
     fn applied(&self) -> Result<Option<Slice>, Fault> {
+        if let Some(damage) = self.hot.damage() {
+            return Err(Finding::new("meta", Index(0), damage).into());
+        }
         let value = self.trees[META]
             .get(records::APPLIED_KEY)
             .map_err(fault("meta", Index(0)))?;
@@ -504,88 +512,5 @@ impl DbFile {
     pub(super) fn sync(&self) -> Result<(), StorageError> {
         let synced = timed(|| self.file.sync_data());
         synced.map_err(failed("cannot fsync", &self.path))
-    }
-}
-
-/// Reads the state trees of a [`SledStore`], from any thread. Clones share one look: after
-/// [`StateReader::switch`] all of them read the store that took the place of the old one.
-#[derive(Clone)]
-pub struct SledReader {
-    seen: Arc<RwLock<Seen>>,
-}
-
-/// What readers read, and what they read after the next switch.
-struct Seen {
-    now: Engine,
-    then: Option<(Engine, PathBuf)>,
-}
-
-impl SledReader {
-    /// The store's readers read `next` from the next switch on. Then the directory of the one before
-    /// goes: `next` was opened and scanned, and CURRENT names it durably.
-    fn exchange(&self, next: Engine, old: PathBuf) {
-        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
-        seen.then = Some((next, old));
-    }
-
-    fn read<T>(
-        &self,
-        tree: Tree,
-        read: impl FnOnce(Rows) -> Result<T, StorageError>,
-    ) -> Result<T, StorageError> {
-        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
-        let now = &seen.now;
-        let (rows, bundles) = (now.trees[STATE + tree as usize].clone(), now.has_bundles());
-        let file = Arc::clone(&now.file);
-        drop(seen);
-        let read = caught(|| read(Rows::new(tree, &rows, bundles)));
-        read.map_err(|error| named(error, &file))
-    }
-}
-
-impl StateReader for SledReader {
-    fn switch(&self) {
-        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
-        let Some((next, path)) = seen.then.take() else {
-            return;
-        };
-        let old = std::mem::replace(&mut seen.now, next);
-        drop(seen);
-        // Closing a store flushes it, and a large file takes its time to go: not on this thread.
-        let gone = std::thread::Builder::new()
-            .name("store-close".into())
-            .spawn(move || {
-                drop(old);
-                if let Err(error) = std::fs::remove_dir_all(&path) {
-                    tracing::warn!("cannot remove {}: {error}", path.display());
-                }
-            });
-        if let Err(error) = gone {
-            tracing::warn!("the old store goes at the next start: {error}");
-        }
-    }
-
-    fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        self.read(tree, |rows| rows.get(key))
-    }
-
-    fn range(
-        &self,
-        tree: Tree,
-        from: &[u8],
-        to: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        self.read(tree, |rows| rows.range((from, to), limit))
-    }
-
-    fn range_back(
-        &self,
-        tree: Tree,
-        from: &[u8],
-        to: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        self.read(tree, |rows| rows.range_back((from, to), limit))
     }
 }

@@ -19,10 +19,10 @@ impl Engine {
         base: Index,
         most: Index,
     ) -> Result<Option<Index>, StorageError> {
-        let above = self.trees[LOG].range(sentinels::above(records::index_key(base.next())));
+        let above = self.blocks(sentinels::above(records::index_key(base.next())));
         let mut point = None;
-        for key in above.keys().skip(1).take(limits::CUT_BLOCKS_MAX) {
-            let key = key.map_err(unreadable("cannot read the log in"))?;
+        for block in above.skip(1).take(limits::CUT_BLOCKS_MAX) {
+            let (key, _) = block.map_err(unreadable("cannot read the log in"))?;
             let end = records::parse_index("log", &key)?.previous();
             if end > most {
                 break;
@@ -84,10 +84,7 @@ impl Engine {
         let mut operations = Vec::new();
         let runs: Result<Vec<_>, _> = self.trees[RUNS].range(..=end).collect();
         let runs = runs.map_err(read)?;
-        let goes_on = self.trees[LOG]
-            .range(sentinels::above(next))
-            .next()
-            .is_some();
+        let goes_on = self.blocks(sentinels::above(next)).next().is_some();
         if let Some((_, term)) = runs.last().filter(|_| goes_on)
             && !self.trees[RUNS].contains_key(next).map_err(read)?
         {
@@ -109,6 +106,7 @@ mod tests {
     use super::*;
     use crate::storage::recovery::recover;
     use crate::storage::sled_store::DbFile;
+    use crate::storage::sled_store::leaves::Leaf;
     use crate::storage::sled_store::live::Live;
     use crate::storage::sled_store::space::Tidying;
     use crate::storage::testing::after;
@@ -120,8 +118,10 @@ mod tests {
 
     const CACHE_BYTES: u64 = 1 << 20;
 
-    /// A log of 12 entries in 6 blocks and 2 terms, the trees at entry 9.
-    fn filled(path: &Path) -> Vec<Entry> {
+    const BATCHES: u64 = 14;
+
+    /// A log of 28 entries in 14 blocks and 5 terms, the trees at entry 25.
+    fn filled(path: &Path, payload: usize) -> Vec<Entry> {
         layout::create_store_at(path, CACHE_BYTES).unwrap();
         let engine = Engine::open(path, CACHE_BYTES).unwrap();
         let mut live = Live {
@@ -133,13 +133,14 @@ mod tests {
             base: Index(0),
             bytes: None,
             tidying: Tidying::default(),
+            leaf: Leaf::default(),
         };
         let mut log: Vec<Entry> = Vec::new();
-        for batch in 0..6 {
+        for batch in 0..BATCHES {
             let (last, hash) = log
                 .last()
                 .map_or((Stamp::ZERO, Hash::default()), |e| (e.stamp(), e.hash()));
-            let append = after(last, hash, 1 + batch / 3, 2, 10);
+            let append = after(last, hash, 1 + batch / 3, 2, payload);
             log.extend(append.clone());
             let record = |entry: &Entry| CommitRecord {
                 stamp: entry.stamp(),
@@ -147,9 +148,9 @@ mod tests {
                 digest: Hash::default(),
                 time: WallTime(1),
             };
-            let applied = (batch == 5).then(|| Slice {
-                applied: Index(9),
-                hash: log[8].hash(),
+            let applied = (batch == BATCHES - 1).then(|| Slice {
+                applied: Index(25),
+                hash: log[24].hash(),
                 digest: Hash::default(),
                 members: Members::new(),
                 machine: Bytes::new(),
@@ -179,11 +180,13 @@ mod tests {
     /// A crash leaves a prefix of what a cut does.
     #[test]
     fn a_cut_that_a_crash_has_interrupted_is_completed_by_the_next_open() {
-        for at in [2, 6, 8] {
+        // Large blocks are in leaves made ahead, whose dividers go with them.
+        let cuts = [(2, 10), (6, 10), (24, 10), (6, 9_000), (24, 9_000)];
+        for (at, payload) in cuts {
             let mut done = 0;
             loop {
                 let directory = tempfile::tempdir().unwrap();
-                let log = filled(directory.path());
+                let log = filled(directory.path(), payload);
                 let base = base_at(&log[at - 1]);
                 let engine = Engine::open(directory.path(), CACHE_BYTES).unwrap();
                 let operations = engine.cut_operations(&base).unwrap();
@@ -199,7 +202,18 @@ mod tests {
                 assert_eq!(recovered.tail, log[begins..]);
                 let first = engine.trees[COMMITS].first().unwrap().unwrap().0;
                 assert_eq!(first[..], records::index_key(Index(begins.max(2) as u64)));
+                let begins = records::index_key(Index(begins as u64));
+                assert_eq!(engine.trees[LOG].range(..=begins).count(), 0);
                 if done == operations.len() {
+                    let dividers = engine.trees[LOG].len() - (log.len() - at).div_ceil(2) - 7;
+                    assert_eq!(
+                        dividers,
+                        if payload < 9_000 {
+                            0
+                        } else {
+                            9 * (3 - at / 12)
+                        }
+                    );
                     break;
                 }
                 done += 1;

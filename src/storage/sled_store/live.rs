@@ -1,7 +1,8 @@
 //! The store of a running replica, and the next one while it is built.
 
+use super::leaves::Leaf;
 use super::space::{Growth, Live as LiveBytes, Tidying};
-use super::{COMMITS, DbFile, Engine, META, RUNS, SledReader, put_blocks};
+use super::{COMMITS, DbFile, Engine, META, RUNS, SledReader};
 use crate::consensus::HardState;
 use crate::limits;
 use crate::storage::files::{self, failed, sync_directory};
@@ -41,6 +42,7 @@ pub(in crate::storage) struct Live {
     /// Live bytes, if they were counted from the first.
     pub(in crate::storage) bytes: Option<LiveBytes>,
     pub(in crate::storage) tidying: Tidying,
+    pub(in crate::storage) leaf: Leaf,
 }
 
 /// The next store.
@@ -89,15 +91,17 @@ pub(in crate::storage) struct Parts {
 impl Live {
     /// Says how many bytes of rows it has written.
     pub(super) fn write_once(&mut self, write: Write) -> Result<usize, StorageError> {
-        let mut operations = Vec::new();
+        let (mut operations, mut hot) = (Vec::new(), None);
         let (mut last, mut last_hash) = (self.last, self.last_hash);
         if let Some(after) = write.truncate_after
             && after < last.index
         {
             (last, last_hash) = self.engine.truncate(after, &mut operations)?;
+            self.leaf = Leaf::default();
         }
         records::check_append(&write, |_| (last, last_hash))?;
-        put_blocks(&write.append, &mut operations);
+        let engine = &self.engine;
+        engine.put_entries(&mut self.leaf, &write.append, &mut operations);
         for entry in &write.append {
             if last.index == self.base || last.term != entry.stamp().term {
                 let key = IVec::from(&records::index_key(entry.index()));
@@ -114,7 +118,7 @@ impl Live {
             let value = records::applied_value(slice);
             operations.push((META, records::APPLIED_KEY.into(), Some(value.into())));
             let engine = &self.engine;
-            engine.named(engine.put_records(&slice.changes, &mut operations))?;
+            hot = engine.named(engine.put_slice(slice, &mut operations))?;
         }
         if let (Some(slice), Some(bytes)) = (&write.slice, &mut self.bytes) {
             (bytes.applied, bytes.last) = (slice.applied, last.index);
@@ -122,6 +126,7 @@ impl Live {
         let counted = self.bytes.filter(|_| write.slice.is_some());
         let grown = self.engine.commit(&operations, counted);
         self.has_grown(self.engine.named(grown)?);
+        self.engine.written(hot);
         (self.last, self.last_hash) = (last, last_hash);
         let values = operations
             .iter()
@@ -227,6 +232,7 @@ impl SledStore {
             base: base.stamp.index,
             bytes: Some(LiveBytes::default()),
             tidying: Tidying::default(),
+            leaf: Leaf::default(),
         }));
         Ok(())
     }
