@@ -228,7 +228,7 @@ impl Place<'_> {
         let db_file = answered(patience, at, move || DbFile::open(&path))?;
         let path = store.clone();
         let (engine, recovered) = guarded(patience, move || {
-            let engine = Engine::open(&path, cache_bytes)?;
+            let mut engine = Engine::open(&path, cache_bytes)?;
             engine.migrate()?;
             engine.finish_cut()?;
             // What a killed process left in the page cache is readable and not durable yet.

@@ -131,7 +131,7 @@ impl Remnant {
         read_format(store)?;
         let (path, state) = (self.copy.0.clone(), promises.cloned());
         let (engine, found, left) = guarded(PATIENCE, move || {
-            let engine = Engine::open(&path, CACHE_BYTES)?;
+            let mut engine = Engine::open(&path, CACHE_BYTES)?;
             engine.migrate()?;
             engine.finish_cut()?;
             let found = recover(&engine, state, limits::LOG_CACHE_BYTES)?;

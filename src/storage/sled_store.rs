@@ -191,8 +191,12 @@ impl Engine {
     }
 
     /// Brings a store that was just created to the newest format.
-    pub(super) fn migrate(&self) -> Result<(), StorageError> {
-        migrations::run(&self.db).map_err(unwritten("cannot migrate"))
+    pub(super) fn migrate(&mut self) -> Result<(), StorageError> {
+        migrations::run(&self.db).map_err(unwritten("cannot migrate"))?;
+        if self.format == 0 {
+            self.format = migrations::FORMAT;
+        }
+        Ok(())
     }
 
     /// Makes everything durable, as far as sled does that.
@@ -468,7 +472,7 @@ fn open_db(path: &Path, cache_bytes: u64) -> Result<Db, StorageError> {
 /// entry of `path` itself is for the caller.
 pub(super) fn create(path: &Path, cache_bytes: u64) -> Result<(), StorageError> {
     let calls = fdatasync_calls();
-    let engine = Engine::open(path, cache_bytes)?;
+    let mut engine = Engine::open(path, cache_bytes)?;
     engine.migrate()?;
     engine.flush()?;
     if cfg!(target_os = "linux") && fdatasync_calls() == calls {

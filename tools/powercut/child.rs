@@ -14,8 +14,10 @@ use std::path::Path;
 
 /// The inbox that every slice writes to.
 const HOT: &[u8] = b"hot recipient";
-/// Bytes of the hot record.
-const HOT_BYTES: usize = 16 * 1024;
+/// Bytes of the hot record, which the store keeps apart from the trees.
+const HOT_BYTES: usize = 15 * 1024;
+/// Other recipients that every slice writes to.
+const BUSY: usize = 60;
 /// Other recipients of a slice: as many records as a checkpoint may have.
 const OTHERS: usize = limits::SLICE_RECORDS_MAX - 1;
 /// All of them. Few, so that old records die soon and sled uses their segments again.
@@ -141,7 +143,11 @@ fn slice(applied: &Entry, round: usize) -> Slice {
     }];
     changes.extend((0..OTHERS).map(|n| Change {
         tree: Tree::Inboxes,
-        key: block_key((round * 37 + n * 101) % RECIPIENTS),
+        key: block_key(if n < BUSY {
+            RECIPIENTS + n
+        } else {
+            (round * 37 + n * 101) % RECIPIENTS
+        }),
         value: value(1_000),
     }));
     Slice {

@@ -19,7 +19,7 @@ use super::{Engine, META, Operation, bundle, unreadable};
 use crate::limits::{BLOCK_BYTES_MAX, HOT_RECORD_BYTES_MAX};
 use crate::storage::guard::caught;
 use crate::storage::migrations::{HOT_KEY, HOT_ROWS};
-use crate::storage::recovery::Source as _;
+use crate::storage::recovery::{Fault, Source as _};
 use crate::storage::{Change, Slice, StorageError, Tree};
 use crate::types::Index;
 use bytes::Bytes;
@@ -202,7 +202,9 @@ fn encoded(records: &Records, applied: Index) -> Vec<Vec<u8>> {
     }
     rows.push(row);
     let count = rows.len() as u8;
-    rows.iter_mut().for_each(|row| row[1] = count);
+    for row in &mut rows {
+        row[1] = count;
+    }
     rows
 }
 
@@ -299,24 +301,32 @@ impl Engine {
     }
 
     fn read_hot(&self, state: &mut State) -> Result<(), StorageError> {
-        // What is wrong with that record is told by who opens the store.
-        let Ok(Some(Slice { applied, .. })) = self.applied() else {
-            return Ok(());
+        let applied = match self.applied() {
+            Ok(Some(slice)) => slice.applied,
+            // What is wrong with that record is told by who opens the store.
+            Ok(None) | Err(Fault::Found(_)) => return Ok(()),
+            Err(Fault::Failed(error)) => return Err(error),
         };
-        let mut count = 1;
-        while state.rows < count {
-            let number = state.rows as u8 + 1;
+        let mut counted = None;
+        for number in 1..=HOT_ROWS {
             let row = self.trees[META].get(row_key(number));
             let row = row.map_err(unreadable("cannot read"))?;
             let decoded = row
                 .ok_or("a row is missing")
-                .and_then(|row| decode(&row, applied, &mut state.records));
-            count = decoded
-                .map_err(|what| StorageError::Damaged(what.to_owned()))?
-                .into();
+                .and_then(|row| decode(&row, applied, &mut state.records))
+                .and_then(|count| match counted {
+                    Some(counted) if counted != count => Err("rows disagree on their number"),
+                    _ => Ok(count),
+                });
+            let count = decoded.map_err(|what| StorageError::Damaged(what.to_owned()))?;
+            counted = Some(count);
             state.rows += 1;
+            if number == count {
+                return Ok(());
+            }
         }
-        Ok(())
+        let what = "their number is none that there can be";
+        Err(StorageError::Damaged(what.to_owned()))
     }
 }
 

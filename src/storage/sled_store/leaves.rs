@@ -21,7 +21,7 @@ use std::ops::RangeBounds;
 /// the leaf before: with as many dividers more it is parted, and the last one of these goes on to the next leaf.
 const DIVIDERS: u8 = 9;
 /// Blocks for which a leaf is made. Seven would come to it without parting it; but sled writes a leaf anew
-/// with the eleventh change of it, their removal included.
+/// with every tenth change of it, their removal included.
 const BLOCKS: u64 = 5;
 
 /// The leaf at the end of the log, as far as this process knows.

@@ -385,7 +385,7 @@ mod tests {
         new.trees[META].insert("format", &first).unwrap();
         new.flush().unwrap();
         drop(new);
-        let engine = Engine::open(directory.path(), 8 << 20).unwrap();
+        let mut engine = Engine::open(directory.path(), 8 << 20).unwrap();
         engine.migrate().unwrap();
         let mut keys: Vec<Vec<u8>> = (0..4).flat_map(clients).collect();
         keys.push([b"r", &[0xff; 9][..]].concat());

@@ -194,7 +194,7 @@ mod tests {
     fn live_bytes_are_the_sum_of_all_rows_whatever_is_replaced_and_removed() {
         let directory = tempfile::tempdir().unwrap();
         layout::create_store_at(directory.path(), CACHE_BYTES).unwrap();
-        let engine = Engine::open(directory.path(), CACHE_BYTES).unwrap();
+        let mut engine = Engine::open(directory.path(), CACHE_BYTES).unwrap();
         engine.migrate().unwrap();
         let mut live = Live {
             log: rows_bytes(&engine, &[LOG]),

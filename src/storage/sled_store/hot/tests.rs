@@ -213,8 +213,12 @@ fn hot_records_are_bounded_and_what_has_no_room_goes_to_its_tree() {
 
 #[test]
 fn hot_rows_that_are_wrong_or_missing_are_damage_of_the_state() {
-    let wrong: [(u8, fn(&mut Vec<u8>)); 8] = [
+    type Wrong = (u8, fn(&mut Vec<u8>));
+    let wrong: [Wrong; 11] = [
         (1, |row| row[0] = 9),
+        (1, |row| row[1] = 0),
+        (1, |row| row[1] = 3),
+        (2, |row| row[1] = 1),
         (1, |row| row[ROW_HEAD_BYTES - 1] += 1),
         (2, |row| row[ROW_HEAD_BYTES - 1] += 1),
         (1, |row| row[ROW_HEAD_BYTES] = 4),
@@ -306,7 +310,7 @@ fn a_reader_meets_a_record_that_becomes_hot_and_goes_to_its_tree_meanwhile() {
         });
         for n in 1..=ROUNDS {
             let comes_and_goes = |n: u64| Change {
-                value: (n % 4 > 0).then(|| vec![1; 20].into()),
+                value: (!n.is_multiple_of(4)).then(|| vec![1; 20].into()),
                 ..put(tree, b"z", vec![])
             };
             let busy = put(tree, b"busy", n.to_be_bytes().into());
