@@ -13,8 +13,8 @@ pub const HOT_ROWS: u8 = 64;
 const ROWS_OF_A_LEAF: u8 = 9;
 
 /// Parts the leaves of `meta` while they are empty, so that each row of hot records has one to itself: it is
-/// written with every slice, and would be written again with each leaf that it shares. One row after the other, because the rows of a transaction
-/// come in any order. Then says so.
+/// written with every slice, and would be written again with each leaf that it shares. One row after the other, because
+/// those of a transaction come in any order. Then says so.
 pub(super) fn hot(_db: &Db, meta: &Tree) -> sled::Result<()> {
     for row in 0..=HOT_ROWS {
         for number in 0..ROWS_OF_A_LEAF {

@@ -38,7 +38,7 @@ const _: () = assert!(
     ROW_HEAD_BYTES + HEAD_BYTES + HOT_RECORD_BYTES_MAX <= BLOCK_BYTES_MAX / 2,
     "a row that has no room for another record is half full"
 );
-/// All hot records, with their heads: less than half of what their rows have room for.
+/// All hot records, with their heads: every row but the last is more than half full, so that these find room in all rows.
 const BYTES_MAX: usize = (HOT_ROWS as usize - 1) * (BLOCK_BYTES_MAX / 2 - ROW_HEAD_BYTES);
 
 type Records = [BTreeMap<Bytes, Bytes>; Tree::ALL.len()];
